@@ -1,0 +1,18 @@
+"""Measure a checkpoint again: python evaluate.py ckpt=RUN_OR_FILE"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from repel.config import entry_point
+
+
+@entry_point("evaluate")
+def main(cfg: DictConfig, folder: Path) -> float | None:
+    from repel.evaluation.report import evaluate
+
+    return evaluate(cfg, folder)
+
+
+if __name__ == "__main__":
+    main()

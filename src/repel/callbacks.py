@@ -1,0 +1,135 @@
+"""Speed, progress, and a look at the pairs."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks.progress import ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from repel.data.pair import Pair
+
+
+class Speed(Callback):
+    """Logs, per epoch, `speed/samples_per_second` (images, over all ranks) and `speed/data_wait_fraction`.
+
+    Data wait is the time from the end of a step to the batch's arrival in memory; making the views is not part of it.
+    Validation and checkpoints between two epochs are not counted. The first step of a run, which warms up, is left out.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.warm = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.samples, self.waited, self.trained = 0, 0.0, 0.0
+        self.step_ended = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, *_) -> None:
+        now = time.perf_counter()
+        if self.warm:
+            self.samples += len(batch.ids) * trainer.world_size
+            self.waited += max(0.0, trainer.datamodule.fetched_at - self.step_ended)
+            self.trained += now - self.step_ended
+        self.warm, self.step_ended = True, now
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.trained:
+            pl_module.log("speed/samples_per_second", self.samples / self.trained)
+            pl_module.log("speed/data_wait_fraction", self.waited / self.trained)
+
+
+class Progress(ProgressBar):
+    """One bar for the whole run with images/s and the time left; a line an epoch where the output is no terminal."""
+
+    def __init__(self):
+        super().__init__()
+        self.enabled = True
+        self.bar: RichProgress | None = None
+
+    def disable(self) -> None:
+        self.enabled = False  # Lightning's wish on all ranks but the first
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started, self.samples = time.perf_counter(), 0
+        self.first_step, self.steps = self.done(trainer), int(self.total_train_batches) * trainer.max_epochs
+        console = Console()
+        if self.enabled and console.is_terminal:
+            self.bar = RichProgress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"),
+                console=console,
+            )  # fmt: skip
+            self.task = self.bar.add_task("epoch 1", total=self.steps, completed=self.first_step, speed="", metrics="")
+            self.bar.start()
+
+    def done(self, trainer: Trainer) -> int:
+        return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, *_) -> None:
+        self.samples += len(batch.ids) * trainer.world_size
+        if self.bar:
+            self.bar.update(
+                self.task, completed=self.done(trainer), description=self.epoch(trainer), speed=self.speed(),
+                metrics=self.metrics(trainer),
+            )  # fmt: skip
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.enabled and not self.bar:
+            elapsed, done = time.perf_counter() - self.started, self.done(trainer)
+            left = elapsed / max(1, done - self.first_step) * (self.steps - done)
+            line = f"{self.epoch(trainer)}  {self.metrics(trainer)}  {self.speed()}  left {left // 60:.0f}:{left % 60:02.0f}"
+            print(line, flush=True)
+
+    def epoch(self, trainer: Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+    def speed(self) -> str:
+        return f"{self.samples / (time.perf_counter() - self.started):,.0f} images/s"
+
+    def metrics(self, trainer: Trainer) -> str:
+        names = ("train/loss", "val/loss", "val/knn_top1")
+        return "  ".join(
+            f"{n} {float(trainer.callback_metrics[n]):.4f}" for n in names if n in trainer.callback_metrics
+        )
+
+    def close(self, *_: Any) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    on_train_end = on_exception = close
+
+
+class PairsGrid(Callback):
+    """The first batch's views in TensorBoard, `views/pairs`: a row per view, a column per image.
+
+    Args:
+        pairs: images shown.
+        mean, std: per channel, to undo the normalisation.
+    """
+
+    def __init__(self, pairs: int, mean: Sequence[float], std: Sequence[float]):
+        self.pairs, self.mean, self.std = pairs, tuple(mean), tuple(std)
+        self.shown = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
+        if self.shown:
+            return
+        self.shown = True
+        from torchvision.utils import make_grid
+
+        views = batch.views[:, : self.pairs].float().cpu()
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        images = (views * std + mean).clamp(0, 1).flatten(0, 1)
+        grid = make_grid(images, nrow=views.shape[1], padding=1, pad_value=1.0)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_image("views/pairs", grid, trainer.global_step)

@@ -1,0 +1,133 @@
+"""Checkpoints: written atomically, plain containers and tensors only, the last and the best."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, then renames: a kill or a full disk leaves the old file whole.
+
+    (Lightning's own writer goes through $TMPDIR, which may be another file system, where a rename is a copy.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        check_plain(checkpoint)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves, the next save overwrites
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def check_plain(value: Any, key: str = "checkpoint") -> None:
+    """Refuse what torch.load(weights_only=True) would refuse later, when it is too late.
+
+    Raises:
+        TypeError: names the key and the type.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            check_plain(item, f"{key}[{name!r}]")
+    elif isinstance(value, list | tuple | set):
+        for index, item in enumerate(value):
+            check_plain(item, f"{key}[{index}]")
+    elif not isinstance(value, torch.Tensor | str | bytes | int | float | bool | torch.dtype | None):
+        raise TypeError(f"{key} is a {type(value).__name__}; a checkpoint holds plain containers and tensors only")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents on the CPU, without running any code in it.
+
+    Raises:
+        ValueError: no file, or not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # torch raises a dozen kinds for a damaged or foreign file, some with advice to unpickle it
+        raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
+    if not isinstance(contents, dict) or "config" not in contents or "state_dict" not in contents:
+        raise ValueError(f"{path} is not a checkpoint written by train.py")
+    return contents
+
+
+def path_of(trainer: Trainer, name: str) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
+
+
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt`, after every epoch, whatever any metric does, and every n steps besides if asked.
+
+    Args:
+        every_n_train_steps: optimiser steps, or None.
+    """
+
+    def __init__(self, every_n_train_steps: int | None):
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise ValueError(
+                f"callbacks.last.every_n_train_steps must be null or at least 1, got {every_n_train_steps}"
+            )
+        self.every = every_n_train_steps
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        stepped = (progress.current.processed % trainer.accumulate_grad_batches) == 0
+        # not at the epoch's end: validation comes first, and then the epoch's own checkpoint
+        if self.every and stepped and trainer.global_step % self.every == 0 and not progress.is_last_batch:
+            trainer.save_checkpoint(path_of(trainer, "last"))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(path_of(trainer, "last"))
+
+
+class BestCheckpoint(Checkpoint):
+    """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss when the data has no labels; the first of equals."""
+
+    best: float | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        name, sign = monitored(trainer.datamodule.labelled)
+        value = sign * float(trainer.callback_metrics[name])
+        if self.best is None or value > self.best:
+            self.best = value
+            trainer.save_checkpoint(path_of(trainer, "best"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+def monitored(labelled: bool) -> tuple[str, int]:
+    """The metric that chooses the best checkpoint, and 1 where more is better, -1 where less is."""
+    return ("val/knn_top1", 1) if labelled else ("val/loss", -1)
+
+
+class ConfigInCheckpoint(Callback):
+    """Every checkpoint carries its run's config, so that it can be used from the file alone."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config

@@ -1,0 +1,186 @@
+"""Entry points, and the parts of a run built from its config. With mistakes.py, all that knows of Hydra.
+
+Nothing here imports torch or lightning at the top, so that a mistake in a command is answered at once.
+"""
+
+import functools
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from repel import runs
+from repel.mistakes import CONF, check, check_targets, config_mistake, one_line
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule, Trainer
+
+    from repel.module import Contrastive
+
+CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
+
+OmegaConf.register_new_resolver(
+    "run_folder", lambda resume, new: str(runs.find(resume)) if resume else new, replace=True
+)
+
+
+def entry_point(name: str) -> Callable:
+    """Decorate `task(cfg, folder)` into a command: conf/<name>.yaml, run folders, one-line errors, exit statuses.
+
+    The decorated function takes no arguments. `task` gets the composed config and its run folder, and returns the
+    number that a sweep optimises, or None.
+    """
+
+    def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
+        def command() -> None:
+            tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on, for us to word
+            failures: list[int] = []
+            job = functools.wraps(task)(functools.partial(run_job, task, name, tracebacks, failures))
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+            except KeyboardInterrupt:
+                sys.exit(INTERRUPTED)
+            except (HydraException, OmegaConfBaseException) as error:  # the config could not be composed
+                if tracebacks:
+                    traceback.print_exc()
+                print(f"error: {config_mistake(error, name)}", file=sys.stderr)
+                sys.exit(MISTAKE)
+            if failures:
+                sys.exit(failures[0])
+
+        return command
+
+    return decorate
+
+
+def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
+    """One job: check its config, run it; on failure say why in a line and keep the traceback in error.txt.
+
+    A failed job appends its exit status to failures and returns NaN, so that a sweep goes on with the next.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        check(cfg, name)
+        result = task(cfg, folder)
+        print(f"run: {relative(folder)}", flush=True)
+        return result
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ^C would cut off the line that says how to go on
+        last = folder / "checkpoints" / "last.ckpt"
+        hint = f"go on with: python {name}.py resume={relative(folder)}" if last.exists() else "no checkpoint yet"
+        print(f"interrupted; {hint}", file=sys.stderr)
+        raise
+    except Exception as error:
+        status, message = explain(error, name)
+        failures.append(status)
+        if tracebacks:
+            traceback.print_exc()
+        elif any(folder.iterdir()):
+            (folder / "error.txt").write_text(traceback.format_exc())
+            if status in (CRASHED, DIVERGED):
+                message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
+        print(f"error: {message}", file=sys.stderr)
+    if not any(folder.iterdir()):
+        folder.rmdir()  # nothing ran: leave nothing behind
+    return math.nan
+
+
+def explain(error: Exception, name: str) -> tuple[int, str]:
+    """Exit status and one line for what ended a job."""
+    if isinstance(error, InstantiationException):
+        return MISTAKE, one_line(error.__cause__ if isinstance(error.__cause__, ValueError) else error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return MISTAKE, config_mistake(error, name)
+    if isinstance(error, ValueError):
+        return MISTAKE, one_line(error)
+    if type(error).__name__ == "Diverged":  # by name: importing repel.module here would import torch
+        return DIVERGED, one_line(error)
+    return CRASHED, f"{type(error).__name__}: {one_line(error)}"
+
+
+def relative(path: Path) -> Path:
+    """As the user would type it: below the working directory without its prefix."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def start(cfg: DictConfig, folder: Path) -> DictConfig:
+    """The config to run with: a new run's is written into its folder, a resumed run's is read from there.
+
+    Raises:
+        ValueError: the folder is taken, or options were given beside resume=.
+    """
+    overrides = list(HydraConfig.get().overrides.task)
+    if cfg.resume is None:
+        runs.claim(folder, plain(cfg), overrides)
+        return cfg
+    if others := [o for o in overrides if not o.startswith("resume=")]:
+        raise ValueError(f"resume= goes on with the run's own config; leave out {' '.join(others)}, or start a new run")
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise ValueError(f"resume={cfg.resume}: no checkpoint was written yet; start the run again")
+    return saved(runs.read_config(folder))
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain containers."""
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def saved(config: dict[str, Any]) -> DictConfig:
+    """A config that comes from a file, not from conf/."""
+    check_targets(config)
+    return OmegaConf.create(config)
+
+
+def build_data(cfg: DictConfig) -> "LightningDataModule":
+    return instantiate(cfg.data.datamodule)
+
+
+def build_module(cfg: DictConfig) -> "Contrastive":
+    """Encoder, head and loss, initialised from cfg.seed."""
+    from lightning.pytorch import seed_everything
+
+    from repel.module import Contrastive
+
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    encoder = instantiate(cfg.encoder)
+    head = instantiate(cfg.head, in_features=encoder.out_features)
+    return Contrastive(
+        encoder, head, instantiate(cfg.loss), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed
+    )
+
+
+def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None) -> "Trainer":
+    """Lightning's Trainer for a run that starts anew (purge_step None) or goes on from a step."""
+    from repel.checkpoints import AtomicCheckpointIO, ConfigInCheckpoint
+
+    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
+    history = {} if purge_step is None else {"purge_step": purge_step}
+    return instantiate(
+        cfg.trainer,
+        default_root_dir=str(folder),
+        callbacks=[*callbacks, ConfigInCheckpoint(plain(cfg))],
+        logger=[instantiate(node, save_dir=str(folder), **history) for node in cfg.logger.values() if node],
+        plugins=[AtomicCheckpointIO()],
+        sync_batchnorm=cfg.trainer.devices * cfg.trainer.num_nodes > 1 and on_gpu(cfg),
+        use_distributed_sampler=False,  # the datamodule shares out its own batches
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+
+
+def on_gpu(cfg: DictConfig) -> bool:
+    import torch
+
+    return cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()

@@ -1,0 +1,159 @@
+"""Anyone's own images: a folder of files, with or without class folders, decoded once and held in memory."""
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from repel.data.images import Images, Splits
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SPLITS = ("train", "val", "test")
+MEMORY_LIMIT = 16 * 2**30  # bytes of decoded pixels; beyond that, holding a set in memory is a mistake on most machines
+CHUNK = 500  # files a worker decodes before it reports back
+
+
+def image_folder(root: str, size: int, channels: int, on_error: str) -> Splits:
+    """Read DIR/train/..., DIR/val/..., DIR/test/... where they exist, else all of DIR as the training set.
+
+    Within a split, sub-folders are classes (at any depth below, files belong to the top one); files with no sub-folder
+    have no label, and then the whole set counts as unlabelled.
+
+    Args:
+        root: the folder.
+        size: every image is scaled and centre-cropped to size x size pixels.
+        channels: 3 for RGB, 1 for gray.
+        on_error: what to do with a file that cannot be read: `raise`, or `skip` it and list it.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"data.on_error must be raise or skip, got {on_error!r}")
+    if channels not in (1, 3):
+        raise ValueError(f"data.channels must be 1 or 3, got {channels}")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"data.root={root}: there is no such folder")
+    parts = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
+    if "train" not in parts:
+        parts = {"train": folder}
+    files = {split: image_files(part) for split, part in parts.items()}
+    if not files["train"]:
+        raise ValueError(f"data.root={root}: no images in {parts['train']} (looked for {' '.join(sorted(ENDINGS))})")
+    total = sum(map(len, files.values()))
+    if total * channels * size * size > MEMORY_LIMIT:
+        raise ValueError(
+            f"data.root={root}: {total:,} images of {size}x{size} take more than {MEMORY_LIMIT >> 30} GiB in memory; "
+            "lower data.image_size or point data.root at fewer images"
+        )
+    classes = class_names(parts, files)
+    skipped: list[str] = []
+    loaded = {
+        split: load(parts[split], found, classes, size, channels, on_error, skipped)
+        for split, found in files.items()
+        if found
+    }
+    if not len(loaded["train"]):
+        raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
+    return Splits(**loaded, classes=classes, skipped=skipped)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images below a folder, sorted, so that ids do not depend on the file system."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+
+
+def class_names(parts: dict[str, Path], files: dict[str, list[Path]]) -> list[str]:
+    """The class folders of all splits, sorted; empty when any image lies outside a class folder."""
+    relative = [path.relative_to(parts[split]) for split, found in files.items() for path in found]
+    if any(len(path.parts) == 1 for path in relative):
+        return []
+    return sorted({path.parts[0] for path in relative})
+
+
+def load(
+    folder: Path, files: list[Path], classes: list[str], size: int, channels: int, on_error: str, skipped: list[str]
+) -> Images:
+    """Decode files in parallel; those that cannot be read raise, or are appended to skipped and left out."""
+    pixels = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
+    good = torch.ones(len(files), dtype=torch.bool)
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    done = 0
+    for arrays, errors in run_parallel(partial(decode_files, size=size, channels=channels), chunks):
+        pixels[done : done + len(arrays)] = torch.from_numpy(arrays)
+        for index, reason in errors.items():
+            path = files[done + index]
+            if on_error == "raise":
+                raise ValueError(
+                    f"cannot read the image {path} ({reason}); remove it, or use data.on_error=skip to leave such files out"
+                )
+            skipped.append(f"{path}: {reason}")
+            good[done + index] = False
+        done += len(arrays)
+    labels = None
+    if classes:
+        number = {name: i for i, name in enumerate(classes)}
+        labels = torch.tensor([number[path.relative_to(folder).parts[0]] for path in files])
+    images = Images(pixels, labels)
+    return images if good.all() else images[good]
+
+
+def run_parallel(task, chunks: list):
+    """task over chunks, in order. Few files are done here: starting processes would cost more than it saves."""
+    workers = min(cpu_count() or 1, len(chunks))
+    if workers < 2:
+        yield from map(task, chunks)
+        return
+    # forkserver: forking a process that already runs torch's threads can deadlock
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        yield from pool.map(task, chunks)
+
+
+def decode_files(files: list[Path], size: int, channels: int) -> tuple[np.ndarray, dict[int, str]]:
+    """(n, channels, size, size) uint8, and for the files that failed their index and the reason in one line."""
+    arrays = np.zeros((len(files), channels, size, size), np.uint8)
+    errors = {}
+    for index, path in enumerate(files):
+        try:
+            arrays[index] = decode(path, size, channels)
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:  # what Pillow's decoders raise
+            errors[index] = (str(error).splitlines() or [type(error).__name__])[0]
+    return arrays, errors
+
+
+def decode(path: Path, size: int, channels: int) -> np.ndarray:
+    """One file -> (channels, size, size) uint8: turned upright by EXIF, on white where transparent, scaled, cropped."""
+    with Image.open(path) as image:
+        image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a reduced scale, never below twice the target
+        image = ImageOps.exif_transpose(image)
+        image = to_8_bit(image)
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image.size != (size, size):
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        array = np.asarray(image)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit gray is scaled to 8; Pillow's own conversion would clip it to white. Wider types have no known range."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "I":
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise ValueError("32-bit integer pixels beyond 16 bits have no known range")
+        return Image.fromarray((array >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert the image to 8 or 16 bits")
+    return image

@@ -1,0 +1,1 @@
+"""Evaluation on frozen features: plain functions, each also usable as a callback."""

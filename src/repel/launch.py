@@ -1,0 +1,150 @@
+"""Start the ranks of one job, in one place.
+
+A job on one device, and a process that torchrun or srun has started as a rank, trains here. A job on several devices is
+handed to torch's own elastic launcher (the engine of torchrun): it starts the ranks, watches them, ends all when one
+fails, and tells which failed first. Each rank gets the run folder, which holds the config, and never a command line: so
+a sweep's ranks cannot run the sweep again.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from repel import runs
+from repel.config import CRASHED, DIVERGED, INTERRUPTED, MISTAKE, explain, saved
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+
+def launch(cfg: DictConfig, folder: Path, resume: bool) -> None:
+    """Train, on as many ranks as the config says; returns when all are done.
+
+    Raises:
+        ValueError: the user's mistake, found by a rank or here.
+        RuntimeError: a rank crashed; names it and the cause.
+    """
+    check_devices(cfg)
+    if "LOCAL_RANK" in os.environ or cfg.trainer.devices == 1:
+        from repel.training import fit
+
+        fit(cfg, folder, resume)
+    else:
+        start_ranks(folder, cfg.trainer.devices, resume)
+
+
+def check_devices(cfg: DictConfig) -> None:
+    """Raises ValueError where the machine lacks what the config asks for."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    accelerator, devices, precision = cfg.trainer.accelerator, cfg.trainer.devices, str(cfg.trainer.precision)
+    if accelerator == "gpu" and not gpus:
+        raise ValueError("trainer.accelerator=gpu: there is no GPU that torch can use; use cpu or auto")
+    if accelerator != "cpu" and 0 < gpus < devices:
+        raise ValueError(
+            f"trainer.devices={devices}, but there {'is' if gpus == 1 else 'are'} {gpus} GPU{'s' * (gpus > 1)}; "
+            f"use trainer.devices={gpus}, or trainer.accelerator=cpu"
+        )
+    if precision.startswith("16") and (accelerator == "cpu" or not gpus):
+        raise ValueError(
+            f"trainer.precision={precision} needs a GPU: float16 has no fast or complete implementation on CPUs and its "
+            "gradient scaling only runs on GPUs; use 32-true or bf16-mixed"
+        )
+
+
+def start_ranks(folder: Path, ranks: int, resume: bool) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # run_job words the failure, once
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=folder.name, rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", max_restarts=0, logs_specs=DefaultLogsSpecs(),
+    )  # fmt: skip
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for old in records(folder):
+        old.unlink()
+    command = ["-m", "repel.launch", str(folder), "resume" if resume else "new"]
+    try:
+        elastic_launch(config, sys.executable)(*command)
+    except SignalException as stopped:
+        raise KeyboardInterrupt from stopped
+    except ChildFailedError as failed:
+        raise failure(failed, folder) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # the launcher leaves its own behind
+
+
+def records(folder: Path) -> list[Path]:
+    """What failing ranks left, the first to fail first."""
+    return sorted(folder.glob("error_rank*.txt"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def failure(failed: "ChildFailedError", folder: Path) -> BaseException:
+    """What the first rank to fail died of, as the exception it would have been here, its traceback as a note."""
+    rank, first = failed.get_first_failure()
+    if first.exitcode == INTERRUPTED:
+        return KeyboardInterrupt()
+    # a rank killed from outside leaves no record, and its neighbours then complain of a lost connection
+    for rank, died in failed.failures.items():
+        if died.exitcode == -signal.SIGKILL:
+            return RuntimeError(f"rank {rank} was killed by signal 9 (SIGKILL); out of memory?")
+    if not (left := records(folder)):
+        return RuntimeError(f"rank {rank} ended with status {first.exitcode}")
+    rank = int(left[0].stem.removeprefix("error_rank"))
+    status, message, details = left[0].read_text().split("\n", 2)
+    for record in left:
+        record.unlink()
+    if int(status) == MISTAKE:
+        return ValueError(message)
+    if int(status) == DIVERGED:
+        from repel.module import Diverged
+
+        error: Exception = Diverged(f"{message}, on rank {rank}")
+    else:
+        error = RuntimeError(f"rank {rank}: {message}")
+    error.add_note(details)
+    return error
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, however that happens."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # it died before we asked
+            os._exit(CRASHED)
+
+
+def rank_main() -> None:
+    """One rank: python -m repel.launch FOLDER new|resume, started by start_ranks."""
+    die_with_parent()
+    folder = Path(sys.argv[1])
+    try:
+        from repel.training import fit
+
+        fit(saved(runs.read_config(folder)), folder, resume=sys.argv[2] == "resume")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        status, message = explain(error, "train")
+        record = folder / f"error_rank{os.environ['RANK']}.txt"
+        record.write_text(f"{status}\n{message}\n{traceback.format_exc()}")
+        sys.stdout.flush()
+        os._exit(status)  # not sys.exit: the other ranks may never answer the farewell of the process group
+
+
+if __name__ == "__main__":
+    rank_main()

@@ -1,0 +1,174 @@
+"""What a user can get wrong in a config, answered in one line each. Knows Hydra, imports neither torch nor lightning."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf"
+TARGETS = ("repel.", "torch.optim.", "torch.nn.", "lightning.pytorch.")  # what a config may call
+
+POSITIVE, NOT_NEGATIVE = (lambda v: v > 0, "> 0"), (lambda v: v >= 0, ">= 0")
+AT_LEAST_1, AT_LEAST_2 = (lambda v: v >= 1, "at least 1"), (lambda v: v >= 2, "at least 2")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+RANGES = {  # of the keys that every run has; each part checks the rest of its own when it is built
+    "seed": NOT_NEGATIVE,
+    "data.batch_size": AT_LEAST_2,
+    "trainer.devices": AT_LEAST_1,
+    "trainer.num_nodes": AT_LEAST_1,
+    "trainer.max_epochs": AT_LEAST_1,
+    "trainer.accumulate_grad_batches": AT_LEAST_1,
+    "trainer.precision": (lambda v: str(v) in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
+    "trainer.accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
+    "optimizer.lr": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "schedule.warmup_epochs": NOT_NEGATIVE,
+    "loss.temperature": POSITIVE,
+    "evaluation.k": AT_LEAST_1,
+    "evaluation.temperature": POSITIVE,
+}
+
+
+def check(cfg: DictConfig, name: str) -> None:
+    """Types, ranges and missing values, before anything is built.
+
+    Raises:
+        ValueError: one line that names the key.
+    """
+    overrides = list(HydraConfig.get().overrides.task)
+    check_types(cfg, baseline(name, overrides), overrides)
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise ValueError(f"{key} is not set; add {key}=...")
+    for key, (holds, words) in RANGES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not holds(value):
+            raise ValueError(f"{key} must be {words}, got {value!r}")
+    check_targets(cfg)
+
+
+def check_types(cfg: DictConfig, default: DictConfig, overrides: list[str]) -> None:
+    """What the user typed must be of the kind of what it replaces; a default of null or ??? takes anything."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if override.is_delete() or (CONF / key).is_dir():
+            continue
+        expected, got = (OmegaConf.select(c, key, throw_on_missing=False) for c in (default, cfg))
+        if (words := mismatch(expected, got)) is not None:
+            raise ValueError(f"{key} must be {words}, got {got!r}")
+
+
+def mismatch(expected: Any, got: Any) -> str | None:
+    """What was expected, in words, or None where got is of that kind."""
+    if expected is None:
+        return None
+    if isinstance(expected, bool):
+        return None if isinstance(got, bool) else "true or false"
+    number = isinstance(got, int | float) and not isinstance(got, bool)
+    if isinstance(expected, int):
+        return None if number and isinstance(got, int) else "a whole number"
+    if isinstance(expected, float):
+        return None if number else "a number"
+    if isinstance(expected, str):
+        return None if isinstance(got, str | int | float) and not isinstance(got, bool) else "text"
+    if isinstance(expected, ListConfig):
+        return None if isinstance(got, ListConfig) else "a list, such as [0.5, 1]"
+    return None if isinstance(got, DictConfig) else "a group of options"
+
+
+def check_targets(cfg: Any) -> None:
+    """Every _target_ lies in a package that configs may call: a config, or a checkpoint's copy of one, is no program."""
+    for key, value in flatten(cfg).items():
+        if key.endswith("_target_") and not str(value).startswith(TARGETS):
+            raise ValueError(f"{key}={value}: a config may only call {', '.join(t + '*' for t in TARGETS)}")
+
+
+def one_line(error: BaseException | str) -> str:
+    return " ".join(str(error).split())
+
+
+def config_mistake(error: Exception, name: str) -> str:
+    """One line for an error of Hydra or OmegaConf: which key, and the nearest valid one."""
+    text = str(error)
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = found.groups()
+        options = group_options(group)
+        return f"{group}={choice}: there is no such choice{nearest(choice, options)}; choose from {', '.join(options)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"unknown option {found[1]}{nearest(found[1], known_keys(name))}"
+    if isinstance(error, MissingConfigException):
+        return one_line(error)
+    return one_line(text.splitlines()[0]) if text else type(error).__name__
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """'; did you mean ...?', or nothing when nothing is close. A key is also compared by its last part."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        tails = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        close = [tails[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.75)]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def group_options(group: str) -> list[str]:
+    """What can be chosen for a config group; files that begin with an underscore are shared parts, no choices."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def known_keys(name: str) -> list[str]:
+    """All groups and all dotted keys of a config as composed with this command's choices of groups."""
+    groups = [p.name for p in CONF.iterdir() if p.is_dir()]
+    return groups + list(flatten(baseline(name, sys.argv[1:])))
+
+
+def baseline(name: str, overrides: list[str]) -> DictConfig:
+    """The config before any value was changed: groups chosen, those that do not exist left at their default."""
+    chosen = [o for o in overrides if is_choice(o)]
+    with hydra_compose() as compose:
+        try:
+            return compose(name, overrides=chosen)
+        except HydraException:
+            return compose(name)
+
+
+def is_choice(override: str) -> bool:
+    """Whether an override picks one option of a group, as in loss=ntxent."""
+    group, _, choice = override.partition("=")
+    return bool(choice) and (CONF / group).is_dir() and choice in group_options(group)
+
+
+class hydra_compose:
+    """A context with compose(), inside a running job (which has Hydra initialised) or outside."""
+
+    def __enter__(self) -> Callable:
+        from hydra.core.global_hydra import GlobalHydra
+
+        self.own = None
+        if not GlobalHydra.instance().is_initialized():
+            self.own = hydra.initialize_config_dir(str(CONF), version_base="1.3")
+            self.own.__enter__()
+        return hydra.compose
+
+    def __exit__(self, *exception: object) -> None:
+        if self.own:
+            self.own.__exit__(*exception)
+
+
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys -> leaves, unresolved; lists are leaves."""
+    if not isinstance(cfg, DictConfig | dict):
+        return {prefix: cfg}
+    if isinstance(cfg, DictConfig):
+        cfg = OmegaConf.to_container(cfg, resolve=False) or {}
+    leaves: dict[str, Any] = {}
+    for key, value in cfg.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        leaves |= flatten(value, dotted) if isinstance(value, dict) and value else {dotted: value}
+    return leaves

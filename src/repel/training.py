@@ -1,0 +1,102 @@
+"""A run: train on this rank, then measure the chosen checkpoint."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerStatus
+from omegaconf import DictConfig
+
+from repel import checkpoints, runs
+from repel.config import build_data, build_module, build_trainer, on_gpu, plain
+from repel.data.datamodule import ImageData
+from repel.mistakes import flatten
+from repel.module import Contrastive
+
+SILENCED = (  # warnings of the stack about which a user can do nothing
+    ".*does not have many workers.*",  # batches are one indexing operation each
+    ".*your dataloader is not resumable.*",  # its position is counted, see GlobalBatches
+    ".*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+def fit(cfg: DictConfig, folder: Path, resume: bool) -> None:
+    """Train on this rank until trainer.max_epochs, from the start or from the folder's last checkpoint."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message)
+    last = folder / "checkpoints" / "last.ckpt"
+    step = checkpoints.load(last)["global_step"] if resume else None
+    module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, folder, step)
+    data.trainer = trainer  # as Lightning does on fit; the checks need it before
+    data.setup()
+    check_data(data, cfg.data.batch_size, trainer.world_size)
+    if trainer.is_global_zero:
+        summarize(cfg, data, module, trainer, step)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(flatten(plain(cfg)))
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+    except SystemExit:
+        if trainer.state.status != TrainerStatus.INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from None  # Lightning turns ^C into exit status 1
+    if trainer.is_global_zero:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
+
+
+def check_data(data: ImageData, batch_size: int, world: int) -> None:
+    """What can only be known once the data is there.
+
+    Raises:
+        ValueError: one line that names the key.
+    """
+    train, val = len(data.splits.train), len(data.splits.val)
+    if batch_size % world:
+        raise ValueError(
+            f"data.batch_size={batch_size} cannot be divided over {world} ranks; use a multiple of {world}"
+        )
+    if batch_size > train:
+        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training images; use a smaller one")
+    if val < 2 * world:
+        raise ValueError(
+            f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
+        )
+    if data.batches_per_epoch() < 1:
+        raise ValueError("trainer.limit_train_batches leaves no batch in an epoch; raise it")
+
+
+def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
+    """What this run is, in a few lines."""
+    splits, world = data.splits, trainer.world_size
+    _, channels, height, width = splits.train.pixels.shape
+    sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
+    labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
+    parameters = sum(p.numel() for p in module.parameters())
+    device = torch.cuda.get_device_name() if on_gpu(cfg) else f"cpu, {torch.get_num_threads()} threads"
+    print(f"data     {sizes} images of {height}x{width}x{channels}, {labels}")
+    if splits.skipped:
+        names = "\n".join(splits.skipped)
+        (Path(trainer.default_root_dir) / "skipped.txt").write_text(names + "\n")
+        print(
+            f"skipped  {len(splits.skipped)} files that cannot be read, listed in skipped.txt; the first: {splits.skipped[0]}"
+        )
+    print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
+    print(f"training labels {'touch' if module.loss.supervised else 'do not touch'} training")
+    print(
+        f"devices  {world} x {device}, {cfg.trainer.precision}; batch {cfg.data.batch_size}, "
+        f"{data.batches_per_epoch()} steps an epoch, {trainer.max_epochs} epochs"
+        + (f", from step {step}" if step else "")
+    )
+    if (
+        world > 1
+        and not on_gpu(cfg)
+        and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    ):
+        print("note     batch norm takes its statistics on each rank alone: on CPUs they are not synchronised")

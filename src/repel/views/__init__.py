@@ -1,0 +1,1 @@
+"""Views: batched augmentations made on the device, two or more of each image."""
