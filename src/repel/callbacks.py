@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from repel.data.pair import Pair
@@ -44,61 +44,65 @@ class Speed(Callback):
 
 
 class Progress(ProgressBar):
-    """One bar for the whole run with images/s and the time left; a line an epoch where the output is no terminal."""
+    """One bar for the whole run with images/s and the time left; a line an epoch where the output is no terminal.
+
+    Metrics are read on all ranks, whichever of them prints: reading may reduce them over the ranks.
+    """
 
     def __init__(self):
         super().__init__()
         self.enabled = True
         self.bar: RichProgress | None = None
+        self.latest = ""
 
     def disable(self) -> None:
         self.enabled = False  # Lightning's wish on all ranks but the first
-
-    def enable(self) -> None:
-        self.enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.samples = time.perf_counter(), 0
         self.first_step, self.steps = self.done(trainer), int(self.total_train_batches) * trainer.max_epochs
         console = Console()
         if self.enabled and console.is_terminal:
-            self.bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"),
-                console=console,
-            )  # fmt: skip
-            self.task = self.bar.add_task("epoch 1", total=self.steps, completed=self.first_step, speed="", metrics="")
+            columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[speed]}"]
+            times = [TimeElapsedColumn(), "left", TimeRemainingColumn()]
+            self.bar = RichProgress(*columns, *times, "{task.fields[metrics]}", console=console)
+            self.task = self.bar.add_task("", total=self.steps, completed=self.first_step, speed="", metrics="")
             self.bar.start()
 
     def done(self, trainer: Trainer) -> int:
         return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, *_) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
+    ) -> None:
         self.samples += len(batch.ids) * trainer.world_size
         if self.bar:
             self.bar.update(
-                self.task, completed=self.done(trainer), description=self.epoch(trainer), speed=self.speed(),
-                metrics=self.metrics(trainer),
-            )  # fmt: skip
+                self.task,
+                completed=self.done(trainer),
+                description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+                speed=self.speed(),
+                metrics=f"loss {float(outputs['loss']):.4f}  {self.latest}",
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.latest = self.metrics(trainer, "val/loss", "val/knn_top1")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = self.metrics(trainer, "train/loss")
         if self.enabled and not self.bar:
             elapsed, done = time.perf_counter() - self.started, self.done(trainer)
             left = elapsed / max(1, done - self.first_step) * (self.steps - done)
-            line = f"{self.epoch(trainer)}  {self.metrics(trainer)}  {self.speed()}  left {left // 60:.0f}:{left % 60:02.0f}"
-            print(line, flush=True)
-
-    def epoch(self, trainer: Trainer) -> str:
-        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            clock = f"{left // 60:.0f}:{left % 60:02.0f}"
+            print(f"{epoch}  {loss}  {self.latest}  {self.speed()}  left {clock}", flush=True)
 
     def speed(self) -> str:
         return f"{self.samples / (time.perf_counter() - self.started):,.0f} images/s"
 
-    def metrics(self, trainer: Trainer) -> str:
-        names = ("train/loss", "val/loss", "val/knn_top1")
-        return "  ".join(
-            f"{n} {float(trainer.callback_metrics[n]):.4f}" for n in names if n in trainer.callback_metrics
-        )
+    def metrics(self, trainer: Trainer, *names: str) -> str:
+        known = trainer.callback_metrics
+        return "  ".join(f"{name} {float(known[name]):.4f}" for name in names if name in known)
 
     def close(self, *_: Any) -> None:
         if self.bar:

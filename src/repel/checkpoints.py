@@ -100,7 +100,7 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss when the data has no labels; the first of equals."""
+    """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss where there are no labels; the first of equals."""
 
     best: float | None = None
 

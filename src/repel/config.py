@@ -87,13 +87,12 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         failures.append(status)
         if tracebacks:
             traceback.print_exc()
-        elif any(folder.iterdir()):
+        if status == MISTAKE and not (folder / "checkpoints").exists():
+            runs.discard(folder)  # nothing ran: leave nothing behind
+        else:
             (folder / "error.txt").write_text(traceback.format_exc())
-            if status in (CRASHED, DIVERGED):
-                message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
+            message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
         print(f"error: {message}", file=sys.stderr)
-    if not any(folder.iterdir()):
-        folder.rmdir()  # nothing ran: leave nothing behind
     return math.nan
 
 

@@ -16,8 +16,9 @@ def rank() -> int:
 class GatherWithGradient(torch.autograd.Function):
     """All ranks' tensors, concatenated along the first dimension; backward sums the gradients of all ranks.
 
-    With the loss a mean over each rank's own anchors against all candidates, and DDP averaging the parameters' gradients,
-    this sum is what makes W ranks of B take the gradient of one rank of W*B (tests/test_distributed.py shows it).
+    With the loss a mean over each rank's own anchors against all candidates, and DDP averaging the parameters'
+    gradients, this sum is what makes W ranks of B take the gradient of one rank of W*B
+    (tests/test_distributed.py shows it).
     """
 
     @staticmethod

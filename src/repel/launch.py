@@ -55,8 +55,8 @@ def check_devices(cfg: DictConfig) -> None:
         )
     if precision.startswith("16") and (accelerator == "cpu" or not gpus):
         raise ValueError(
-            f"trainer.precision={precision} needs a GPU: float16 has no fast or complete implementation on CPUs and its "
-            "gradient scaling only runs on GPUs; use 32-true or bf16-mixed"
+            f"trainer.precision={precision} needs a GPU: float16 is slow and incomplete on CPUs; "
+            "use 32-true or bf16-mixed"
         )
 
 

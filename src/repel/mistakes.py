@@ -1,4 +1,4 @@
-"""What a user can get wrong in a config, answered in one line each. Knows Hydra, imports neither torch nor lightning."""
+"""What a user can get wrong in a config, answered in one line each, before torch or lightning is imported."""
 
 import difflib
 import re
@@ -44,13 +44,20 @@ def check(cfg: DictConfig, name: str) -> None:
         ValueError: one line that names the key.
     """
     overrides = list(HydraConfig.get().overrides.task)
+    for key, value in flatten(cfg).items():
+        if value == "???":
+            raise ValueError(f"{key} is not set; add {key}=...")
     check_types(cfg, baseline(name, overrides), overrides)
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        raise ValueError(f"{key} is not set; add {key}=...")
     for key, (holds, words) in RANGES.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not holds(value):
             raise ValueError(f"{key} must be {words}, got {value!r}")
+    if name == "train":
+        world = cfg.trainer.devices * cfg.trainer.num_nodes
+        if cfg.data.batch_size % world:
+            raise ValueError(
+                f"data.batch_size={cfg.data.batch_size} cannot be divided over {world} ranks; use a multiple of {world}"
+            )
     check_targets(cfg)
 
 
@@ -84,7 +91,7 @@ def mismatch(expected: Any, got: Any) -> str | None:
 
 
 def check_targets(cfg: Any) -> None:
-    """Every _target_ lies in a package that configs may call: a config, or a checkpoint's copy of one, is no program."""
+    """Every _target_ lies in a package that configs may call: a config, also one in a checkpoint, is no program."""
     for key, value in flatten(cfg).items():
         if key.endswith("_target_") and not str(value).startswith(TARGETS):
             raise ValueError(f"{key}={value}: a config may only call {', '.join(t + '*' for t in TARGETS)}")
@@ -100,9 +107,11 @@ def config_mistake(error: Exception, name: str) -> str:
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = found.groups()
         options = group_options(group)
-        return f"{group}={choice}: there is no such choice{nearest(choice, options)}; choose from {', '.join(options)}"
+        return f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)})"
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"unknown option {found[1]}{nearest(found[1], known_keys(name))}"
+    if found := re.search(r"^\w+ raised while resolving interpolation: (.*)", text):
+        return found[1]  # raised by a resolver of ours
     if isinstance(error, MissingConfigException):
         return one_line(error)
     return one_line(text.splitlines()[0]) if text else type(error).__name__

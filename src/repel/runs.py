@@ -44,6 +44,7 @@ def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
     environment = {
         "command": ["python", Path(sys.argv[0]).name, *overrides],
         "overrides": overrides,
+        "pid": os.getpid(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -51,6 +52,16 @@ def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
         "git_commit": git_commit(),
     }
     write_json(folder / "environment.json", environment)
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run in which nothing has run, if this process has claimed it."""
+    environment = folder / "environment.json"
+    if environment.exists() and json.loads(environment.read_text())["pid"] == os.getpid():
+        for name in ("config.yaml", "environment.json"):
+            (folder / name).unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def git_commit() -> str | None:

@@ -20,13 +20,16 @@ SILENCED = (  # warnings of the stack about which a user can do nothing
     ".*does not have many workers.*",  # batches are one indexing operation each
     ".*your dataloader is not resumable.*",  # its position is counted, see GlobalBatches
     ".*is smaller than the logging interval.*",
+    ".*It is recommended to use .*sync_dist=True.*",  # what is logged without is the same on all ranks, or the first's
+    ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
 )
 
 
 def fit(cfg: DictConfig, folder: Path, resume: bool) -> None:
     """Train on this rank until trainer.max_epochs, from the start or from the folder's last checkpoint."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     last = folder / "checkpoints" / "last.ckpt"
@@ -58,10 +61,6 @@ def check_data(data: ImageData, batch_size: int, world: int) -> None:
         ValueError: one line that names the key.
     """
     train, val = len(data.splits.train), len(data.splits.val)
-    if batch_size % world:
-        raise ValueError(
-            f"data.batch_size={batch_size} cannot be divided over {world} ranks; use a multiple of {world}"
-        )
     if batch_size > train:
         raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training images; use a smaller one")
     if val < 2 * world:
@@ -82,11 +81,8 @@ def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Tr
     device = torch.cuda.get_device_name() if on_gpu(cfg) else f"cpu, {torch.get_num_threads()} threads"
     print(f"data     {sizes} images of {height}x{width}x{channels}, {labels}")
     if splits.skipped:
-        names = "\n".join(splits.skipped)
-        (Path(trainer.default_root_dir) / "skipped.txt").write_text(names + "\n")
-        print(
-            f"skipped  {len(splits.skipped)} files that cannot be read, listed in skipped.txt; the first: {splits.skipped[0]}"
-        )
+        (Path(trainer.default_root_dir) / "skipped.txt").write_text("\n".join(splits.skipped) + "\n")
+        print(f"skipped  {len(splits.skipped)} unreadable files, listed in skipped.txt, the first: {splits.skipped[0]}")
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"training labels {'touch' if module.loss.supervised else 'do not touch'} training")
     print(

@@ -50,9 +50,16 @@ class GlobalBatches:
     """
 
     def __init__(
-        self, n: int, batch_size: int, rank: int, world: int, position: Callable[[], int], per_epoch: int, shuffle_seed: int | None
-    ):  # fmt: skip
-        assert batch_size % world == 0 and per_epoch <= n // batch_size
+        self,
+        n: int,
+        batch_size: int,
+        rank: int,
+        world: int,
+        position: Callable[[], int],
+        per_epoch: int,
+        shuffle_seed: int | None,
+    ):
+        assert batch_size % world == 0, "config.check divides the batch over the ranks"
         self.n, self.batch_size, self.per_epoch = n, batch_size, per_epoch
         self.position, self.shuffle_seed = position, shuffle_seed
         local = batch_size // world
@@ -145,7 +152,7 @@ class ImageData(LightningDataModule):
         return self.loader(self.splits.train, sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Whole global batches of the validation split, in order; a smaller one where the split is smaller than that."""
+        """Whole global batches of the validation split, in order; one smaller batch where the split is small."""
         n, world = len(self.splits.val), self.trainer.world_size
         size = min(self.batch_size, n // world * world)
         batches = n // size if size else 0
@@ -164,7 +171,7 @@ class ImageData(LightningDataModule):
         return RawBatch(batch.rows, *moved)
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Pair:
-        """The views: drawn for the whole global batch, as a function of (seed, epoch, step), made for this rank's part."""
+        """The views: drawn for the global batch, as a function of (seed, epoch, step), made for this rank's part."""
         stream = seeding.VIEWS if self.trainer.training else seeding.VALIDATION
         place = batch.rows
         params = self.views.draw(place.total, seeding.generator(self.seed, stream, place.epoch, place.step))

@@ -88,7 +88,7 @@ def load(
             path = files[done + index]
             if on_error == "raise":
                 raise ValueError(
-                    f"cannot read the image {path} ({reason}); remove it, or use data.on_error=skip to leave such files out"
+                    f"cannot read the image {path} ({reason}); remove it, or leave such files out by data.on_error=skip"
                 )
             skipped.append(f"{path}: {reason}")
             good[done + index] = False

@@ -91,7 +91,7 @@ def downloaded(dataset: Callable, root: str, **split):
 
 
 def images(pixels: np.ndarray | Tensor, labels, channels: int) -> Images:
-    """Arrays in any usual layout -> Images with `channels` channels; gray becomes RGB by repetition, never the reverse."""
+    """Arrays in any usual layout -> Images with `channels` channels; gray becomes RGB by repetition, never back."""
     pixels = torch.as_tensor(pixels)
     if pixels.ndim == 3:  # (N, H, W)
         pixels = pixels.unsqueeze(1)

@@ -22,7 +22,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class Normalize:
-    """Subtract mean and divide by std, one value per channel, images in [0, 1]. No other change: the view of evaluation."""
+    """Subtract mean and divide by std, one value per channel, images in [0, 1]: the plain view, evaluation's."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         if len(mean) != len(std) or min(std) <= 0:
@@ -148,7 +148,7 @@ class Views:
         return len(self.augmentations)
 
     def draw(self, n: int, generator: torch.Generator) -> Params:
-        """Parameters for n images: a list with one entry per view, each a dict of tensors whose first dimension is n."""
+        """Parameters for n images: a list with an entry per view, each a dict of tensors of first dimension n."""
         return [augmentation.draw(n, generator) for augmentation in self.augmentations]
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
