@@ -9,23 +9,22 @@ from torch import Tensor, nn
 class SmallResNet(nn.Module):
     """A residual network for small images that trains in minutes on two CPU cores.
 
-    A 3x3 stem, then one basic block (He et al. 2016, arXiv:1512.03385) at each of the widths w, 2w, 4w; every block but
-    the first halves the resolution; global average pooling. F = 4w.
+    A 3x3 stem of width w, then three basic blocks (He et al. 2016, arXiv:1512.03385) of widths 2w, 4w and 8w, each of
+    which halves the resolution; global average pooling. F = 8w.
 
     Args:
         channels: channels of the images.
-        width: w, the channels of the first stage.
+        width: w.
     """
 
     def __init__(self, channels: int, width: int):
         super().__init__()
         if width < 1:
             raise ValueError(f"encoder.width must be at least 1, got {width}")
-        self.out_features = 4 * width
+        self.out_features = 8 * width
         self.stem = nn.Sequential(conv3x3(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.Sequential(
-            BasicBlock(width, width, 1), BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 4 * width, 2)
-        )
+        self.blocks = nn.Sequential(*(BasicBlock(width * n, width * 2 * n, 2) for n in (1, 2, 4)))
+        self.to(memory_format=torch.channels_last)  # up to twice as fast, on CPUs too
 
     def forward(self, images: Tensor) -> Tensor:
         return self.blocks(self.stem(images)).mean((2, 3))
@@ -80,6 +79,7 @@ class TorchvisionResNet(nn.Module):
             self.net.maxpool = nn.Identity()
         elif channels != 3:
             self.net.conv1 = nn.Conv2d(channels, width, 7, 2, padding=3, bias=False)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)

@@ -1,0 +1,68 @@
+"""Shared by the tests: tiny images, composed configs, commands."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+TINY = [  # a run of seconds in any test
+    "experiment=debug", "encoder.width=2", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null",
+]  # fmt: skip
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def config(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(name, overrides=list(overrides))
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+
+
+def command(script: str, *args: str, cwd: Path, timeout: float = 180, **env: str) -> subprocess.CompletedProcess:
+    """Run an entry point as a user would, in cwd; every process it leaves is killed when the time is over."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / script), *args], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "120", **env}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"{script} {' '.join(args)} did not end within {timeout} s\n{out}\n{err}")
+    return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+def run_folder(result: subprocess.CompletedProcess, cwd: Path) -> Path:
+    """The folder named by the last line on stdout."""
+    last = result.stdout.strip().splitlines()[-1]
+    assert last.startswith("run: "), result.stdout
+    return cwd / last.removeprefix("run: ")
+
+
+def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int] = (12, 10)) -> Path:
+    """An image folder whose classes differ in colour."""
+    generator = torch.Generator().manual_seed(0)
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(each):
+            pixels = torch.randint(0, 128, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
+            pixels[..., number % 3] += 100
+            Image.fromarray(pixels.numpy()).save(root / name / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    torch.manual_seed(0)
