@@ -135,10 +135,19 @@ def test_neutral_parameters_change_nothing():
 
 
 @pytest.mark.parametrize(
-    "change", [{"flip": 1}, {"brightness": 0.5}, {"contrast": 0.9}, {"saturation": 0.9}, {"hue": 0.3}, {"gamma": 1.0},
-               {"grayscale": 1}, {"scale": (0.3, 0.5)}],
+    "change",
+    [
+        {"flip": 1},
+        {"brightness": 0.5},
+        {"contrast": 0.9},
+        {"saturation": 0.9},
+        {"hue": 0.3},
+        {"gamma": 1.0},
+        {"grayscale": 1},
+        {"scale": (0.3, 0.5)},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_each_parameter_is_used(change):
     batch = torch.rand(4, 3, 8, 8)
     made = augment(**change)

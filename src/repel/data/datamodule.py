@@ -195,15 +195,14 @@ def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: in
 
 
 def split_off(images: Images, fraction: float, seed: int, part: int) -> tuple[Images, Images]:
-    """(rest, held out). Images without a label stay in the rest, unless none has one."""
-    n = len(images)
-    labels = torch.zeros(n, dtype=torch.int64) if images.labels is None else images.labels
-    shuffled = torch.randperm(n, generator=seeding.generator(seed, seeding.SPLIT, part))
-    out = torch.zeros(n, dtype=torch.bool)
-    for label in labels.unique():
-        if label >= 0:
-            members = shuffled[labels[shuffled] == label]
-            out[members[: round(len(members) * fraction)]] = True
+    """(rest, held out), the same share of every class. Images without a label stay in the rest, unless none has one."""
+    labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
+    shuffled = torch.randperm(len(images), generator=seeding.generator(seed, seeding.SPLIT, part))
+    shuffled = shuffled[labels[shuffled] >= 0]
+    out = torch.zeros(len(images), dtype=torch.bool)
+    for label in labels[shuffled].unique():
+        members = shuffled[labels[shuffled] == label]
+        out[members[: round(len(members) * fraction)]] = True
     if not out.any():  # classes of a few images each: a share of the whole instead
-        out[shuffled[: math.ceil(n * fraction)]] = True
+        out[shuffled[: math.ceil(len(shuffled) * fraction)]] = True
     return images[~out], images[out]
