@@ -15,7 +15,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TINY = [  # a run of seconds in any test
-    "experiment=debug", "encoder.width=2", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null",
+    "experiment=debug", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null",
 ]  # fmt: skip
 
 

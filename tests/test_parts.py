@@ -125,6 +125,16 @@ def test_experiments_compose_and_build(name):
     assert module.head(module(images)).shape == (2, cfg.head.out_features)
 
 
+@pytest.mark.parametrize("name", options("data_views"))
+def test_views_made_for_a_dataset_are_used_with_it_alone(name):
+    data, views = name.rsplit("_", 1)
+    special, usual = config(f"data={data}", f"views={views}"), config("data=cifar10", f"views={views}")
+    assert special.views.augmentation.gamma == 3.0
+    assert usual.views.augmentation.gamma == 0.0
+    changed = config(f"data={data}", f"views={views}", "views.augmentation.gamma=1.0")
+    assert changed.views.augmentation.gamma == 1.0  # what is typed wins
+
+
 @pytest.mark.parametrize("group", sorted(p.name for p in CONF.iterdir() if p.is_dir()))
 def test_every_option_of_every_group_is_tested(group):
     """A group that no test globs over would rot: name it here with the test that does."""
@@ -136,6 +146,7 @@ def test_every_option_of_every_group_is_tested(group):
         "experiment": test_experiments_compose_and_build,
     }
     elsewhere = {"views": "test_views", "loss": "test_losses", "negatives": "test_losses", "data": "test_data"}
+    elsewhere["data_views"] = "test_parts"
     one_option = {"callbacks", "logger", "trainer"}
     assert group in tested or group in elsewhere or group in one_option or group == "hydra"
     if group in one_option:

@@ -122,9 +122,14 @@ def test_plain_is_normalisation_alone():
 
 def augment(**changes) -> Augment:
     neutral = {
-        "size": 8, "scale": (1, 1), "ratio": (1, 1), "flip": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0,
-        "gamma": 0, "jitter": 1, "grayscale": 0, "mean": [0, 0, 0], "std": [1, 1, 1],
-    }  # fmt: skip
+        **dict.fromkeys(("flip", "brightness", "contrast", "saturation", "hue", "gamma", "grayscale"), 0),
+        "size": 8,
+        "scale": (1, 1),
+        "ratio": (1, 1),
+        "jitter": 1,
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+    }
     return Augment(**{**neutral, **changes})
 
 
@@ -169,10 +174,18 @@ def test_jitter_probability_is_kept():
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"scale": (0, 1)}, "scale"), ({"scale": (0.5, 1.2)}, "scale"), ({"flip": 1.5}, "flip"), ({"hue": 0.7}, "hue"),
-     ({"contrast": -1}, "contrast"), ({"ratio": (2, 1)}, "ratio"), ({"size": 0}, "size"), ({"std": [1, 1, 0]}, "std")],
+    [
+        ({"scale": (0, 1)}, "scale"),
+        ({"scale": (0.5, 1.2)}, "scale"),
+        ({"flip": 1.5}, "flip"),
+        ({"hue": 0.7}, "hue"),
+        ({"contrast": -1}, "contrast"),
+        ({"ratio": (2, 1)}, "ratio"),
+        ({"size": 0}, "size"),
+        ({"std": [1, 1, 0]}, "std"),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_wrong_parameters_are_named(change, word):
     with pytest.raises(ValueError, match=word):
         augment(**change)

@@ -24,6 +24,7 @@ class Speed(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.warm = False
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out when a run goes on within an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.samples, self.waited, self.trained = 0, 0.0, 0.0

@@ -87,9 +87,9 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         failures.append(status)
         if tracebacks:
             traceback.print_exc()
-        if status == MISTAKE and not (folder / "checkpoints").exists():
-            runs.discard(folder)  # nothing ran: leave nothing behind
-        else:
+        if status == MISTAKE:
+            runs.discard(folder)  # where nothing ran, leave nothing behind
+        if (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
             (folder / "error.txt").write_text(traceback.format_exc())
             message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
         print(f"error: {message}", file=sys.stderr)

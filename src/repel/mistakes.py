@@ -47,7 +47,8 @@ def check(cfg: DictConfig, name: str) -> None:
     for key, value in flatten(cfg).items():
         if value == "???":
             raise ValueError(f"{key} is not set; add {key}=...")
-    check_types(cfg, baseline(name, overrides), overrides)
+    defaults = [baseline(name, [o for o in overrides if not o.startswith("experiment=")]), baseline(name, overrides)]
+    check_types(cfg, defaults, overrides)
     for key, (holds, words) in RANGES.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not holds(value):
@@ -61,15 +62,18 @@ def check(cfg: DictConfig, name: str) -> None:
     check_targets(cfg)
 
 
-def check_types(cfg: DictConfig, default: DictConfig, overrides: list[str]) -> None:
-    """What the user typed must be of the kind of what it replaces; a default of null or ??? takes anything."""
+def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str]) -> None:
+    """What the user typed must be of the kind of what it replaces, without the experiment's changes or with them.
+
+    A default of null or ??? takes anything.
+    """
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         if override.is_delete() or (CONF / key).is_dir():
             continue
-        expected, got = (OmegaConf.select(c, key, throw_on_missing=False) for c in (default, cfg))
-        if (words := mismatch(expected, got)) is not None:
-            raise ValueError(f"{key} must be {words}, got {got!r}")
+        expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
+        if all(words := [mismatch(e, got) for e in expected]):
+            raise ValueError(f"{key} must be {words[0]}, got {got!r}")
 
 
 def mismatch(expected: Any, got: Any) -> str | None:
@@ -87,7 +91,7 @@ def mismatch(expected: Any, got: Any) -> str | None:
         return None if isinstance(got, str | int | float) and not isinstance(got, bool) else "text"
     if isinstance(expected, ListConfig):
         return None if isinstance(got, ListConfig) else "a list, such as [0.5, 1]"
-    return None if isinstance(got, DictConfig) else "a group of options"
+    return None if isinstance(got, DictConfig | None) else "a group of options, or null"
 
 
 def check_targets(cfg: Any) -> None:

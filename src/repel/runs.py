@@ -57,7 +57,8 @@ def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
 def discard(folder: Path) -> None:
     """Remove the folder of a run in which nothing has run, if this process has claimed it."""
     environment = folder / "environment.json"
-    if environment.exists() and json.loads(environment.read_text())["pid"] == os.getpid():
+    ours = environment.exists() and json.loads(environment.read_text())["pid"] == os.getpid()
+    if ours and not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists():
         for name in ("config.yaml", "environment.json"):
             (folder / name).unlink()
     if not any(folder.iterdir()):

@@ -1,0 +1,527 @@
+"""Whole runs: what they leave, evaluation from the checkpoint, exact resume, several ranks, sweeps, mistakes."""
+
+import csv
+import json
+import multiprocessing
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONF, ROOT, TINY, command, config, make_folder, run_folder
+from omegaconf import OmegaConf
+
+from repel import checkpoints, runs
+from repel.config import plain, saved
+from repel.evaluation.report import finish
+from repel.module import Diverged
+from repel.training import fit
+
+
+def train(folder: Path, *overrides: str, resume: bool = False) -> dict[str, torch.Tensor]:
+    """Train in this process, as train.py does; returns the last checkpoint's weights."""
+    cfg = config(*TINY, *overrides)
+    if not resume:
+        runs.claim(folder, plain(cfg), list(overrides))
+    fit(saved(runs.read_config(folder)), folder, resume)
+    return checkpoints.load(folder / "checkpoints/last.ckpt")["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """One finished run, made by the command."""
+    cwd = tmp_path_factory.mktemp("finished")
+    result = command("train.py", *TINY, "callbacks.pairs={_target_:repel.callbacks.PairsGrid,pairs:4,mean:[0],std:[1]}",
+                     cwd=cwd)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return run_folder(result, cwd)
+
+
+class TestWhatARunLeaves:
+    def test_files(self, finished):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_debug", finished.name)
+        assert finished.parent.parts[-2:] == ("runs", "train")
+        files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+        files = {f for f in files if not f.startswith("tensorboard/")}
+        records = {"config.yaml", "environment.json", "metrics.json", "metrics.csv"}
+        assert files == records | {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+
+    def test_metrics(self, finished):
+        metrics = json.loads((finished / "metrics.json").read_text())
+        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1"}
+        expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1"}
+        expected |= {"speed/samples_per_second", "speed/data_wait_fraction"}
+        assert expected <= set(metrics)
+        assert metrics["train/steps"] == 8
+        assert all(0 <= v <= 1 for k, v in metrics.items() if "top1" in k or "fraction" in k)
+        assert metrics["baseline/raw_knn_top1"] == pytest.approx(0.7935, abs=1e-3)  # of the bundled data, known
+        with (finished / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(r["step"]) for r in rows if r["train/loss"]] == list(range(8))
+        assert len([r for r in rows if r["val/knn_top1"]]) == 2
+
+    def test_environment_and_config(self, finished):
+        environment = json.loads((finished / "environment.json").read_text())
+        assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+        assert "head.out_features=8" in environment["overrides"]
+        assert runs.read_config(finished)["head"]["out_features"] == 8
+        assert "${" not in (finished / "config.yaml").read_text()
+
+    def test_tensorboard(self, finished):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.plugins.hparams import plugin_data_pb2
+
+        events = EventAccumulator(str(finished / "tensorboard"))
+        events.Reload()
+        tags = events.Tags()
+        assert {"train/loss", "val/knn_top1", "lr-Adam" + "W/pg1", "test/knn_top1"} <= set(tags["scalars"])
+        assert tags["images"] == ["views/pairs"]
+        image = events.Images("views/pairs")[0]
+        assert (image.width, image.height) == (4 * 29 + 1, 2 * 29 + 1)  # two views of four images
+        content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+        assert hparams["encoder.width"].number_value == 4
+
+    def test_checkpoints_load_without_running_code(self, finished):
+        for name in ("last", "best"):
+            contents = torch.load(finished / f"checkpoints/{name}.ckpt", weights_only=True)
+            assert contents["config"]["seed"] == 1
+        assert checkpoints.load(finished / "checkpoints/last.ckpt")["global_step"] == 8
+
+
+@pytest.mark.parametrize("what", ["run", "file"])
+def test_evaluate_reproduces_the_runs_numbers(finished, tmp_path, what):
+    target = finished if what == "run" else finished / "checkpoints/best.ckpt"
+    result = command("evaluate.py", f"ckpt={target}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    measured = json.loads((run_folder(result, tmp_path) / "metrics.json").read_text())
+    known = json.loads((finished / "metrics.json").read_text())
+    assert set(measured) == {"test/knn_top1", "baseline/raw_knn_top1", "baseline/untrained_knn_top1"}
+    assert measured == {name: known[name] for name in measured}
+
+
+def test_evaluate_takes_another_k(finished, tmp_path):
+    result = command("evaluate.py", f"ckpt={finished}", "evaluation.k=1", cwd=tmp_path)
+    assert "k=1," in result.stdout
+    metrics = json.loads((run_folder(result, tmp_path) / "metrics.json").read_text())
+    assert (
+        metrics["baseline/raw_knn_top1"] != json.loads((finished / "metrics.json").read_text())["baseline/raw_knn_top1"]
+    )
+
+
+def test_training_learns_and_choices_matter(tmp_path):
+    """More than a loss that goes down: features of unseen test images beat those before the first step."""
+    train(
+        tmp_path / "a",
+        "encoder.width=8",
+        "trainer.limit_train_batches=60",
+        "data.batch_size=64",
+        "trainer.max_epochs=2",
+    )
+    finish(saved(runs.read_config(tmp_path / "a")), tmp_path / "a")
+    metrics = json.loads((tmp_path / "a/metrics.json").read_text())
+    assert metrics["test/knn_top1"] > metrics["baseline/untrained_knn_top1"] + 0.05
+
+
+def test_best_is_the_best_and_last_is_the_last(tmp_path):
+    train(tmp_path / "a", "trainer.max_epochs=4", "optimizer.lr=0.3")
+    with (tmp_path / "a/metrics.csv").open() as file:
+        values = [float(row["val/knn_top1"]) for row in csv.DictReader(file) if row["val/knn_top1"]]
+    best, last = (checkpoints.load(tmp_path / f"a/checkpoints/{name}.ckpt") for name in ("best", "last"))
+    assert best["epoch"] == values.index(max(values))
+    assert best["epoch"] < 3, "the learning rate was to make it worse; choose a larger one"
+    assert last["epoch"] == 3
+
+
+# ------------------------------------------------------------------------------------------------------- exact resume
+
+
+def train_until_killed(folder: str, step: int) -> None:
+    """In a process of its own: kill -9 itself after the given number of batches."""
+    from repel.module import Contrastive
+
+    torch.set_num_threads(1)
+    patch_dropout()
+    seen = []
+
+    def die(self, *args):
+        seen.append(1)
+        if len(seen) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Contrastive.on_train_batch_end = die
+    fit(saved(runs.read_config(Path(folder))), Path(folder), resume=False)
+
+
+def patch_dropout():
+    """A head that draws random numbers of its own."""
+    import repel.heads
+
+    def linear(in_features, out_features):
+        return torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(in_features, out_features))
+
+    repel.heads.linear = linear
+
+
+RESUMABLE = ["head=linear", "trainer.max_epochs=3", "schedule.warmup_epochs=2", "trainer.accumulate_grad_batches=2"]
+
+
+@pytest.fixture
+def dropout():
+    """One thread, as in the process that is killed, and the same head."""
+    import repel.heads
+
+    threads, linear = torch.get_num_threads(), repel.heads.linear
+    torch.set_num_threads(1)
+    patch_dropout()
+    yield
+    repel.heads.linear = linear
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("killed_after", "every"), [(6, None), (8, None), (7, 1), (11, 1)], ids=["mid-epoch", "epoch-end", "mid-1", "mid-2"]
+)
+def test_killed_and_resumed_equals_never_killed(tmp_path, dropout, killed_after, every):
+    """Bit for bit: weights, optimiser, schedule, history. Checkpoints at epochs' ends, and every step besides."""
+    folder = tmp_path / "run"
+    cfg = config(*TINY, *RESUMABLE, f"callbacks.last.every_n_train_steps={every or 'null'}")
+    runs.claim(folder, plain(cfg), [])
+    process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(str(folder), killed_after))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert checkpoints.load(folder / "checkpoints/last.ckpt")["global_step"] < 6
+    train(folder, resume=True)
+    train(tmp_path / "whole", *RESUMABLE)
+    whole = checkpoints.load(tmp_path / "whole/checkpoints/last.ckpt")
+    resumed = checkpoints.load(folder / "checkpoints/last.ckpt")
+    assert resumed["global_step"] == whole["global_step"] == 6
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert same(resumed[part], whole[part]), part
+    columns = ("step", "train/loss", "val/loss", "val/knn_top1")
+    assert table(folder / "metrics.csv", columns) == table(tmp_path / "whole/metrics.csv", columns)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+    rows = csv.DictReader(path.read_text().splitlines())
+    return [tuple(row[c] for c in columns) for row in rows if row["train/loss"] or row["val/loss"]]
+
+
+def test_dropout_differs_between_steps_and_ranks(monkeypatch):
+    from types import SimpleNamespace
+
+    from repel.module import Contrastive
+
+    def draw(epoch, step, rank):
+        place = SimpleNamespace(seed=1, current_epoch=epoch, global_rank=rank)
+        Contrastive.on_train_batch_start(place, None, step)
+        return torch.rand(4)
+
+    draws = [draw(*place) for place in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1))]
+    assert len({tuple(d.tolist()) for d in draws}) == 4
+    assert torch.equal(draws[0], draw(0, 0, 0))
+
+
+def test_resume_by_command(finished):
+    """A finished run has nothing left to train; its numbers stay. Other options beside resume= are refused."""
+    before = json.loads((finished / "metrics.json").read_text())
+    result = command("train.py", f"resume={finished}", cwd=finished.parent)
+    assert result.returncode == 0, result.stderr
+    assert run_folder(result, finished.parent).resolve() == finished.resolve()
+    after = json.loads((finished / "metrics.json").read_text())
+    assert after["test/knn_top1"] == before["test/knn_top1"]
+    assert after["train/steps"] == 8
+    result = command("train.py", f"resume={finished}", "seed=3", cwd=finished.parent)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "seed=3" in result.stderr
+    assert (finished / "config.yaml").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- several devices
+
+
+def left_over(folder: Path) -> list[str]:
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [p for p in processes if str(folder) in p]
+
+
+@pytest.mark.slow
+def test_a_sweep_on_several_devices(tmp_path):
+    """Every job runs once, in one folder of its own; a failing job does not stop the rest; no process is left."""
+    result = command("train.py", "-m", *TINY, "trainer.devices=2", "optimizer.lr=1e-3,1e30,-1",
+                     "hydra.sweep.dir=" + str(tmp_path / "sweep"), cwd=tmp_path, timeout=300)  # fmt: skip
+    assert result.returncode == 3, result.stderr
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "multirun.yaml"]
+    assert not (tmp_path / "runs").exists()
+    assert json.loads((tmp_path / "sweep/0/metrics.json").read_text())["train/steps"] == 8
+    assert len(list((tmp_path / "sweep/0/tensorboard").glob("events*"))) <= 3  # fit's, and the report's two
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 2
+    assert "the loss is" in errors[0]
+    assert "optimizer.lr must be > 0" in errors[1]
+    assert not (tmp_path / "sweep/1/metrics.json").exists()
+    assert "Diverged" in (tmp_path / "sweep/1/error.txt").read_text()
+    assert left_over(tmp_path) == []
+
+
+LAYERNORM = [  # a network without batch norm, whose training does not depend on how the batch is divided
+    "encoder=timm", "encoder.name=vit_tiny_patch16_224", "head=linear", "trainer.precision=64-true",
+    "+encoder.options={img_size:28,patch_size:14,embed_dim:8,depth:1,num_heads:2}",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(tmp_path):
+    """The whole pipeline: order, views, gather, gradients, schedule. 20 steps in float64."""
+    from repel.launch import launch
+
+    cfg = ["experiment=debug", "~encoder.width", *LAYERNORM, "data.batch_size=16", "trainer.limit_train_batches=10"]
+    weights, losses = [], []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        made = config(*cfg, f"trainer.devices={devices}")
+        runs.claim(folder, plain(made), [])
+        launch(made, folder, resume=False)
+        weights.append(checkpoints.load(folder / "checkpoints/last.ckpt")["state_dict"])
+        losses.append(json.loads((folder / "metrics.json").read_text())["val/loss"])
+    assert weights[0].keys() == weights[1].keys()
+    for name, one in weights[0].items():
+        torch.testing.assert_close(weights[1][name], one, rtol=0, atol=1e-12, msg=name)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_ranks_die_with_their_parent(tmp_path):
+    """kill -9 of the command, in the middle of training: no rank goes on without it."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.devices=2", "trainer.max_epochs=100000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    ranks = []
+    try:
+        assert any(line.startswith("epoch 1/") for line in process.stdout)  # both ranks train now
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        ranks = [os.pidfd_open(int(pid)) for pid in children.split()]
+        assert len(ranks) == 2
+        process.kill()
+        for rank in ranks:
+            assert select.select([rank], [], [], 20)[0], "a rank outlived its parent"
+    finally:
+        process.kill()
+        for rank in ranks:
+            if not select.select([rank], [], [], 0)[0]:
+                signal.pidfd_send_signal(rank, signal.SIGKILL)
+
+
+# -------------------------------------------------------------------------------------------------------- other images
+
+
+def test_own_images_without_labels(tmp_path, capsys):
+    make_folder(tmp_path / "images", ["."], 40)
+    train(
+        tmp_path / "a",
+        "data=image_folder",
+        f"data.root={tmp_path / 'images'}",
+        "data.image_size=12",
+        "data.batch_size=4",
+    )
+    assert finish(saved(runs.read_config(tmp_path / "a")), tmp_path / "a") is not None
+    printed = capsys.readouterr().out
+    assert "no labels" in printed
+    metrics = json.loads((tmp_path / "a/metrics.json").read_text())
+    assert not [name for name in metrics if "knn" in name]
+    assert checkpoints.load(tmp_path / "a/checkpoints/best.ckpt")  # by val/loss
+
+
+def test_own_images_with_labels_and_broken_files(tmp_path, capsys):
+    make_folder(tmp_path / "images", ["red", "green"], 30)
+    (tmp_path / "images/red/broken.jpg").write_bytes(b"nothing")
+    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=4"]
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        train(tmp_path / "a", *source)
+    train(tmp_path / "b", *source, "data.on_error=skip")
+    assert "1 unreadable files" in capsys.readouterr().out
+    assert "broken.jpg" in (tmp_path / "b/skipped.txt").read_text()
+    finish(saved(runs.read_config(tmp_path / "b")), tmp_path / "b")
+    assert json.loads((tmp_path / "b/metrics.json").read_text())["baseline/raw_knn_top1"] == 1.0
+
+
+def test_non_finite_loss_stops_before_the_step(tmp_path):
+    with pytest.raises(Diverged, match="step"):
+        train(tmp_path / "a", "optimizer.lr=1e30", "trainer.max_epochs=3")
+
+
+# ----------------------------------------------------------------------------------------------------------- mistakes
+
+MISTAKES = {  # what is typed -> what the line must hold
+    "loss=ntxnt": ["loss=ntxnt", "did you mean ntxent?"],
+    "losss=ntxent": ["losss", "did you mean loss?"],
+    "experiment=foo": ["experiment=foo", "cifar10_simclr"],
+    "trainer.devicez=2": ["trainer.devicez", "did you mean trainer.devices?"],
+    "encoder.wdith=3": ["encoder.wdith", "did you mean encoder.width?"],
+    "batch_size=3": ["batch_size", "did you mean data.batch_size?"],
+    "trainer.devices=abc": ["trainer.devices", "whole number", "'abc'"],
+    "trainer.devices=0": ["trainer.devices", "at least 1"],
+    "seed=1e3": ["seed", "whole number"],
+    "seed=-1": ["seed", ">= 0"],
+    "loss.temperature=0": ["loss.temperature", "> 0"],
+    "loss.temperature=-1": ["loss.temperature", "> 0"],
+    "loss.temperature=": ["loss.temperature", "a number"],
+    "loss.temperature=hot": ["loss.temperature", "'hot'"],
+    "optimizer.lr=-1": ["optimizer.lr", "> 0"],
+    "views.augmentation.scale=1": ["views.augmentation.scale", "list"],
+    "trainer.precision=half": ["trainer.precision", "32-true"],
+    "trainer.accelerator=tpu": ["trainer.accelerator", "cpu"],
+    "data.batch_size=1": ["data.batch_size", "at least 2"],
+    "data.batch_size=10 trainer.devices=4": ["data.batch_size=10", "4 ranks"],
+    "data=image_folder": ["data.root is not set"],
+    "resume=nowhere": ["nowhere", "not a run folder"],
+    "trainer.devices=1,2": ["trainer.devices=1,2"],
+    "loss=[": ["["],
+    "encoder=timm": ["encoder.name is not set"],
+    "loss._target_=torch.load": ["_target_", "torch.load"],
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES, ids=str)
+def test_config_mistakes_get_one_line_before_torch_is_imported(typed, tmp_path, monkeypatch):
+    blocker = tmp_path / "blocked"
+    (blocker / "torch").mkdir(parents=True)
+    (blocker / "torch/__init__.py").write_text("raise RuntimeError('torch was imported')")
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    result = command("train.py", *typed.split(), cwd=cwd, PYTHONPATH=str(blocker))
+    check_mistake(result, MISTAKES[typed])
+    assert [p for p in cwd.rglob("*") if p.is_file()] == []
+
+
+def check_mistake(result, words):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+
+
+LATER = {  # mistakes that only the data or the machine shows
+    "data.batch_size=6000": ["data.batch_size=6000", "5400 training images"],
+    "trainer.limit_train_batches=0.0001": ["trainer.limit_train_batches"],
+    "data=image_folder data.root=nowhere": ["data.root=nowhere", "no such folder"],
+    "trainer.precision=16-mixed trainer.accelerator=cpu": ["trainer.precision=16-mixed", "bf16-mixed"],
+    "views.augmentation.flip=2": ["views.flip", "[0, 1]"],
+    "encoder=resnet18 encoder.weights=DEFAULT": ["encoder.weights", "encoder.stem=imagenet"],
+    "callbacks.last.every_n_train_steps=0": ["every_n_train_steps"],
+    "+loss.colour=red": ["colour"],
+}
+
+
+@pytest.mark.parametrize("typed", LATER, ids=str)
+def test_later_mistakes_raise_before_training(typed, tmp_path):
+    """In this process, through the command's own path, to save its start-up."""
+    from repel.config import MISTAKE, explain
+    from repel.launch import launch
+
+    cfg = config(*typed.split())
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        launch(cfg, tmp_path, resume=False)
+    status, line = explain(caught.value, "train")
+    assert status == MISTAKE, line
+    assert "\n" not in line
+    for word in LATER[typed]:
+        assert word in line
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("gpus", "typed", "words"), [
+    (0, "trainer.accelerator=gpu", ["no GPU"]),
+    (1, "trainer.devices=4", ["trainer.devices=4", "1 GPU", "trainer.accelerator=cpu"]),
+])  # fmt: skip
+def test_devices_that_are_not_there(monkeypatch, gpus, typed, words):
+    from repel.launch import check_devices
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        check_devices(config(typed))
+    assert all(word in str(caught.value) for word in words)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    check_devices(config(typed))
+
+
+def test_a_mistake_leaves_no_folder_and_a_taken_folder_stays(finished, tmp_path):
+    result = command("train.py", *TINY, "data.batch_size=6000", "trainer.limit_train_batches=1.0", cwd=tmp_path)
+    check_mistake(result, ["data.batch_size=6000"])
+    assert list((tmp_path / "runs/train").iterdir()) == []
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    result = command("train.py", *TINY, f"hydra.run.dir={finished}", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "already holds a run" in result.stderr
+    after = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "error.txt"}
+    assert after == before
+
+
+def test_every_mistake_in_conf_is_caught_by_type():
+    """Each number in conf refuses text, whatever the group: the check needs no list of keys."""
+    from repel.mistakes import flatten, mismatch
+
+    numbers = [v for v in flatten(OmegaConf.load(CONF / "trainer/default.yaml")).values() if isinstance(v, int | float)]
+    assert len(numbers) > 5
+    assert all(mismatch(v, "text") for v in numbers)
+    assert mismatch(None, "anything") is None
+    assert mismatch(1.0, 3) is None
+    assert mismatch(True, 1) is not None
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    writer = checkpoints.AtomicCheckpointIO()
+    writer.save_checkpoint({"config": {}, "state_dict": {"w": torch.ones(3)}}, path)
+
+    def full(checkpoint, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.save_checkpoint({"config": {}, "state_dict": {"w": torch.zeros(3)}}, path)
+    assert torch.equal(checkpoints.load(path)["state_dict"]["w"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    with pytest.raises(TypeError, match=r"callbacks.*Best.*0.*PosixPath"):
+        checkpoints.AtomicCheckpointIO().save_checkpoint({"callbacks": {"Best": [tmp_path]}}, tmp_path / "x.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_checkpoints_are_named(tmp_path):
+    for name, content in (("empty", b""), ("text", b"hello"), ("torn", b"PK\x03\x04 torn")):
+        (tmp_path / name).write_bytes(content)
+    torch.save({"weights": 1}, tmp_path / "foreign")
+    for name in ("missing", "empty", "text", "torn", "foreign"):
+        with pytest.raises(ValueError, match=name):
+            checkpoints.load(tmp_path / name)
+
+
+def test_no_module_asks_for_unsafe_loading():
+    sources = [p.read_text() for p in [*ROOT.glob("src/**/*.py"), *ROOT.glob("*.py"), *ROOT.glob("scripts/*.py")]]
+    assert not [s for s in sources if "weights_only=False" in s]
