@@ -100,13 +100,13 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss where there are no labels; the first of equals."""
+    """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss where that is not measured; the first of equals."""
 
-    best: float | None = None
+    best: float | None = None  # more is better: the loss counts negative
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        name, sign = monitored(trainer.datamodule.labelled)
-        value = sign * float(trainer.callback_metrics[name])
+        metrics = trainer.callback_metrics
+        value = float(metrics["val/knn_top1"] if "val/knn_top1" in metrics else -metrics["val/loss"])
         if self.best is None or value > self.best:
             self.best = value
             trainer.save_checkpoint(path_of(trainer, "best"))
@@ -116,11 +116,6 @@ class BestCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-
-
-def monitored(labelled: bool) -> tuple[str, int]:
-    """The metric that chooses the best checkpoint, and 1 where more is better, -1 where less is."""
-    return ("val/knn_top1", 1) if labelled else ("val/loss", -1)
 
 
 class ConfigInCheckpoint(Callback):

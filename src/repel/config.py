@@ -102,9 +102,10 @@ def explain(error: Exception, name: str) -> tuple[int, str]:
         return MISTAKE, one_line(error.__cause__ if isinstance(error.__cause__, ValueError) else error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return MISTAKE, config_mistake(error, name)
-    if isinstance(error, ValueError):
+    # by name: importing their modules here would import torch
+    if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
         return MISTAKE, one_line(error)
-    if type(error).__name__ == "Diverged":  # by name: importing repel.module here would import torch
+    if type(error).__name__ == "Diverged":
         return DIVERGED, one_line(error)
     return CRASHED, f"{type(error).__name__}: {one_line(error)}"
 
@@ -122,7 +123,8 @@ def start(cfg: DictConfig, folder: Path) -> DictConfig:
     """
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.resume is None:
-        runs.claim(folder, plain(cfg), overrides)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun all ranks come here, with one folder to claim
+            runs.claim(folder, plain(cfg), overrides)
         return cfg
     if others := [o for o in overrides if not o.startswith("resume=")]:
         raise ValueError(f"resume= goes on with the run's own config; leave out {' '.join(others)}, or start a new run")

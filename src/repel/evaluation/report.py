@@ -91,7 +91,8 @@ def finish(cfg: DictConfig, folder: Path) -> float | None:
     """The last step of a run: test metrics of the chosen checkpoint into metrics.json, the terminal and TensorBoard.
 
     Returns:
-        The best validation metric seen, for a sweep to optimise; never a test metric.
+        What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximise;
+        never a test metric.
     """
     if world_size() > 1:  # under torchrun or srun this process is a rank: the rest is the first one's work
         first = rank() == 0
