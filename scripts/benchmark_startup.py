@@ -1,0 +1,61 @@
+"""Time from `python train.py` to its first training step, and to a mistake's answer: docs/benchmarks/startup.md
+
+    python scripts/benchmark_startup.py [repeats]
+
+The first step's time includes everything before it and its own validation, on the bundled data.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs/benchmarks/startup.md"
+ONE_STEP = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks.knn=null"]
+CASES = {
+    "first step, one device": (ONE_STEP, "epoch 1/1"),
+    "first step, two ranks": ([*ONE_STEP, "trainer.devices=2"], "epoch 1/1"),
+    "a mistake answered": (["loss.temperature=-1"], "error: loss.temperature"),
+}
+
+
+def seconds(arguments: list[str], mark: str) -> float:
+    """Until a line that begins with mark is printed; the command then runs to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        command = [sys.executable, str(ROOT / "train.py"), *arguments]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        reached = None
+        for line in process.stdout:
+            if reached is None and line.startswith(mark):
+                reached = time.perf_counter() - started
+        process.wait()
+    if reached is None:
+        raise SystemExit(f"error: {' '.join(command)} never printed {mark!r}")
+    return reached
+
+
+def main() -> None:
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    rows = []
+    for name, (arguments, mark) in CASES.items():
+        times = [seconds(arguments, mark) for _ in range(repeats)]
+        rows.append(f"| {name} | {statistics.median(times):.1f} | {min(times):.1f} - {max(times):.1f} |")
+        print(rows[-1])
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    TARGET.write_text(
+        "# Start-up\n\n"
+        f"`python scripts/benchmark_startup.py {repeats}`, {os.cpu_count()} CPU cores, Python "
+        f"{platform.python_version()}, torch {version('torch')}, lightning {version('lightning')}.\n\n"
+        f"| from `python train.py` to | median of {repeats}, s | range, s |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
