@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from repel.data import datamodule, folder, readers
+from repel.data.decode import decode
 from repel.data.images import Images, Splits
 
 
@@ -247,32 +248,32 @@ def test_folders_that_cannot_be_used(tmp_path):
 def test_image_modes(tmp_path):
     ramp = np.linspace(0, 65535, 64).reshape(8, 8)
     Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "16bit.png")
-    assert abs(int(folder.decode(tmp_path / "16bit.png", 8, 1).mean()) - 127) <= 1  # not clipped to white
+    assert abs(int(decode(tmp_path / "16bit.png", 8, 1).mean()) - 127) <= 1  # not clipped to white
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
-    assert (folder.decode(tmp_path / "clear.png", 8, 3) == 255).all()  # white, not the hidden red
+    assert (decode(tmp_path / "clear.png", 8, 3) == 255).all()  # white, not the hidden red
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.save(tmp_path / "palette.png")
-    assert folder.decode(tmp_path / "palette.png", 8, 3)[:, 0, 0].tolist() == [10, 20, 30]
+    assert decode(tmp_path / "palette.png", 8, 3)[:, 0, 0].tolist() == [10, 20, 30]
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg")
-    assert folder.decode(tmp_path / "cmyk.jpg", 8, 3)[0].mean() > 200
+    assert decode(tmp_path / "cmyk.jpg", 8, 3)[0].mean() > 200
     upright = Image.new("L", (8, 16), 0)
     upright.paste(255, (0, 0, 8, 8))
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     upright.save(tmp_path / "turned.jpg", exif=exif)
-    assert folder.decode(tmp_path / "turned.jpg", 8, 1)[0, -1].mean() > 200
+    assert decode(tmp_path / "turned.jpg", 8, 1)[0, -1].mean() > 200
     Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(ValueError, match="floating-point"):
-        folder.decode(tmp_path / "float.tiff", 8, 1)
+        decode(tmp_path / "float.tiff", 8, 1)
 
 
 def test_images_are_scaled_and_cropped_to_size(tmp_path):
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (folder.decode(tmp_path / "wide.png", 10, 1) == 255).all()
+    assert (decode(tmp_path / "wide.png", 10, 1) == 255).all()
 
 
 def test_sets_beyond_memory_are_refused(tmp_path):
