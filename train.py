@@ -14,11 +14,11 @@ def main(cfg: DictConfig, folder: Path) -> float | None:
 
     from repel.launch import launch
 
-    launch(cfg, folder, resume)
+    data = launch(cfg, folder, resume)
 
     from repel.evaluation.report import finish
 
-    return finish(cfg, folder)
+    return finish(cfg, folder, data)
 
 
 if __name__ == "__main__":

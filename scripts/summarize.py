@@ -18,7 +18,9 @@ def groups(sweep: Path) -> dict[str, list[dict[str, float]]]:
     for path in sorted(sweep.rglob("metrics.json")):
         overrides = json.loads((path.parent / "environment.json").read_text())["overrides"]
         name = " ".join(o for o in overrides if not o.startswith(("seed=", "name="))) or "(default)"
-        found[name].append(json.loads(path.read_text()))
+        metrics = json.loads(path.read_text())
+        if "test/knn_top1" in metrics:
+            found[name].append(metrics)
     return found
 
 

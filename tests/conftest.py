@@ -14,9 +14,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-TINY = [  # a run of seconds in any test
-    "experiment=debug", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null",
-]  # fmt: skip
+# a run of seconds in any test
+TINY = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null"]
 
 
 def options(group: str) -> list[str]:

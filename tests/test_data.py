@@ -235,6 +235,28 @@ def test_broken_files_are_named_or_skipped(tmp_path):
     assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+def test_layouts_that_could_mix_the_splits_are_refused(tmp_path):
+    for number, folders in enumerate((["test", "training"], ["train", "bus", "car"], ["val"])):
+        make_folder(tmp_path / str(number), folders, 2)
+        with pytest.raises(ValueError, match="train, val and test"):
+            read(tmp_path / str(number))
+    make_folder(tmp_path / "empty", ["train/a", "train/b"], 2)
+    (tmp_path / "empty/test").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*test"):
+        read(tmp_path / "empty")
+    make_folder(tmp_path / "stray", ["a", "b", "."], 2)
+    with pytest.raises(ValueError, match=r"000\.png lies outside"):
+        read(tmp_path / "stray")
+
+
+def test_links_to_class_folders_are_followed(tmp_path):
+    make_folder(tmp_path / "elsewhere", ["a", "b"], 2)
+    (tmp_path / "links").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "links" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert read(tmp_path / "links").classes == ["a", "b"]
+
+
 def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
@@ -297,11 +319,15 @@ def test_held_out_parts_are_balanced_disjoint_and_the_same_for_every_run():
     assert not torch.equal(made[0].val.pixels, datamodule.held_out(splits, 0.1, 0.2, seed=1).val.pixels)
 
 
-def test_small_classes_and_no_labels_still_give_a_validation_set():
+def test_small_classes_and_no_labels_still_give_a_fair_validation_set():
     pixels = torch.zeros(9, 1, 1, 1, dtype=torch.uint8)
     for labels in (torch.arange(9), None):
         splits = datamodule.held_out(Splits(Images(pixels, labels)), 0.1, 0.1, seed=0)
         assert (len(splits.train), len(splits.val), len(splits.test)) == (7, 1, 1)
+    labels = torch.cat([torch.arange(100).repeat_interleave(4), torch.full((20,), 100)])  # a long tail
+    splits = datamodule.held_out(Splits(Images(torch.zeros(420, 1, 1, 1, dtype=torch.uint8), labels)), 0.1, 0.1, seed=0)
+    assert len(splits.test.labels) == 42
+    assert len(splits.test.labels.unique()) > 35
 
 
 def batches(rank=0, world=1, seed=7, seen=0, n=23, size=4):

@@ -83,7 +83,7 @@ class Progress(ProgressBar):
                 completed=self.done(trainer),
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
                 speed=self.speed(),
-                metrics=f"loss {float(outputs['loss']):.4f}  {self.latest}",
+                metrics=f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}  {self.latest}",
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints: written atomically, plain containers and tensors only, the last and the best."""
 
 import os
-from collections.abc import Mapping
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from repel.module import Diverged
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,20 +37,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.close(folder)
 
 
+PLAIN = {str, bytes, int, float, bool, type(None), torch.Tensor, torch.nn.Parameter, torch.dtype, torch.Size}
+
+
 def check_plain(value: Any, key: str = "checkpoint") -> None:
     """Refuse what torch.load(weights_only=True) would refuse later, when it is too late.
 
     Raises:
         TypeError: names the key and the type.
     """
-    if isinstance(value, Mapping):
+    if type(value) in (dict, OrderedDict, defaultdict):
         for name, item in value.items():
+            check_plain(name, f"a key of {key}")
             check_plain(item, f"{key}[{name!r}]")
-    elif isinstance(value, list | tuple | set):
+    elif type(value) in (list, tuple, set):
         for index, item in enumerate(value):
             check_plain(item, f"{key}[{index}]")
-    elif not isinstance(value, torch.Tensor | str | bytes | int | float | bool | torch.dtype | None):
+    elif type(value) not in PLAIN:
         raise TypeError(f"{key} is a {type(value).__name__}; a checkpoint holds plain containers and tensors only")
+
+
+def check_finite(module: LightningModule) -> None:
+    """Raises Diverged where a weight is no number, so that no such weights ever replace good ones."""
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(f"{name} is no longer finite after step {module.global_step}")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -88,14 +101,18 @@ class LastCheckpoint(Checkpoint):
             )
         self.every = every_n_train_steps
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
         stepped = (progress.current.processed % trainer.accumulate_grad_batches) == 0
         # not at the epoch's end: validation comes first, and then the epoch's own checkpoint
         if self.every and stepped and trainer.global_step % self.every == 0 and not progress.is_last_batch:
-            trainer.save_checkpoint(path_of(trainer, "last"))
+            self.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_finite(pl_module)
         trainer.save_checkpoint(path_of(trainer, "last"))
 
 
@@ -107,6 +124,7 @@ class BestCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = trainer.callback_metrics
         value = float(metrics["val/knn_top1"] if "val/knn_top1" in metrics else -metrics["val/loss"])
+        value = trainer.strategy.broadcast(value)  # saving is the work of all ranks: they must agree
         if self.best is None or value > self.best:
             self.best = value
             trainer.save_checkpoint(path_of(trainer, "best"))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel import runs
-from repel.mistakes import CONF, check, check_targets, config_mistake, one_line
+from repel.mistakes import CONF, check, check_targets, config_mistake, one_line, plain
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -123,19 +123,13 @@ def start(cfg: DictConfig, folder: Path) -> DictConfig:
     """
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.resume is None:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun all ranks come here, with one folder to claim
-            runs.claim(folder, plain(cfg), overrides)
+        runs.claim(folder, plain(cfg), overrides)
         return cfg
     if others := [o for o in overrides if not o.startswith("resume=")]:
         raise ValueError(f"resume= goes on with the run's own config; leave out {' '.join(others)}, or start a new run")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise ValueError(f"resume={cfg.resume}: no checkpoint was written yet; start the run again")
     return saved(runs.read_config(folder))
-
-
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain containers."""
-    return OmegaConf.to_container(cfg, resolve=True)
 
 
 def saved(config: dict[str, Any]) -> DictConfig:
@@ -174,10 +168,11 @@ def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None) -> "Tra
         callbacks=[*callbacks, ConfigInCheckpoint(plain(cfg))],
         logger=[instantiate(node, save_dir=str(folder), **history) for node in cfg.logger.values() if node],
         plugins=[AtomicCheckpointIO()],
-        sync_batchnorm=cfg.trainer.devices * cfg.trainer.num_nodes > 1 and on_gpu(cfg),
+        sync_batchnorm=cfg.trainer.devices > 1 and on_gpu(cfg),
         use_distributed_sampler=False,  # the datamodule shares out its own batches
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        enable_progress_bar=cfg.callbacks.progress is not None,
     )
 
 

@@ -1,9 +1,8 @@
 """Start the ranks of one job, in one place.
 
-A job on one device, and a process that torchrun or srun has started as a rank, trains here. A job on several devices is
-handed to torch's own elastic launcher (the engine of torchrun): it starts the ranks, watches them, ends all when one
-fails, and tells which failed first. Each rank gets the run folder, which holds the config, and never a command line: so
-a sweep's ranks cannot run the sweep again.
+A job on one device trains here. A job on several is handed to torch's own elastic launcher (the engine of torchrun): it
+starts the ranks, watches them and ends all when one fails. Each rank gets the run folder, which holds the config, and
+never a command line: so a sweep's ranks cannot run the sweep again.
 """
 
 import ctypes
@@ -21,23 +20,28 @@ from repel import runs
 from repel.config import CRASHED, DIVERGED, INTERRUPTED, MISTAKE, explain, saved
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
-def launch(cfg: DictConfig, folder: Path, resume: bool) -> None:
-    """Train, on as many ranks as the config says; returns when all are done.
+def launch(cfg: DictConfig, folder: Path, resume: bool) -> "LightningDataModule | None":
+    """Train, on as many ranks as the config says; returns when all are done, with the data if it was read here.
 
     Raises:
         ValueError: the user's mistake, found by a rank or here.
         RuntimeError: a rank crashed; names it and the cause.
     """
+    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        raise ValueError(
+            "this is one of several ranks (torchrun or srun started it); start train.py once, with trainer.devices=..."
+        )
     check_devices(cfg)
-    if "LOCAL_RANK" in os.environ or cfg.trainer.devices == 1:
+    if cfg.trainer.devices == 1:
         from repel.training import fit
 
-        fit(cfg, folder, resume)
-    else:
-        start_ranks(folder, cfg.trainer.devices, resume)
+        return fit(cfg, folder, resume)
+    start_ranks(folder, cfg.trainer.devices, resume)
+    return None
 
 
 def check_devices(cfg: DictConfig) -> None:
@@ -66,6 +70,7 @@ def start_ranks(folder: Path, ranks: int, resume: bool) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # run_job words the failure, once
+    before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
     config = LaunchConfig(
@@ -75,7 +80,7 @@ def start_ranks(folder: Path, ranks: int, resume: bool) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for old in records(folder):
         old.unlink()
-    command = ["-m", "repel.launch", str(folder), "resume" if resume else "new"]
+    command = ["-m", "repel.launch", str(folder), "resume" if resume else "new", str(os.getpid())]
     try:
         elastic_launch(config, sys.executable)(*command)
     except SignalException as stopped:
@@ -85,6 +90,8 @@ def start_ranks(folder: Path, ranks: int, resume: bool) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)  # the launcher leaves its own behind
+        os.environ.clear()
+        os.environ.update(before)  # the next job of a sweep starts as this one did
 
 
 def records(folder: Path) -> list[Path]:
@@ -97,11 +104,13 @@ def failure(failed: "ChildFailedError", folder: Path) -> BaseException:
     rank, first = failed.get_first_failure()
     if first.exitcode == INTERRUPTED:
         return KeyboardInterrupt()
-    # a rank killed from outside leaves no record, and its neighbours then complain of a lost connection
-    for rank, died in failed.failures.items():
-        if died.exitcode == -signal.SIGKILL:
-            return RuntimeError(f"rank {rank} was killed by signal 9 (SIGKILL); out of memory?")
-    if not (left := records(folder)):
+    left = records(folder)
+    # a rank killed from outside leaves no record; then its neighbours complain of a lost connection. One that the
+    # launcher itself had to kill, long after another failed, is no cause.
+    for number, died in failed.failures.items():
+        if died.exitcode == -signal.SIGKILL and (not left or died.timestamp <= left[0].stat().st_mtime + 5):
+            return RuntimeError(f"rank {number} was killed by signal 9 (SIGKILL); out of memory?")
+    if not left:
         return RuntimeError(f"rank {rank} ended with status {first.exitcode}")
     rank = int(left[0].stem.removeprefix("error_rank"))
     status, message, details = left[0].read_text().split("\n", 2)
@@ -119,18 +128,18 @@ def failure(failed: "ChildFailedError", folder: Path) -> BaseException:
     return error
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies, however that happens."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:  # it died before we asked
+        if os.getppid() != parent:  # it died before we asked
             os._exit(CRASHED)
 
 
 def rank_main() -> None:
-    """One rank: python -m repel.launch FOLDER new|resume, started by start_ranks."""
-    die_with_parent()
+    """One rank: python -m repel.launch FOLDER new|resume PARENT, started by start_ranks."""
+    die_with_parent(int(sys.argv[3]))
     folder = Path(sys.argv[1])
     try:
         from repel.training import fit

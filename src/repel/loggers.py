@@ -1,6 +1,7 @@
 """metrics.csv."""
 
 import csv
+import os
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -37,6 +38,7 @@ class HistoryWriter(ExperimentWriter):
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) < (purge_step or 0)]
         except FileNotFoundError:
             return
+        os.unlink(self.metrics_file_path)
         if kept:
             self.metrics_keys = list(kept[0])
             with open(self.metrics_file_path, "w", newline="") as file:

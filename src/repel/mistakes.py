@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,22 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
-TARGETS = ("repel.", "torch.optim.", "torch.nn.", "lightning.pytorch.")  # what a config may call
+TARGETS = r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+"  # what a config may call besides
 
-POSITIVE, NOT_NEGATIVE = (lambda v: v > 0, "> 0"), (lambda v: v >= 0, ">= 0")
-AT_LEAST_1, AT_LEAST_2 = (lambda v: v >= 1, "at least 1"), (lambda v: v >= 2, "at least 2")
+POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
+NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
+AT_LEAST_1 = (lambda v: is_number(v, int) and v >= 1, "a whole number, at least 1")
+AT_LEAST_2 = (lambda v: is_number(v, int) and v >= 2, "a whole number, at least 2")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 RANGES = {  # of the keys that every run has; each part checks the rest of its own when it is built
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
     "trainer.devices": AT_LEAST_1,
-    "trainer.num_nodes": AT_LEAST_1,
     "trainer.max_epochs": AT_LEAST_1,
     "trainer.accumulate_grad_batches": AT_LEAST_1,
     "trainer.precision": (lambda v: str(v) in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
     "trainer.accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
+    "accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "schedule.warmup_epochs": NOT_NEGATIVE,
@@ -35,6 +37,11 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
 }
+
+
+def is_number(value: Any, kind: type = float) -> bool:
+    """Whether value is an int, or for kind=float any real number; a bool is none."""
+    return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
 
 
 def check(cfg: DictConfig, name: str) -> None:
@@ -54,12 +61,25 @@ def check(cfg: DictConfig, name: str) -> None:
         if value is not None and not holds(value):
             raise ValueError(f"{key} must be {words}, got {value!r}")
     if name == "train":
-        world = cfg.trainer.devices * cfg.trainer.num_nodes
-        if cfg.data.batch_size % world:
-            raise ValueError(
-                f"data.batch_size={cfg.data.batch_size} cannot be divided over {world} ranks; use a multiple of {world}"
-            )
-    check_targets(cfg)
+        check_train(cfg)
+    check_targets(plain(cfg))
+
+
+def check_train(cfg: DictConfig) -> None:
+    """What options of a training run have to do with one another."""
+    world, batch, channels = cfg.trainer.devices, cfg.data.batch_size, cfg.data.channels
+    if batch % world:
+        raise ValueError(f"data.batch_size={batch} cannot be divided over {world} ranks; use a multiple of {world}")
+    for key in ("mean", "std"):
+        if len(cfg.data[key]) != channels:
+            raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
+    if cfg.callbacks.last is None:
+        raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain containers."""
+    return OmegaConf.to_container(cfg, resolve=True)
 
 
 def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str]) -> None:
@@ -71,9 +91,21 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
         key = override.key_or_group
         if override.is_delete() or (CONF / key).is_dir():
             continue
+        if override.is_add() and not reaches_a_part(cfg, key):
+            raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[-1])))}")
         expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
         if all(words := [mismatch(e, got) for e in expected]):
             raise ValueError(f"{key} must be {words[0]}, got {got!r}")
+
+
+def reaches_a_part(cfg: DictConfig, key: str) -> bool:
+    """Whether a dotted key lies in something that is built, which would complain of an option it does not know."""
+    parents = key.split(".")[:-1]
+    nodes = (OmegaConf.select(cfg, ".".join(parents[: i + 1])) for i in range(len(parents)))
+    return any("_target_" in node for node in nodes if isinstance(node, DictConfig)) or parents in (
+        ["callbacks"],
+        ["logger"],
+    )
 
 
 def mismatch(expected: Any, got: Any) -> str | None:
@@ -82,11 +114,10 @@ def mismatch(expected: Any, got: Any) -> str | None:
         return None
     if isinstance(expected, bool):
         return None if isinstance(got, bool) else "true or false"
-    number = isinstance(got, int | float) and not isinstance(got, bool)
     if isinstance(expected, int):
-        return None if number and isinstance(got, int) else "a whole number"
+        return None if is_number(got, int) else "a whole number"
     if isinstance(expected, float):
-        return None if number else "a number"
+        return None if is_number(got) else "a number"
     if isinstance(expected, str):
         return None if isinstance(got, str | int | float) and not isinstance(got, bool) else "text"
     if isinstance(expected, ListConfig):
@@ -94,11 +125,26 @@ def mismatch(expected: Any, got: Any) -> str | None:
     return None if isinstance(got, DictConfig | None) else "a group of options, or null"
 
 
-def check_targets(cfg: Any) -> None:
-    """Every _target_ lies in a package that configs may call: a config, also one in a checkpoint, is no program."""
-    for key, value in flatten(cfg).items():
-        if key.endswith("_target_") and not str(value).startswith(TARGETS):
-            raise ValueError(f"{key}={value}: a config may only call {', '.join(t + '*' for t in TARGETS)}")
+def check_targets(config: Any) -> None:
+    """A config, also one inside a checkpoint, is no program: it calls what conf/ names, or a class of torch's own.
+
+    Raises:
+        ValueError: names the _target_.
+    """
+    known = {name for path in CONF.rglob("*.yaml") for name in re.findall(r"_target_: *([\w.]+)", path.read_text())}
+    for target in targets(config):
+        if target not in known and not re.fullmatch(TARGETS, str(target)):
+            raise ValueError(f"_target_={target}: a config may call what some file in conf/ names, or torch.optim.*")
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Every _target_ at any depth, in lists too."""
+    if isinstance(config, dict):
+        yield from [config["_target_"]] if "_target_" in config else []
+        config = list(config.values())
+    if isinstance(config, list):
+        for item in config:
+            yield from targets(item)
 
 
 def one_line(error: BaseException | str) -> str:

@@ -15,13 +15,12 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tor
 
 
 def find(run: str) -> Path:
-    """The run folder that was meant: itself, or one of its checkpoints.
+    """The run folder that was meant.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none.
     """
-    path = Path(run).expanduser().resolve()
-    folder = path.parent.parent if path.suffix == ".ckpt" else path
+    folder = Path(run).expanduser().resolve()
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{run} is not a run folder (no config.yaml in {folder})")
     return folder
@@ -52,6 +51,12 @@ def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
         "git_commit": git_commit(),
     }
     write_json(folder / "environment.json", environment)
+
+
+def add_device(folder: Path, device: str) -> None:
+    """Into environment.json, once it is known."""
+    path = folder / "environment.json"
+    write_json(path, json.loads(path.read_text()) | {"device": device})
 
 
 def discard(folder: Path) -> None:

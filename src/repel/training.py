@@ -9,12 +9,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig
+from torch.utils.tensorboard.summary import hparams
 
 from repel import checkpoints, runs
-from repel.config import build_data, build_module, build_trainer, on_gpu, plain
+from repel.config import build_data, build_module, build_trainer, on_gpu
 from repel.data.datamodule import ImageData
-from repel.mistakes import flatten
-from repel.module import Contrastive
+from repel.mistakes import flatten, plain
+from repel.module import Contrastive, Diverged
 
 SILENCED = (  # warnings of the stack about which a user can do nothing
     ".*does not have many workers.*",  # batches are one indexing operation each
@@ -26,8 +27,17 @@ SILENCED = (  # warnings of the stack about which a user can do nothing
 )
 
 
-def fit(cfg: DictConfig, folder: Path, resume: bool) -> None:
-    """Train on this rank until trainer.max_epochs, from the start or from the folder's last checkpoint."""
+def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
+    """Train on this rank until trainer.max_epochs, from the start or from the folder's last checkpoint.
+
+    Returns:
+        The data as read, for the report.
+
+    Raises:
+        ValueError: the user's mistake, before training.
+        Diverged: the loss or a weight is no longer finite.
+        RuntimeError: anything that goes wrong in training, a ValueError of the code that trains included.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in SILENCED:
@@ -41,17 +51,31 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> None:
     if trainer.is_global_zero:
         summarize(cfg, data, module, trainer, step)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(flatten(plain(cfg)))
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
+            log_hyperparameters(logger, cfg)
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except SystemExit:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         raise KeyboardInterrupt from None  # Lightning turns ^C into exit status 1
+    except ValueError as error:  # nobody's option: those were checked before
+        raise RuntimeError(f"ValueError: {error}") from error
+    except Diverged as error:
+        kept = f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
+        raise Diverged(f"{error}; {kept}") from error
     if trainer.is_global_zero:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
+    return data
+
+
+def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
+    """TensorBoard's hyperparameter table, from the start; it takes the metrics from the scalars of that name."""
+    values = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flatten(plain(cfg)).items()}
+    experiment, start, _ = hparams(values, dict.fromkeys(("val/knn_top1", "val/loss", "test/knn_top1"), 0.0))
+    for summary in (experiment, start):
+        logger.experiment.file_writer.add_summary(summary)
 
 
 def check_data(data: ImageData, batch_size: int, world: int) -> None:
@@ -83,6 +107,7 @@ def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Tr
     if splits.skipped:
         (Path(trainer.default_root_dir) / "skipped.txt").write_text("\n".join(splits.skipped) + "\n")
         print(f"skipped  {len(splits.skipped)} unreadable files, listed in skipped.txt, the first: {splits.skipped[0]}")
+    runs.add_device(folder=Path(trainer.default_root_dir), device=f"{world} x {device}")
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"training labels {'touch' if module.loss.supervised else 'do not touch'} training")
     print(

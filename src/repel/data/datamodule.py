@@ -1,6 +1,5 @@
 """The LightningDataModule for sets held in memory: raw uint8 batches in, augmented pairs on the device out."""
 
-import math
 from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple
@@ -66,7 +65,7 @@ class GlobalBatches:
         self.local = slice(rank * local, (rank + 1) * local)
 
     def __len__(self) -> int:
-        return self.per_epoch
+        return self.n // self.batch_size  # without trainer.limit_train_batches, which Lightning applies itself
 
     def __iter__(self):
         # not a generator: the position is read now, before a worker asks for the first batch
@@ -199,10 +198,10 @@ def split_off(images: Images, fraction: float, seed: int, part: int) -> tuple[Im
     labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
     shuffled = torch.randperm(len(images), generator=seeding.generator(seed, seeding.SPLIT, part))
     shuffled = shuffled[labels[shuffled] >= 0]
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    # evenly spaced along the classes in a row: fair also to classes so small that a share of each would round to none
+    count = max(1, round(len(by_class) * fraction))
+    places = ((torch.arange(count) + 0.5) * len(by_class) / count).long()
     out = torch.zeros(len(images), dtype=torch.bool)
-    for label in labels[shuffled].unique():
-        members = shuffled[labels[shuffled] == label]
-        out[members[: round(len(members) * fraction)]] = True
-    if not out.any():  # classes of a few images each: a share of the whole instead
-        out[shuffled[: math.ceil(len(shuffled) * fraction)]] = True
+    out[by_class[places]] = True
     return images[~out], images[out]

@@ -13,12 +13,7 @@ def decode_files(files: list[Path], size: int, channels: int) -> tuple[np.ndarra
     for index, path in enumerate(files):
         try:
             arrays[index] = decode(path, size, channels)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:  # what Pillow's decoders raise
+        except Exception as error:  # a damaged file can make Pillow raise anything
             errors[index] = (str(error).splitlines() or [type(error).__name__])[0]
     return arrays, errors
 

@@ -1,5 +1,6 @@
 """Anyone's own images: a folder of files, with or without class folders, decoded once and held in memory."""
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -36,12 +37,11 @@ def image_folder(root: str, size: int, channels: int, on_error: str) -> Splits:
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise ValueError(f"data.root={root}: there is no such folder")
-    parts = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
-    if "train" not in parts:
-        parts = {"train": folder}
+    parts = split_folders(folder)
     files = {split: image_files(part) for split, part in parts.items()}
-    if not files["train"]:
-        raise ValueError(f"data.root={root}: no images in {parts['train']} (looked for {' '.join(sorted(ENDINGS))})")
+    for split, found in files.items():
+        if not found:
+            raise ValueError(f"data.root={root}: no images in {parts[split]} (looked for {' '.join(sorted(ENDINGS))})")
     total = sum(map(len, files.values()))
     if total * channels * size * size > MEMORY_LIMIT:
         raise ValueError(
@@ -51,26 +51,48 @@ def image_folder(root: str, size: int, channels: int, on_error: str) -> Splits:
     classes = class_names(parts, files)
     skipped: list[str] = []
     loaded = {
-        split: load(parts[split], found, classes, size, channels, on_error, skipped)
-        for split, found in files.items()
-        if found
+        split: load(parts[split], found, classes, size, channels, on_error, skipped) for split, found in files.items()
     }
     if not len(loaded["train"]):
         raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
     return Splits(**loaded, classes=classes, skipped=skipped)
 
 
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Where each split lies; where train, val and test are not told apart by folders, all is train.
+
+    Raises:
+        ValueError: train, val or test stand beside other folders, or without train: a guess could mix the splits.
+    """
+    parts = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
+    if not parts:
+        return {"train": folder}
+    others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in SPLITS and image_files(p))
+    if "train" not in parts or others:
+        raise ValueError(
+            f"data.root={folder} has {', '.join([*parts, *others[:3]])}: name the splits train, val and test and put "
+            "nothing else beside them, or point data.root at a folder of classes"
+        )
+    return parts
+
+
 def image_files(folder: Path) -> list[Path]:
-    """The images below a folder, sorted, so that ids do not depend on the file system."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    """The images below a folder, links followed, sorted, so that ids do not depend on the file system."""
+    found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(path for path in found if path.suffix.lower() in ENDINGS)
 
 
 def class_names(parts: dict[str, Path], files: dict[str, list[Path]]) -> list[str]:
-    """The class folders of all splits, sorted; empty when any image lies outside a class folder."""
-    relative = [path.relative_to(parts[split]) for split, found in files.items() for path in found]
-    if any(len(path.parts) == 1 for path in relative):
-        return []
-    return sorted({path.parts[0] for path in relative})
+    """The class folders of all splits, sorted; none when no image lies in one.
+
+    Raises:
+        ValueError: some images lie in class folders and some do not.
+    """
+    relative = {path: path.relative_to(parts[split]) for split, found in files.items() for path in found}
+    outside = [path for path, short in relative.items() if len(short.parts) == 1]
+    if outside and len(outside) < len(relative):
+        raise ValueError(f"{outside[0]} lies outside the class folders beside it; move it into one, or all out of them")
+    return sorted({short.parts[0] for short in relative.values()}) if not outside else []
 
 
 def load(
@@ -102,7 +124,8 @@ def load(
 
 def run_parallel(task, chunks: list):
     """task over chunks, in order. Few files are done here: starting processes would cost more than it saves."""
-    workers = min(cpu_count() or 1, len(chunks))
+    cores = (cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # each rank reads for itself
+    workers = min(cores, len(chunks))
     if workers < 2:
         yield from map(task, chunks)
         return

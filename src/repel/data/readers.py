@@ -1,5 +1,6 @@
 """Readers of known datasets. Each returns Splits; each has one YAML in conf/data."""
 
+import contextlib
 import fcntl
 from collections.abc import Callable
 from importlib import resources
@@ -76,18 +77,20 @@ def downloaded(dataset: Callable, root: str, **split):
     Raises:
         ValueError: the download failed; the message says what to do instead.
     """
+    with contextlib.suppress(RuntimeError):  # torchvision's word for: not here, or not whole
+        return dataset(root=root, download=False, **split)  # also where nothing can be written
     folder = Path(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             return dataset(root=root, download=True, **split)
-        except (URLError, OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"cannot download {dataset.__name__} into data.root={root} ({reason}); put torchvision's files there "
-                "by hand, point data.root at a folder that has them, or use data=fashion_mini, which needs no network"
-            ) from error
+    except (URLError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"cannot download {dataset.__name__} into data.root={root} ({reason}); put torchvision's files there "
+            "by hand, point data.root at a folder that has them, or use data=fashion_mini, which needs no network"
+        ) from error
 
 
 def images(pixels: np.ndarray | Tensor, labels, channels: int) -> Images:

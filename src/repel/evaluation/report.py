@@ -10,13 +10,12 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from repel import checkpoints, runs
-from repel.config import build_data, build_module, plain, saved
+from repel.config import build_data, build_module, saved
 from repel.data.datamodule import ImageData
 from repel.data.images import Images
-from repel.distributed import rank, world_size
 from repel.evaluation.features import encode, raw_pixels
 from repel.evaluation.knn import knn_top1
-from repel.mistakes import flatten
+from repel.mistakes import plain
 
 ROWS = {
     "baseline/raw_knn_top1": "raw pixels",
@@ -64,11 +63,12 @@ def chosen(folder: Path) -> Path:
     return best if best.is_file() else folder / "checkpoints" / "last.ckpt"
 
 
-def report(cfg: DictConfig, path: Path, device: torch.device) -> dict[str, float]:
-    """Measure the checkpoint at path, print the table, return the metrics."""
+def report(cfg: DictConfig, path: Path, device: torch.device, data: ImageData | None = None) -> dict[str, float]:
+    """Measure the checkpoint at path, print the table, return the metrics. The data is read if it is not given."""
     checkpoint = checkpoints.load(path)
-    data = build_data(cfg)
-    data.setup()
+    if data is None:
+        data = build_data(cfg)
+        data.setup()
     metrics = measure(cfg, checkpoint, data, device)
     if not metrics:
         print("no labels: there is no label metric to report")
@@ -87,31 +87,27 @@ def device_of(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def finish(cfg: DictConfig, folder: Path) -> float | None:
+def finish(cfg: DictConfig, folder: Path, data: ImageData | None) -> float | None:
     """The last step of a run: test metrics of the chosen checkpoint into metrics.json, the terminal and TensorBoard.
 
     Returns:
         What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximise;
         never a test metric.
     """
-    if world_size() > 1:  # under torchrun or srun this process is a rank: the rest is the first one's work
-        first = rank() == 0
-        torch.distributed.destroy_process_group()
-        if not first:
-            return None
-    metrics = runs.add_metrics(folder, report(cfg, chosen(folder), device_of(cfg.trainer.accelerator)))
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        writer.add_hparams(scalars(plain(cfg)), metrics, run_name=".")
+    metrics = report(cfg, chosen(folder), device_of(cfg.trainer.accelerator), data)
+    runs.add_metrics(folder, metrics)
+    step = checkpoints.load(folder / "checkpoints" / "last.ckpt")["global_step"]
+    if cfg.logger.get("tensorboard"):
+        with SummaryWriter(str(folder / "tensorboard")) as writer:
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, step)
     return checkpoints.load(chosen(folder))["callbacks"].get("BestCheckpoint", {}).get("best")
-
-
-def scalars(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values that TensorBoard's hyperparameter table can hold."""
-    return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flatten(config).items()}
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> float | None:
     """evaluate.py: the test metrics of a run's chosen checkpoint, or of any checkpoint file, from that file alone."""
+    if cfg.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("accelerator=gpu: there is no GPU that torch can use; use cpu or auto")
     given = Path(cfg.ckpt).expanduser()
     path = given if given.is_file() else chosen(runs.find(cfg.ckpt))
     config = checkpoints.load(path)["config"]
