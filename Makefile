@@ -12,7 +12,7 @@ help: ## what can be made
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(RUN) || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
-	$(RUN) -m uv pip install --quiet --python $(RUN) -r requirements.lock
+	$(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) -r requirements.lock
 	$(RUN) -m uv pip install --quiet --python $(RUN) --no-deps -e .
 	touch $@
 
