@@ -348,6 +348,29 @@ def test_two_ranks_train_as_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_interrupted_runs_say_how_to_go_on(tmp_path, devices):
+    """^C, as a terminal sends it: to every process of the group."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *TINY, f"trainer.devices={devices}", "trainer.max_epochs=100000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    alarm = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
+    alarm.start()
+    try:
+        assert any(line.startswith("epoch 2/") for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        alarm.cancel()
+        process.kill()
+    assert process.returncode == 130
+    assert re.search(r"^interrupted; go on with: python train\.py resume=runs/train/\S+_debug$", err, re.M), err
+    assert checkpoints.load(next(tmp_path.rglob("last.ckpt")))["global_step"] >= 4
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.slow
 def test_ranks_die_with_their_parent(tmp_path):
     """kill -9 of the command, in the middle of training: no rank goes on without it."""
     process = subprocess.Popen(
