@@ -416,6 +416,13 @@ def test_own_images_without_labels(tmp_path, capsys):
     assert checkpoints.load(tmp_path / "a/checkpoints/best.ckpt")  # by val/loss
 
 
+def test_labels_are_asked_for_before_training(tmp_path):
+    make_folder(tmp_path / "images", ["."], 40)
+    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=4"]
+    with pytest.raises(ValueError, match="labels"):
+        train(tmp_path / "a", *source, "negatives=false_negatives", "negatives.labels=true")
+
+
 def test_own_images_with_labels_and_broken_files(tmp_path, capsys):
     make_folder(tmp_path / "images", ["red", "green"], 30)
     (tmp_path / "images/red/broken.jpg").write_bytes(b"nothing")

@@ -48,6 +48,8 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
     data.setup()
     check_data(data, cfg.data.batch_size, trainer.world_size)
+    if module.loss.supervised and not data.labelled:
+        raise ValueError("the loss or its negatives use labels, and this data has none; choose others, or other data")
     if trainer.is_global_zero:
         summarize(cfg, data, module, trainer, step)
     for logger in trainer.loggers:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from repel.negatives.rows import Rows
+from repel.negatives.strategy import Rows, Strategy
 
 
 class RowwiseLoss(nn.Module):
@@ -26,15 +26,14 @@ class RowwiseLoss(nn.Module):
             in place of O((V*N)^2), same value and gradient. None: all at once.
     """
 
-    supervised = False  # labels, where given, are for strategies that ask for them
-
-    def __init__(self, temperature: float, negatives: nn.Module, row_chunk: int | None):
+    def __init__(self, temperature: float, negatives: Strategy, row_chunk: int | None):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"loss.temperature must be > 0, got {temperature}")
         if row_chunk is not None and (not isinstance(row_chunk, int) or row_chunk < 1):
             raise ValueError(f"loss.row_chunk must be null or at least 1, got {row_chunk}")
         self.temperature, self.negatives, self.row_chunk = temperature, negatives, row_chunk
+        self.supervised = negatives.supervised
 
     @abstractmethod
     def link(self, x: Tensor) -> Tensor:
@@ -69,7 +68,10 @@ class RowwiseLoss(nn.Module):
             logits, positives.mean(1), negative, 1 / self.temperature,
             anchors.ids, columns.ids, anchors.labels, columns.labels,
         )  # fmt: skip
-        weighted = logits.masked_fill(~negative, -torch.inf) + self.negatives.weights(rows)
+        weights = self.negatives.weights(rows)
+        keep = negative & (weights > -torch.inf)
+        # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
+        weighted = (logits + weights.masked_fill(~keep, 0)).masked_fill(~keep, -torch.inf)
         log_z = self.negatives.correct(weighted.logsumexp(1), rows)
         return self.link(log_z[:, None] - positives).sum()
 

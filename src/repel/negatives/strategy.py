@@ -1,8 +1,8 @@
-"""What a strategy may look at."""
+"""What a strategy sees, and what it may do."""
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Rows(NamedTuple):
@@ -24,3 +24,17 @@ class Rows(NamedTuple):
     col_ids: Tensor | None = None
     row_labels: Tensor | None = None
     col_labels: Tensor | None = None
+
+
+class Strategy(nn.Module):
+    """Weighs the negatives of an anchor; this one weighs all the same. A new strategy overrides one method or both."""
+
+    supervised = False  # whether labels decide
+
+    def weights(self, rows: Rows) -> Tensor:
+        """Log-weights w, broadcastable to (m, n): 0 keeps a negative, -inf drops it, between is soft."""
+        return rows.logits.new_zeros(())
+
+    def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
+        """The rows' log Z (m,), after a correction per anchor."""
+        return log_z

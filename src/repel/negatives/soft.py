@@ -1,0 +1,106 @@
+"""Strategies that weigh all negatives, by similarity or by a prior on how many of them are none."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from repel.negatives.strategy import Rows, Strategy
+
+
+class Tilt(Strategy):
+    """Weights that grow with similarity, w_ij = beta * l_ij - norm_i: the dial from soft to hard.
+
+    Args:
+        beta: 0 weighs all the same; the larger, the more the hardest count.
+        norm: `mean`: the mean weight is 1, which is HCL's reweighting (Robinson et al. 2021, arXiv:2010.04592, eq. 4).
+            `max`: the largest weight is 1; beta = 0 is uniform and beta -> infinity the hardest alone, exactly.
+        detach: no gradient through the weights. The authors' code lets it through; without it the gradient is that of
+            InfoNCE with a temperature of t / (1 + beta) for the negatives.
+    """
+
+    def __init__(self, beta: float, norm: str, detach: bool):
+        super().__init__()
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"negatives.beta must be >= 0 and finite (negatives=hardest is its limit), got {beta}")
+        if norm not in ("mean", "max"):
+            raise ValueError(f"negatives.norm must be mean or max, got {norm!r}")
+        self.beta, self.norm, self.detach = beta, norm, detach
+
+    def weights(self, rows: Rows) -> Tensor:
+        logits = rows.logits.detach() if self.detach else rows.logits
+        tilted = self.beta * logits
+        among = tilted.masked_fill(~rows.negative, -torch.inf)
+        if self.norm == "max":
+            return tilted - among.amax(1, keepdim=True)
+        return tilted - among.logsumexp(1, keepdim=True) + log_count(rows)[:, None]
+
+
+class Debiased(Strategy):
+    """Take out of Z what a share tau_plus of unnoticed positives adds to it.
+
+        Z <- max( (Z - n tau e^{l_p}) / (1 - tau), n e^{-1/t} )
+
+    Chuang, Robinson, Lin, Torralba, Jegelka 2020, arXiv:2007.00224, eq. 7 and 8, with one positive. In the log domain,
+    so that it is finite at every temperature. Where the floor holds, negatives have no gradient.
+
+    Args:
+        tau_plus: prior probability that a negative is of the anchor's class, in [0, 1).
+    """
+
+    def __init__(self, tau_plus: float):
+        super().__init__()
+        if not 0 <= tau_plus < 1:
+            raise ValueError(f"negatives.tau_plus must be in [0, 1), got {tau_plus}")
+        self.tau_plus = tau_plus
+
+    def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
+        if self.tau_plus == 0:
+            return log_z
+        log_n = log_count(rows)
+        share = rows.positive + log_n + math.log(self.tau_plus) - log_z  # log of what is taken out, relative to Z
+        inside = share < 0
+        # where nothing would be left, a harmless value in its place keeps NaN out of the gradient
+        safe = torch.where(inside, share, -torch.ones_like(share))
+        estimate = log_z + torch.log(-torch.expm1(safe)) - math.log1p(-self.tau_plus)
+        floor = log_n - rows.scale
+        return torch.where(inside & (estimate > floor), estimate, floor)
+
+
+class Chain(Strategy):
+    """Several strategies in turn: log-weights add up, later ones see as negatives what earlier ones keep."""
+
+    def __init__(self, strategies: list[nn.Module]):
+        super().__init__()
+        if not strategies:
+            raise ValueError("negatives.strategies needs at least one strategy")
+        self.strategies = nn.ModuleList(strategies)
+        self.supervised = any(strategy.supervised for strategy in strategies)
+
+    def weights(self, rows: Rows) -> Tensor:
+        total = rows.logits.new_zeros(())
+        for strategy in self.strategies:
+            weights = strategy.weights(rows)
+            total = total + weights
+            rows = rows._replace(negative=rows.negative & (weights > -torch.inf))
+        return total
+
+    def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
+        for strategy in self.strategies:
+            log_z = strategy.correct(log_z, rows)
+        return log_z
+
+
+class HCL(Chain):
+    """Tilt by importance, then debiasing (Robinson, Chuang, Sra, Jegelka 2021, arXiv:2010.04592, eq. 4 and 5).
+
+    Value and gradient are those of the authors' released code, which lets the gradient through the weights.
+    """
+
+    def __init__(self, beta: float, tau_plus: float, detach: bool):
+        super().__init__([Tilt(beta, "mean", detach), Debiased(tau_plus)])
+
+
+def log_count(rows: Rows) -> Tensor:
+    """log n of each anchor's negatives, (m,), in the logits' precision (the log of an integer tensor is float32)."""
+    return rows.negative.sum(1).to(rows.logits.dtype).log()
