@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-METRICS = ["baseline/raw_knn_top1", "baseline/untrained_knn_top1", "test/knn_top1"]
+METRICS = ["baseline/raw_knn_top1", "baseline/untrained_knn_top1", "test/last_knn_top1", "test/knn_top1"]
 
 
 def groups(sweep: Path) -> dict[str, list[dict[str, float]]]:

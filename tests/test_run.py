@@ -56,7 +56,7 @@ class TestWhatARunLeaves:
 
     def test_metrics(self, finished):
         metrics = json.loads((finished / "metrics.json").read_text())
-        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1"}
+        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/last_knn_top1"}
         expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1"}
         expected |= {"speed/samples_per_second", "speed/data_wait_fraction"}
         assert expected <= set(metrics)
@@ -104,7 +104,8 @@ def test_evaluate_reproduces_the_runs_numbers(finished, tmp_path, what):
     assert result.returncode == 0, result.stderr
     measured = json.loads((run_folder(result, tmp_path) / "metrics.json").read_text())
     known = json.loads((finished / "metrics.json").read_text())
-    assert set(measured) == {"test/knn_top1", "baseline/raw_knn_top1", "baseline/untrained_knn_top1"}
+    both = {"test/knn_top1", "test/last_knn_top1"} if what == "run" else {"test/knn_top1"}
+    assert set(measured) == both | {"baseline/raw_knn_top1", "baseline/untrained_knn_top1"}
     assert measured == {name: known[name] for name in measured}
 
 

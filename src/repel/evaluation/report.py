@@ -20,15 +20,21 @@ from repel.mistakes import plain
 ROWS = {
     "baseline/raw_knn_top1": "raw pixels",
     "baseline/untrained_knn_top1": "untrained encoder",
-    "test/knn_top1": "trained encoder",
+    "test/last_knn_top1": "trained, last epoch",
+    "test/knn_top1": "trained, best on validation",
 }
 
 
-def measure(cfg: DictConfig, checkpoint: dict[str, Any], data: ImageData, device: torch.device) -> dict[str, float]:
-    """Test metrics of a checkpoint and the baselines; nothing here is chosen by looking at the test split.
+def measure(
+    cfg: DictConfig, weights: dict[str, dict[str, Any]], data: ImageData, device: torch.device
+) -> dict[str, float]:
+    """Test metrics of checkpoints and the baselines; nothing here is chosen by looking at the test split.
 
     Weighted kNN on features h: all labelled images that are not test images, validation included, are the bank.
     `untrained` is the encoder as it was before the first step, with pretrained weights if the run began from these.
+
+    Args:
+        weights: name of a metric -> the checkpoint's contents that it is measured of.
 
     Returns:
         Metric names -> values; empty when the data has no labels.
@@ -43,13 +49,16 @@ def measure(cfg: DictConfig, checkpoint: dict[str, Any], data: ImageData, device
         labels = [part.labels.to(features[0].device) for part in (bank, queries)]
         return knn_top1(features[0], labels[0], features[1], labels[1], cfg.evaluation.k, cfg.evaluation.temperature)
 
+    def encoded() -> float:
+        return top1([encode(encoder, part, data.normalize, device) for part in (bank, queries)])
+
     metrics = {"baseline/raw_knn_top1": top1([raw_pixels(part) for part in (bank, queries)])}
-    untrained = [encode(encoder, part, data.normalize, device) for part in (bank, queries)]
-    metrics["baseline/untrained_knn_top1"] = top1(untrained)
-    prefix = "encoder."
-    weights = checkpoint["state_dict"].items()
-    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
-    metrics["test/knn_top1"] = top1([encode(encoder, part, data.normalize, device) for part in (bank, queries)])
+    metrics["baseline/untrained_knn_top1"] = encoded()
+    for name, checkpoint in weights.items():
+        prefix = "encoder."
+        state = checkpoint["state_dict"].items()
+        encoder.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
+        metrics[name] = encoded()
     return metrics
 
 
@@ -57,28 +66,32 @@ def join(a: Images, b: Images) -> Images:
     return Images(torch.cat([a.pixels, b.pixels]), torch.cat([a.labels, b.labels]))
 
 
-def chosen(folder: Path) -> Path:
-    """The checkpoint a run stands for: the best on validation, or the last where none was validated."""
-    best = folder / "checkpoints" / "best.ckpt"
-    return best if best.is_file() else folder / "checkpoints" / "last.ckpt"
+def of_run(folder: Path) -> dict[str, Path]:
+    """What is measured of a run: its best checkpoint on validation, which it stands for, and its last."""
+    last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    return {"test/last_knn_top1": last, "test/knn_top1": best if best.is_file() else last}
 
 
-def report(cfg: DictConfig, path: Path, device: torch.device, data: ImageData | None = None) -> dict[str, float]:
-    """Measure the checkpoint at path, print the table, return the metrics. The data is read if it is not given."""
-    checkpoint = checkpoints.load(path)
+def report(
+    cfg: DictConfig, paths: dict[str, Path], device: torch.device, data: ImageData | None = None
+) -> dict[str, float]:
+    """Measure checkpoints, print the table, return the metrics. The data is read if it is not given."""
+    weights = {name: checkpoints.load(path) for name, path in paths.items()}
     if data is None:
         data = build_data(cfg)
         data.setup()
-    metrics = measure(cfg, checkpoint, data, device)
+    metrics = measure(cfg, weights, data, device)
     if not metrics:
         print("no labels: there is no label metric to report")
         return {}
-    k, t = cfg.evaluation.k, cfg.evaluation.temperature
-    table = Table(title=f"test split, {len(data.splits.test):,} images; {path.name} of epoch {checkpoint['epoch'] + 1}")
+    table = Table(title=f"test split, {len(data.splits.test):,} images")
     table.add_column("features")
-    table.add_column(f"kNN top-1 (k={k}, t={t})", justify="right")
+    table.add_column("epoch", justify="right")
+    table.add_column(f"kNN top-1 (k={cfg.evaluation.k}, t={cfg.evaluation.temperature})", justify="right")
     for name, words in ROWS.items():
-        table.add_row(words, f"{metrics[name]:.4f}")
+        if name in metrics:
+            epoch = str(weights[name]["epoch"] + 1) if name in weights else ""
+            table.add_row(words, epoch, f"{metrics[name]:.4f}")
     Console().print(table)
     return metrics
 
@@ -94,14 +107,14 @@ def finish(cfg: DictConfig, folder: Path, data: ImageData | None) -> float | Non
         What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximise;
         never a test metric.
     """
-    metrics = report(cfg, chosen(folder), device_of(cfg.trainer.accelerator), data)
+    metrics = report(cfg, of_run(folder), device_of(cfg.trainer.accelerator), data)
     runs.add_metrics(folder, metrics)
     step = checkpoints.load(folder / "checkpoints" / "last.ckpt")["global_step"]
     if cfg.logger.get("tensorboard"):
         with SummaryWriter(str(folder / "tensorboard")) as writer:
             for name, value in metrics.items():
                 writer.add_scalar(name, value, step)
-    return checkpoints.load(chosen(folder))["callbacks"].get("BestCheckpoint", {}).get("best")
+    return checkpoints.load(of_run(folder)["test/knn_top1"])["callbacks"].get("BestCheckpoint", {}).get("best")
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> float | None:
@@ -109,13 +122,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> float | None:
     if cfg.accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("accelerator=gpu: there is no GPU that torch can use; use cpu or auto")
     given = Path(cfg.ckpt).expanduser()
-    path = given if given.is_file() else chosen(runs.find(cfg.ckpt))
-    config = checkpoints.load(path)["config"]
+    paths = {"test/knn_top1": given} if given.is_file() else of_run(runs.find(cfg.ckpt))
+    config = checkpoints.load(paths["test/knn_top1"])["config"]
     if cfg.data_root is not None:
         config["data"]["root"] = config["data"]["datamodule"]["read"]["root"] = cfg.data_root
     for key in ("k", "temperature"):
         if cfg.evaluation[key] is not None:
             config["evaluation"][key] = cfg.evaluation[key]
     runs.claim(folder, plain(cfg), [f"ckpt={cfg.ckpt}"])
-    metrics = runs.add_metrics(folder, report(saved(config), path, device_of(cfg.accelerator)))
+    metrics = runs.add_metrics(folder, report(saved(config), paths, device_of(cfg.accelerator)))
     return metrics.get("test/knn_top1")
