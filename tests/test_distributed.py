@@ -1,67 +1,94 @@
-"""W ranks of B take the gradient of one rank of W*B: two real processes, gloo, float64."""
-
-import itertools
+"""W ranks of B take the gradient of one rank of W*B: real processes, gloo, float64, every loss with every strategy."""
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import config, options
-from hydra.utils import instantiate
+from test_losses import NO_NEGATIVES, PAIRS, make, remember
 
 from repel.distributed import gather
 
-PAIRS = list(itertools.product(options("loss"), options("negatives")))
-WORLD, LOCAL = 2, 3
+TOTAL = 12  # samples, over all ranks
+FIXED = {"triplet", "margin_cosine", "cosine_regression"}  # no temperature to learn
 
 
-def network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(7, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)).double()
+class Network(torch.nn.Module):
+    """A small encoder with the loss's own parameters, as the LightningModule has them."""
 
+    def __init__(self, pair: tuple[str, str], memory: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(7, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)
+        self.net = torch.nn.Sequential(*layers).double()
+        changes = {} if pair[0] in NO_NEGATIVES | FIXED else {"learn_temperature": True}
+        memory = memory and pair[0] not in NO_NEGATIVES
+        self.loss = remember(make(*pair, queue=8, **changes)) if memory else make(*pair, **changes)
 
-def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    samples = torch.randn(2, WORLD * LOCAL, 7, generator=generator, dtype=torch.float64)
-    return samples, torch.tensor([0, 1, 0, 2, 1, 1]), torch.arange(WORLD * LOCAL)
-
-
-def rank_main(rank: int, address: str, configs: dict, results: str) -> None:
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
-    local = slice(rank * LOCAL, (rank + 1) * LOCAL)
-    samples, labels, ids = data()
-    out = {}
-    for key, cfg in configs.items():
-        net, loss = network(), instantiate(cfg).double()
-        ddp = torch.nn.parallel.DistributedDataParallel(net)  # averages the gradients
-        z = ddp(samples[:, local].flatten(0, 1)).unflatten(0, (2, LOCAL))
+    def forward(self, samples, labels, ids, target, local):
+        """This rank's samples (2, B, 7) and everyone's labels, ids and targets -> the loss."""
+        z = self.net(samples.flatten(0, 1)).unflatten(0, samples.shape[:2])
         z = gather(z.transpose(0, 1)).transpose(0, 1)
-        value = loss(z, gather(labels[local]), gather(ids[local]), local)
+        return self.loss(z, gather(labels), gather(ids), local, target)
+
+
+def data() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    samples, target = (torch.randn(2, TOTAL, dim, generator=generator, dtype=torch.float64) for dim in (7, 5))
+    return samples, torch.tensor([0, 1, 0, 2, 1, 1, 3, 3, 0, 2, 2, -1]), torch.arange(10, 10 + TOTAL), target
+
+
+def everything():
+    return [(pair, memory) for pair in PAIRS for memory in (False, True)]
+
+
+def rank_main(rank: int, world: int, address: str, results: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    size = TOTAL // world
+    local = slice(rank * size, (rank + 1) * size)
+    samples, labels, ids, target = data()
+    out = {}
+    for pair, memory in everything():
+        net = Network(pair, memory)
+        ddp = torch.nn.parallel.DistributedDataParallel(net)  # averages the gradients
+        value = ddp(samples[:, local], labels[local], ids[local], target if memory else None, local)
         value.backward()
-        out[key] = (value.detach(), [p.grad for p in net.parameters()])
+        out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
     torch.save(out, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    configs = {pair: config(f"loss={pair[0]}", f"negatives={pair[1]}").loss for pair in PAIRS}
-    mp.spawn(rank_main, (f"file://{folder}/store", configs, str(folder)), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+@pytest.fixture(scope="module", params=[2, 4], ids=["two", "four"])
+def ranks(request, tmp_path_factory):
+    folder, world = tmp_path_factory.mktemp("ranks"), request.param
+    mp.spawn(rank_main, (world, f"file://{folder}/store", str(folder)), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
+@pytest.mark.parametrize("memory", [False, True], ids=["batch", "queue and target"])
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_gradient_of_two_ranks_is_that_of_one(two_ranks, pair):
-    net, loss = network(), instantiate(config(f"loss={pair[0]}", f"negatives={pair[1]}").loss).double()
-    samples, labels, ids = data()
-    value = loss(net(samples.flatten(0, 1)).unflatten(0, (2, WORLD * LOCAL)), labels, ids)
+def test_gradient_of_several_ranks_is_that_of_one(ranks, pair, memory):
+    net = Network(pair, memory)
+    samples, labels, ids, target = data()
+    value = net(samples, labels, ids, target if memory else None, slice(None))
     value.backward()
-    values = torch.stack([ranks[pair][0] for ranks in two_ranks])
-    torch.testing.assert_close(values.mean(), value.detach(), rtol=1e-12, atol=0)
-    for ranks in two_ranks:
-        for ours, whole in zip(ranks[pair][1], net.parameters(), strict=True):
-            torch.testing.assert_close(ours, whole.grad, rtol=1e-11, atol=1e-13)
+    values = torch.stack([rank[pair, memory][0] for rank in ranks])
+    torch.testing.assert_close(values.mean(), value.detach(), rtol=1e-11, atol=1e-13)
+    for rank in ranks:
+        for name, parameter in net.named_parameters():
+            ours = rank[pair, memory][1][name]
+            torch.testing.assert_close(ours, parameter.grad, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_learned_parameters_have_gradients():
+    """So that the test above compares something: the temperature's, the bias's and the prototypes' are not 0."""
+    for pair in [("ntxent", "hcl"), ("siglip", "uniform"), ("swav", "uniform")]:
+        net = Network(pair, memory=False)
+        samples, labels, ids, _ = data()
+        net(samples, labels, ids, None, slice(None)).backward()
+        learned = [p.grad for p in net.loss.parameters()]
+        assert learned
+        assert all(g.abs().sum() > 0 for g in learned)
 
 
 def test_one_rank_gathers_nothing():

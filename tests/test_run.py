@@ -267,7 +267,7 @@ def test_dropout_differs_between_steps_and_ranks(monkeypatch):
     from repel.module import Contrastive
 
     def draw(epoch, step, rank):
-        place = SimpleNamespace(seed=1, current_epoch=epoch, global_rank=rank)
+        place = SimpleNamespace(seed=1, current_epoch=epoch, global_rank=rank, set_annealed=lambda step: None)
         Contrastive.on_train_batch_start(place, None, step)
         return torch.rand(4)
 
@@ -569,6 +569,15 @@ LATER = {  # mistakes that only the data or the machine shows
     "views.augmentation.flip=2": ["views.flip", "[0, 1]"],
     "encoder=resnet18 encoder.weights=DEFAULT": ["encoder.weights", "encoder.stem=imagenet"],
     "callbacks.last.every_n_train_steps=0": ["every_n_train_steps"],
+    "loss=siglip negatives=debiased": ["SigLIP", "debiased", "exponentials"],
+    "loss=ressl negatives=hardest": ["ressl", "topk"],
+    "loss=infonce loss.candidates=queue": ["loss.candidates=queue", "queue.size"],
+    "loss=byol": ["predictor=mlp"],
+    "loss=supcon data=image_folder data.root=FLAT": ["labels"],
+    "negatives=tilt anneal.values={negatives.beta:[0.0,-1.0]}": ["negatives.beta", ">= 0"],
+    "negatives=topk anneal.values={negatives.k:[9,0]}": ["negatives.k", "at least 1"],
+    "target=ema target.momentum=1.0": ["target.momentum"],
+    "anneal.shape=square": ["anneal.shape"],
     "+loss.colour=red": ["colour"],
 }
 

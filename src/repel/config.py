@@ -143,7 +143,11 @@ def build_data(cfg: DictConfig) -> "LightningDataModule":
 
 
 def build_module(cfg: DictConfig) -> "Contrastive":
-    """Encoder, head and loss, initialised from cfg.seed."""
+    """The network and its loss, initialised from cfg.seed.
+
+    Raises:
+        ValueError: parts that do not go together.
+    """
     from lightning.pytorch import seed_everything
 
     from repel.module import Contrastive
@@ -151,9 +155,19 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     seed_everything(cfg.seed, workers=True, verbose=False)
     encoder = instantiate(cfg.encoder)
     head = instantiate(cfg.head, in_features=encoder.out_features)
-    return Contrastive(
-        encoder, head, instantiate(cfg.loss), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed
-    )
+    dim = cfg.head.out_features
+    predictor = instantiate(cfg.predictor, in_features=dim, out_features=dim) if cfg.predictor else None
+    for end in (0, 1):  # what is annealed must be allowed at both ends
+        changed = cfg.copy()
+        for key, ends in cfg.anneal["values"].items():
+            OmegaConf.update(changed, key, ends[end])
+        instantiate(changed.loss)
+    loss = instantiate(cfg.loss)
+    if loss.needs_predictor and predictor is None:
+        raise ValueError("this loss has no negatives and collapses without a predictor: add predictor=mlp")
+    target = instantiate(cfg.target, encoder, head) if cfg.target else None
+    parts = [encoder, head, predictor, loss, target]
+    return Contrastive(*parts, instantiate(cfg.anneal), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed)
 
 
 def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None) -> "Trainer":

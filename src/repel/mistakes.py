@@ -34,6 +34,8 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "optimizer.weight_decay": NOT_NEGATIVE,
     "schedule.warmup_epochs": NOT_NEGATIVE,
     "loss.temperature": POSITIVE,
+    "queue.size": NOT_NEGATIVE,
+    "anneal.epochs": POSITIVE,
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
 }
@@ -73,8 +75,26 @@ def check_train(cfg: DictConfig) -> None:
     for key in ("mean", "std"):
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
+    check_loss(cfg)
     if cfg.callbacks.last is None:
         raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
+
+
+def check_loss(cfg: DictConfig) -> None:
+    """What the loss has to do with its negatives, the queue and what changes during training."""
+    chosen = HydraConfig.get().runtime.choices
+    if "negatives" not in cfg.loss and chosen["negatives"] != "uniform":
+        raise ValueError(f"loss={chosen['loss']} has no negatives to weigh; leave out negatives={chosen['negatives']}")
+    if "queue" not in cfg.loss and cfg.queue.size:
+        raise ValueError(f"loss={chosen['loss']} uses no queue; leave out queue.size={cfg.queue.size}")
+    for key, ends in cfg.anneal["values"].items():
+        if key.split(".")[0] not in ("loss", "negatives", "target") or not is_number(OmegaConf.select(cfg, key)):
+            numbers = [k for k, v in flatten(cfg).items() if k.split(".")[0] in ("loss", "negatives") and is_number(v)]
+            raise ValueError(f"anneal.values: {key} is no number of the loss or negatives{nearest(key, numbers)}")
+        if not isinstance(ends, ListConfig) or len(ends) != 2 or not all(is_number(end) for end in ends):
+            raise ValueError(f"anneal.values: {key} needs its first and last value, such as {key}:[0.5,1.0]")
+        if key == "loss.temperature" and cfg.loss.learn_temperature:
+            raise ValueError("anneal.values: loss.temperature is learned; set loss.learn_temperature=false")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from repel import seeding
+from repel.anneal import Anneal
 from repel.data.pair import Pair
 from repel.distributed import gather
+from repel.ema import EMA
+from repel.losses.base import Loss
 from repel.optim import Schedule, parameter_groups
 
 
@@ -22,12 +25,15 @@ class Diverged(RuntimeError):
 
 
 class Contrastive(LightningModule):
-    """Encoder, projection head and a loss.
+    """Encoder, projection head and a loss; a predictor and a momentum target if asked for.
 
     Args:
         encoder: (B, ...) -> h (B, F).
         head: h (B, F) -> z (B, D).
+        predictor: z (B, D) -> z (B, D) of the anchors, or None.
         loss: see repel/losses/__init__.py.
+        target: the momentum network, or None.
+        anneal: what changes during training.
         optimizer: the optimiser's class with its hyperparameters.
         schedule: time in epochs -> factor of the learning rate.
         seed: of what the network itself draws, such as dropout.
@@ -37,14 +43,17 @@ class Contrastive(LightningModule):
         self,
         encoder: nn.Module,
         head: nn.Module,
-        loss: nn.Module,
+        predictor: nn.Module | None,
+        loss: Loss,
+        target: EMA | None,
+        anneal: Anneal,
         optimizer: Callable[..., Optimizer],
         schedule: Schedule,
         seed: int,
     ):
         super().__init__()
-        self.encoder, self.head, self.loss = encoder, head, loss
-        self.optimizer, self.schedule, self.seed = optimizer, schedule, seed
+        self.encoder, self.head, self.predictor, self.loss, self.target = encoder, head, predictor, loss, target
+        self.anneal, self.optimizer, self.schedule, self.seed = anneal, optimizer, schedule, seed
 
     def forward(self, x: Tensor) -> Tensor:
         """What evaluation and users take: h (B, F)."""
@@ -53,29 +62,61 @@ class Contrastive(LightningModule):
     def on_train_batch_start(self, batch: Pair, batch_idx: int) -> None:
         # counted randomness for dropout and the like: other masks on every rank and step, the same after a resume
         torch.manual_seed(seeding.mix(self.seed, seeding.NETWORK, self.current_epoch, batch_idx, self.global_rank))
+        self.set_annealed(batch_idx)
+
+    def set_annealed(self, batch_idx: int) -> None:
+        time = self.current_epoch + batch_idx / self.trainer.datamodule.batches_per_epoch()
+        parts = {"loss": self.loss, "negatives": getattr(self.loss, "negatives", None), "target": self.target}
+        for key, value in self.anneal.apply(parts, time).items():
+            self.log(f"anneal/{key}", float(value))
 
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        loss = self.contrast(batch)
+        loss, self.compared = self.contrast(batch)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch})")
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Pair, batch_idx: int) -> None:
-        self.log("val/loss", self.contrast(batch), on_epoch=True, sync_dist=True, batch_size=len(batch.ids))
+    def on_after_backward(self) -> None:
+        # not before: row chunks are computed a second time in backward
+        self.log_dict(self.loss.statistics(), sync_dist=True)
+        self.loss.update(*self.compared)
 
-    def contrast(self, batch: Pair) -> Tensor:
-        """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks."""
+    def optimizer_step(self, *args, **kwargs) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.target is not None:
+            self.target.follow(self.encoder, self.head)
+
+    def validation_step(self, batch: Pair, batch_idx: int) -> None:
+        loss, _ = self.contrast(batch)
+        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch.ids))
+
+    def contrast(self, batch: Pair) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor]]:
+        """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks.
+
+        Returns:
+            The loss; and what was compared with, for the loss's memory: keys (V, N, D), labels and ids (N,).
+        """
         V, B = batch.views.shape[:2]
-        h = self.encoder(batch.views.flatten(0, 1))  # (V*B, F): one pass, so that batch norm sees all views together
-        z = self.head(h).unflatten(0, (V, B))  # (V, B, D)
-        z = gather(z.transpose(0, 1)).transpose(0, 1)  # (V, N, D)
-        labels = None if batch.labels is None else gather(batch.labels)
+        x = batch.views.flatten(0, 1)  # one pass for all views, so that batch norm sees them together
+
+        def of_all_ranks(z: Tensor) -> Tensor:  # (V*B, D) -> (V, N, D)
+            return gather(z.unflatten(0, (V, B)).transpose(0, 1)).transpose(0, 1)
+
+        projection = self.head(self.encoder(x))  # (V*B, D)
+        z = of_all_ranks(projection if self.predictor is None else self.predictor(projection))
+        target = None
+        if self.target is not None:
+            target = of_all_ranks(self.target(x))
+        elif self.predictor is not None:
+            target = of_all_ranks(projection.detach())
+        labels, ids = None if batch.labels is None else gather(batch.labels), gather(batch.ids)
         local = slice(self.global_rank * B, (self.global_rank + 1) * B)
-        return self.loss(z, labels, gather(batch.ids), local)
+        loss = self.loss(z, labels, ids, local, target)
+        return loss, (z.detach() if target is None else target, labels, ids)
 
     def configure_optimizers(self) -> dict:
-        modules = [self.encoder, self.head, self.loss]
+        modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]
         optimizer = self.optimizer(parameter_groups(modules, self.optimizer.keywords["weight_decay"]))
         # not trainer.estimated_stepping_batches, which would read the data a second time
         per_epoch = -(-self.trainer.datamodule.batches_per_epoch() // self.trainer.accumulate_grad_batches)

@@ -6,7 +6,9 @@ So a resumed run needs no generator state, and W ranks draw what one rank would 
 import numpy as np
 import torch
 
-ORDER, VIEWS, VALIDATION, NETWORK, SPLIT, PREVIEW = range(6)  # one stream each, so that equal counters never collide
+ORDER, VIEWS, VALIDATION, NETWORK, SPLIT, PREVIEW, MIXTURES = range(
+    7
+)  # one stream each, so that equal counters never collide
 
 
 def mix(*counters: int) -> int:

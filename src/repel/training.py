@@ -1,6 +1,7 @@
 """A run: train on this rank, then measure the chosen checkpoint."""
 
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from repel import checkpoints, runs
@@ -117,9 +118,22 @@ def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Tr
         f"{data.batches_per_epoch()} steps an epoch, {trainer.max_epochs} epochs"
         + (f", from step {step}" if step else "")
     )
-    if (
-        world > 1
-        and not on_gpu(cfg)
-        and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in module.modules())
-    ):
-        print("note     batch norm takes its statistics on each rank alone: on CPUs they are not synchronised")
+    for note in notes(cfg, module, world):
+        print(f"note     {note}")
+
+
+def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
+    """What is allowed and may surprise."""
+    found = []
+    norms = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    if world > 1 and not on_gpu(cfg) and norms:
+        found.append("batch norm takes its statistics on each rank alone: on CPUs they are not synchronised")
+    if cfg.queue.size and module.target is None and not module.loss.tolerates_old_keys:
+        found.append("a queue without target=ema holds embeddings of a network that has moved on since")
+    tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
+    if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
+        found.append(
+            f"negatives.tau_plus={tau} at loss.temperature={t} will leave no gradient from most negatives; "
+            "raise the temperature (0.5 in the papers) or lower tau_plus, and watch negatives/clamped_fraction"
+        )
+    return found

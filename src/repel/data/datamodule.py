@@ -176,7 +176,9 @@ class ImageData(LightningDataModule):
         params = self.views.draw(place.total, seeding.generator(self.seed, stream, place.epoch, place.step))
         views = self.views.apply(batch.pixels, rows(params, place.local))
         dtype = next(self.trainer.lightning_module.parameters()).dtype  # float64 under precision=64-true
-        return Pair(views.to(dtype), place.index.to(views.device), batch.labels)
+        # validation samples' ids come after the training samples', so that no two samples share one
+        ids = place.index + (0 if self.trainer.training else len(self.splits.train))
+        return Pair(views.to(dtype), ids.to(views.device), batch.labels)
 
 
 def as_is(batch):

@@ -1,97 +1,245 @@
-"""Losses that are a mean over anchors of a link of the log-ratio of negatives to positive.
+"""Losses that are a mean over anchors, each against many candidates: how a row is made, weighed and bounded in memory.
 
-log Z_i = C( logsumexp over negatives j of ( l_ij + w_ij ) )      w, C: the negatives strategy
-x_ip    = log Z_i - l_ip
-L       = mean over anchors i and their positives p of link( x_ip )
+l_ij = s_ij / t                                            cosine similarity over temperature
+log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives strategy
 """
 
+import math
 from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from repel.negatives.strategy import Rows, Strategy
+from repel.losses.base import Loss, check_views, unit
+from repel.losses.memory import auto_chunk
+from repel.losses.queue import Queue
+from repel.negatives.strategy import Rows, Strategy, masked
 
-
-class RowwiseLoss(nn.Module):
-    """Anchors are all V*N embeddings; an anchor's positives are the other views of its sample, its negatives the rest.
-
-    Args:
-        temperature: t > 0; logits are l = cosine similarity / t.
-        negatives: the strategy.
-        row_chunk: anchors handled at a time, each block under activation checkpointing: memory O(row_chunk * V*N)
-            in place of O((V*N)^2), same value and gradient. None: all at once.
-    """
-
-    def __init__(self, temperature: float, negatives: Strategy, row_chunk: int | None):
-        super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"loss.temperature must be > 0, got {temperature}")
-        if row_chunk is not None and (not isinstance(row_chunk, int) or row_chunk < 1):
-            raise ValueError(f"loss.row_chunk must be null or at least 1, got {row_chunk}")
-        self.temperature, self.negatives, self.row_chunk = temperature, negatives, row_chunk
-        self.supervised = negatives.supervised
-
-    @abstractmethod
-    def link(self, x: Tensor) -> Tensor:
-        """Turn log Z - l_p, any shape, into a loss per anchor and positive."""
-
-    def forward(
-        self, z: Tensor, labels: Tensor | None = None, ids: Tensor | None = None, local: slice = slice(None)
-    ) -> Tensor:
-        views, samples, _ = z.shape
-        if views < 2 or samples < 2:
-            raise ValueError(
-                f"a contrastive batch needs at least 2 views of 2 samples, got z of shape {tuple(z.shape)}"
-            )
-        with torch.autocast(z.device.type, enabled=False):
-            z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
-            columns = embeddings(z, labels, ids)
-            anchors = columns.place.view(views, samples)[:, local].flatten()
-            if self.row_chunk is None:
-                total = self.block(columns.take(anchors), columns)
-            else:
-                parts = anchors.split(self.row_chunk)
-                total = sum(checkpoint(self.block, columns.take(p), columns, use_reentrant=False) for p in parts)
-            return total / (len(anchors) * (views - 1))
-
-    def block(self, anchors: "Embeddings", columns: "Embeddings") -> Tensor:
-        """Sum of the losses of a block of anchors, over their positives, against all columns."""
-        logits = anchors.z @ columns.z.T / self.temperature
-        negative = anchors.sample[:, None] != columns.sample
-        positive = ~negative & (anchors.place[:, None] != columns.place)
-        positives = logits[positive].view(len(logits), -1)  # (m, V - 1)
-        rows = Rows(
-            logits, positives.mean(1), negative, 1 / self.temperature,
-            anchors.ids, columns.ids, anchors.labels, columns.labels,
-        )  # fmt: skip
-        weights = self.negatives.weights(rows)
-        keep = negative & (weights > -torch.inf)
-        # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
-        weighted = (logits + weights.masked_fill(~keep, 0)).masked_fill(~keep, -torch.inf)
-        log_z = self.negatives.correct(weighted.logsumexp(1), rows)
-        return self.link(log_z[:, None] - positives).sum()
+CANDIDATES = ("all", "cross", "same", "queue")
+LARGEST_SCALE = 100.0  # of 1 / t when it is learned, as in CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.5)
 
 
 class Embeddings(NamedTuple):
-    """Unit vectors z (M, D) with, for each, its place among the columns, its sample, dataset id and label, (M,)."""
+    """Unit vectors z (M, D) and, for each, its view, its sample in the batch (-1: from the queue), id and label, (M,)."""
 
     z: Tensor
-    place: Tensor
+    view: Tensor
     sample: Tensor
     ids: Tensor | None
     labels: Tensor | None
 
-    def take(self, places: Tensor) -> "Embeddings":
+    def take(self, places: Tensor | slice) -> "Embeddings":
         return Embeddings(*(t if t is None else t[places] for t in self))
 
 
-def embeddings(z: Tensor, labels: Tensor | None, ids: Tensor | None) -> Embeddings:
-    """(V, N, D) -> V*N embeddings, view by view."""
-    views, samples, _ = z.shape
-    place = torch.arange(views * samples, device=z.device)
-    per_view = (t if t is None else t.repeat(views) for t in (ids, labels))
-    return Embeddings(z.flatten(0, 1), place, place % samples, *per_view)
+class RowwiseLoss(Loss):
+    """A mean over anchors. An anchor's positives are the other views of its sample; its negatives are other samples.
+
+    With target embeddings, anchors are compared with these, without gradient, in place of the batch's own.
+
+    Args:
+        temperature: t > 0.
+        learn_temperature: learn log(1/t) from there on, 1/t at most 100.
+        candidates: which of the batch are candidates: `all` views, `cross`: the views other than the anchor's, `same`:
+            the anchor's view, `queue`: none, only the queue.
+        symmetric: all views are anchors; false: the first alone.
+        negatives: the strategy.
+        queue: past embeddings, which are further candidates.
+        row_chunk: anchors handled at a time, each block under activation checkpointing: memory O(row_chunk * n) for n
+            candidates in place of O(V*N * n), same value and gradient. None: all at once. auto: by the memory there is.
+    """
+
+    takes_correction = True  # whether the strategy's C has a meaning: there is a sum of exponentials to correct
+
+    def __init__(
+        self,
+        temperature: float,
+        learn_temperature: bool,
+        candidates: str,
+        symmetric: bool,
+        negatives: Strategy,
+        queue: Queue,
+        row_chunk: int | str | None,
+    ):
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"loss.temperature must be > 0, got {temperature}")
+        if learn_temperature and temperature < 1 / LARGEST_SCALE:
+            raise ValueError(f"loss.temperature must be at least {1 / LARGEST_SCALE} to be learned, got {temperature}")
+        if candidates not in CANDIDATES:
+            raise ValueError(f"loss.candidates must be one of {', '.join(CANDIDATES)}, got {candidates!r}")
+        if candidates == "queue" and queue.size == 0:
+            raise ValueError("loss.candidates=queue needs a queue: set queue.size, such as queue.size=4096")
+        if row_chunk not in (None, "auto") and (not isinstance(row_chunk, int) or row_chunk < 1):
+            raise ValueError(f"loss.row_chunk must be null, auto or at least 1, got {row_chunk}")
+        if negatives.corrects and not self.takes_correction:
+            raise ValueError(
+                f"loss={type(self).__name__} takes no debiased negatives (debiased, hcl): these correct a sum of "
+                "exponentials over negatives of unknown class, which it does not have; choose another negatives="
+            )
+        self.temperature, self.candidates, self.symmetric = temperature, candidates, symmetric
+        self.negatives, self.queue, self.row_chunk = negatives, queue, row_chunk
+        self.supervised = self.supervised or negatives.supervised
+        # of 1 / t relative to its start
+        self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
+
+    # ------------------------------------------------------------------------------------- what a loss overrides
+
+    @abstractmethod
+    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
+        """Losses (m,) of a block of anchors; begins with weighed(rows). No negatives left should add nothing.
+
+        Args:
+            rows: the anchors against all candidates, before the strategy.
+            positives: (m, P) logits of the other views.
+            keys: (m, P, D), these views' embeddings.
+        """
+
+    def scale(self, anchors: Tensor, keys: Tensor) -> float | Tensor:
+        """1 / t, for anchors and keys (V, N, D) of all ranks."""
+        return (1 if self.log_factor is None else self.log_factor.to(keys.dtype).exp()) / self.temperature
+
+    def roles(
+        self, z: Tensor, keys: Tensor, labels: Tensor | None, ids: Tensor | None, local: slice
+    ) -> tuple[Tensor, Tensor]:
+        """Which embeddings are anchors, and which are candidates, both (V, N, D)."""
+        return z, keys
+
+    # -------------------------------------------------------------------------------------------- what they share
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        ids: Tensor | None = None,
+        local: slice = slice(None),
+        target: Tensor | None = None,
+    ) -> Tensor:
+        return self.losses(z, labels, ids, local, target).mean()
+
+    def losses(
+        self, z: Tensor, labels: Tensor | None, ids: Tensor | None, local: slice, target: Tensor | None
+    ) -> Tensor:
+        """The loss of every local anchor, (views that are anchors * local samples,), view by view."""
+        views, samples = check_views(z)
+        with torch.autocast(z.device.type, enabled=False):
+            z = unit(z)
+            anchors, keys = self.roles(z, z if target is None else unit(target).detach(), labels, ids, local)
+            scale = self.scale(anchors, keys)
+            mine = torch.arange(samples, device=z.device)[local]
+            sources = torch.arange(views if self.symmetric else 1, device=z.device)
+            # views with the same candidates go together
+            groups = [sources] if self.candidates in ("all", "queue") else list(sources.split(1))
+            values = []
+            for group in groups:
+                columns = self.columns(keys, labels, ids, group)
+                view, sample = group.repeat_interleave(len(mine)), mine.repeat(len(group))
+                chunk = self.row_chunk
+                if chunk == "auto":
+                    chunk = auto_chunk(len(view), len(columns.z), z.element_size(), z.device)
+                for part in torch.arange(len(view), device=z.device).split(chunk or len(view)):
+                    block = (anchors, keys, labels, ids, view[part], sample[part], columns, scale)
+                    values.append(checkpoint(self.block, *block, use_reentrant=False) if chunk else self.block(*block))
+            return torch.cat(values)
+
+    def columns(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None, anchor_views: Tensor) -> Embeddings:
+        """The candidates of anchors of these views."""
+        batch = self.of_batch(keys, labels, ids, anchor_views)
+        if len(self.queue) == 0:
+            return batch
+        z, past_ids, past_labels = self.queue.entries()
+        none = torch.full_like(past_ids, -1)
+        past = Embeddings(z.to(keys.dtype), none, none, past_ids, past_labels)
+        return Embeddings(*(None if a is None else torch.cat([a, b]) for a, b in zip(batch, past, strict=True)))
+
+    def of_batch(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None, anchor_views: Tensor) -> Embeddings:
+        """The candidates that the batch itself has for them."""
+        views, samples, _ = keys.shape
+        view = torch.arange(views, device=keys.device).repeat_interleave(samples)
+        sample = torch.arange(samples, device=keys.device).repeat(views)
+        per_view = [t if t is None else t.repeat(views) for t in (ids, labels)]
+        batch = Embeddings(keys.flatten(0, 1), view, sample, *per_view)
+        if self.candidates == "all":
+            return batch
+        if self.candidates == "queue":
+            return batch.take(slice(0, 0))
+        return batch.take((view == anchor_views) == (self.candidates == "same"))
+
+    def block(
+        self,
+        anchors: Tensor,
+        keys: Tensor,
+        labels: Tensor | None,
+        ids: Tensor | None,
+        view: Tensor,
+        sample: Tensor,
+        columns: Embeddings,
+        scale: float | Tensor,
+    ) -> Tensor:
+        """The losses (m,) of the anchors at `view` and `sample`, (m,) each, against all columns."""
+        one = anchors[view, sample]
+        row_ids, row_labels = (t if t is None else t[sample] for t in (ids, labels))
+        others = torch.arange(len(keys) - 1, device=keys.device)
+        others = others + (others >= view[:, None])  # (m, V - 1): every view but the anchor's
+        positive_keys = keys[others, sample[:, None]]  # (m, V - 1, D)
+        logits = (one * scale) @ columns.z.T
+        positives = (one[:, None] * positive_keys).sum(-1) * scale
+        negative = sample[:, None] != columns.sample
+        if ids is not None and self.queue.size:  # the same image may be in the queue
+            negative &= row_ids[:, None] != columns.ids
+        rows = Rows(
+            logits, positives.mean(1), negative, scale, one, columns.z,
+            row_ids, columns.ids, row_labels, columns.labels,
+        )  # fmt: skip
+        return self.per_anchor(rows, positives, positive_keys)
+
+    def weighed(self, rows: Rows) -> tuple[Rows, Tensor | None]:
+        """Rows after the strategy, extra negatives appended, and the log-weights, or None where all are 0."""
+        weights = self.negatives.weights(rows)
+        extra = self.negatives.extra(rows)
+        rows = masked(rows, weights)
+        if weights is not None:  # finite everywhere: -inf is in the mask, so that no NaN gets into a gradient
+            weights = weights.masked_fill(~rows.negative, 0)
+        if extra is None:
+            return rows, weights
+        exists = torch.isfinite(extra)
+        if weights is not None:
+            weights = torch.cat([weights.expand_as(rows.logits), torch.zeros_like(extra)], dim=1)
+        logits = torch.cat([rows.logits, extra.masked_fill(~exists, 0)], dim=1)
+        return rows._replace(logits=logits, negative=torch.cat([rows.negative, exists], dim=1)), weights
+
+    def log_z(self, rows: Rows, weights: Tensor | None) -> Tensor:
+        """log Z (m,); -inf where no negative is left."""
+        weighted = rows.logits if weights is None else rows.logits + weights
+        # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
+        return self.negatives.correct(weighted.masked_fill(~rows.negative, -torch.inf).logsumexp(1), rows)
+
+    def update(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None) -> None:
+        self.negatives.advance()
+        if self.log_factor is not None:
+            self.log_factor.data.clamp_(max=math.log(LARGEST_SCALE * self.temperature))
+        if self.queue.size:
+            keys = unit(keys if self.symmetric else keys[1:])
+            past = (t if t is None else t.repeat(len(keys)) for t in (ids, labels))
+            self.queue.push(keys.flatten(0, 1), *past)
+
+    def statistics(self) -> dict[str, Tensor]:
+        learned = {}
+        if self.log_factor is not None:
+            learned["train/temperature"] = self.temperature * (-self.log_factor.detach()).exp()
+        return learned | self.negatives.statistics()
+
+
+class LogRatioLoss(RowwiseLoss):
+    """A link between an anchor's log Z and each of its positives; with several positives, their mean."""
+
+    @abstractmethod
+    def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
+        """Losses from log Z (m, 1) and positive logits (m, P): (m, P)."""
+
+    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
+        log_z = self.log_z(*self.weighed(rows))[:, None]
+        empty = log_z == -torch.inf
+        return self.link(log_z.masked_fill(empty, 0), positives).masked_fill(empty, 0).mean(1)

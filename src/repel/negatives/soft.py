@@ -1,11 +1,12 @@
 """Strategies that weigh all negatives, by similarity or by a prior on how many of them are none."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
 
-from repel.negatives.strategy import Rows, Strategy
+from repel.negatives.strategy import Rows, Strategy, masked
 
 
 class Tilt(Strategy):
@@ -48,11 +49,15 @@ class Debiased(Strategy):
         tau_plus: prior probability that a negative is of the anchor's class, in [0, 1).
     """
 
+    corrects = True
+
     def __init__(self, tau_plus: float):
         super().__init__()
         if not 0 <= tau_plus < 1:
             raise ValueError(f"negatives.tau_plus must be in [0, 1), got {tau_plus}")
         self.tau_plus = tau_plus
+        self.clamped, self.blocks = torch.zeros(()), 0  # shares of anchors at the floor, summed since statistics()
+        self.warned = False
 
     def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
         if self.tau_plus == 0:
@@ -64,7 +69,24 @@ class Debiased(Strategy):
         safe = torch.where(inside, share, -torch.ones_like(share))
         estimate = log_z + torch.log(-torch.expm1(safe)) - math.log1p(-self.tau_plus)
         floor = log_n - rows.scale
-        return torch.where(inside & (estimate > floor), estimate, floor)
+        above = inside & (estimate > floor)
+        if self.training:
+            self.clamped, self.blocks = self.clamped.to(floor) + 1 - above.to(floor).mean(), self.blocks + 1
+        return torch.where(above, estimate, floor)
+
+    def statistics(self) -> dict[str, Tensor]:
+        if self.tau_plus == 0 or self.blocks == 0:
+            return {}
+        share = self.clamped / self.blocks
+        self.clamped, self.blocks = torch.zeros(()), 0
+        if share > 0.5 and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"debiasing is at its floor for {share:.0%} of the anchors, whose negatives then have no gradient: "
+                "raise loss.temperature or lower negatives.tau_plus",
+                stacklevel=2,
+            )
+        return {"negatives/clamped_fraction": share}
 
 
 class Chain(Strategy):
@@ -76,19 +98,36 @@ class Chain(Strategy):
             raise ValueError("negatives.strategies needs at least one strategy")
         self.strategies = nn.ModuleList(strategies)
         self.supervised = any(strategy.supervised for strategy in strategies)
+        self.corrects = any(strategy.corrects for strategy in strategies)
 
-    def weights(self, rows: Rows) -> Tensor:
-        total = rows.logits.new_zeros(())
+    def weights(self, rows: Rows) -> Tensor | None:
+        total = None
         for strategy in self.strategies:
             weights = strategy.weights(rows)
-            total = total + weights
-            rows = rows._replace(negative=rows.negative & (weights > -torch.inf))
+            rows = masked(rows, weights)
+            if weights is not None:
+                total = weights if total is None else total + weights
         return total
+
+    def extra(self, rows: Rows) -> Tensor | None:
+        extras = []
+        for strategy in self.strategies:
+            extras.append(strategy.extra(rows))
+            rows = masked(rows, strategy.weights(rows))
+        extras = [extra for extra in extras if extra is not None]
+        return torch.cat(extras, dim=1) if extras else None
 
     def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
         for strategy in self.strategies:
             log_z = strategy.correct(log_z, rows)
         return log_z
+
+    def advance(self) -> None:
+        for strategy in self.strategies:
+            strategy.advance()
+
+    def statistics(self) -> dict[str, Tensor]:
+        return {name: value for strategy in self.strategies for name, value in strategy.statistics().items()}
 
 
 class HCL(Chain):
@@ -99,6 +138,12 @@ class HCL(Chain):
 
     def __init__(self, beta: float, tau_plus: float, detach: bool):
         super().__init__([Tilt(beta, "mean", detach), Debiased(tau_plus)])
+
+    # by their names in the config too, so that they can be annealed
+    beta = property(lambda self: self.strategies[0].beta, lambda self, beta: setattr(self.strategies[0], "beta", beta))
+    tau_plus = property(
+        lambda self: self.strategies[1].tau_plus, lambda self, tau: setattr(self.strategies[1], "tau_plus", tau)
+    )
 
 
 def log_count(rows: Rows) -> Tensor:

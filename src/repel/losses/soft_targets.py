@@ -1,0 +1,154 @@
+"""Losses whose target is a distribution: L_i = log sum_j e^{l_ij} - sum_j y_ij l_ij, y without gradient."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repel.losses.base import Loss, check_views, unit
+from repel.losses.rowwise import RowwiseLoss
+from repel.negatives.strategy import Rows
+
+
+class Relational(RowwiseLoss):
+    """The anchor should be as similar to the candidates as its positive is, as the target network sees them.
+
+        y_ij = softmax over j of ( s(k_p, k_j) / t_target ),   k: target embeddings, p the anchor's positive
+
+    What the strategy drops is dropped from y too; its weights count in the anchor's own distribution.
+
+    Args:
+        target_temperature: t_target > 0, lower than the temperature.
+    """
+
+    takes_correction = False
+
+    def __init__(self, target_temperature: float, **rowwise):
+        super().__init__(**rowwise)
+        if not target_temperature > 0:
+            raise ValueError(f"loss.target_temperature must be > 0, got {target_temperature}")
+        self.target_temperature = target_temperature
+
+    def expected(self, rows: Rows, keys: Tensor) -> Tensor:
+        """sum_j y_ij l_ij for each positive, (m, P); 0 where no candidate is left."""
+        n = len(rows.candidates)
+        keep, logits = rows.negative[:, :n], rows.logits[:, :n]
+        empty = ~keep.any(1, keepdim=True)
+        sums = []
+        for key in keys.unbind(1):
+            with torch.no_grad():
+                relation = key @ rows.candidates.T / self.target_temperature
+                y = relation.masked_fill(~keep & ~empty, -torch.inf).softmax(1).masked_fill(~keep, 0)
+            sums.append((y * logits).sum(1))
+        return torch.stack(sums, dim=1)
+
+
+class ReSSL(Relational):
+    """The relation alone is learned: the positive is no candidate.
+
+        L_i = log Z_i - sum_j y_ij l_ij
+
+    Zheng, You, Wang, Qian, Zhang, Wang, Xu 2021, arXiv:2107.09282, eq. 3 to 5, where the candidates are a queue and the
+    target network sees weaker augmentations.
+    """
+
+    def __init__(self, **relational):
+        super().__init__(**relational)
+        if getattr(self.negatives, "k", None) == 1:
+            raise ValueError(
+                "loss=ressl compares candidates with one another, and negatives=hardest leaves one; use topk"
+            )
+
+    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
+        rows, weights = self.weighed(rows)
+        log_z = self.log_z(rows, weights)[:, None]
+        empty = log_z == -torch.inf
+        return (log_z.masked_fill(empty, 0) - self.expected(rows, keys)).masked_fill(empty, 0).mean(1)
+
+
+class SCE(Relational):
+    """Between InfoNCE and the relation: y = coefficient on the positive, the rest as the target network sees it.
+
+        L_i = log( e^{l_ip} + Z_i ) - lambda l_ip - (1 - lambda) sum_{j not i} y_ij l_ij
+
+    Denize, Rabarisoa, Orcesi, Herault, Canu 2023 (similarity contrastive estimation), arXiv:2111.14585, eq. 3 to 5. The
+    positive is masked in y, as the paper's equation says; its released code leaves it in with a logit of 0.
+
+    Args:
+        coefficient: lambda in [0, 1]; 1 is InfoNCE.
+    """
+
+    def __init__(self, coefficient: float, **relational):
+        super().__init__(**relational)
+        if not 0 <= coefficient <= 1:
+            raise ValueError(f"loss.coefficient must be in [0, 1], got {coefficient}")
+        self.coefficient = coefficient
+
+    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
+        rows, weights = self.weighed(rows)
+        log_z = self.log_z(rows, weights)[:, None]
+        empty = log_z == -torch.inf
+        contrast = F.softplus(log_z.masked_fill(empty, 0) - positives)  # log( e^{l_p} + Z ) - l_p
+        relation = (1 - self.coefficient) * (positives - self.expected(rows, keys))
+        return (contrast + relation).masked_fill(empty, 0).mean(1)
+
+
+class SwAV(Loss):
+    """Swapped prediction: one view's cluster assignment is predicted from the other view.
+
+        L = mean over anchors i and positives p of -sum_k q_pk log softmax_k( z_i c_k / t )
+
+    Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, arXiv:2006.09882, eq. 2 and 3. q: codes of all ranks' samples,
+    view by view, by Sinkhorn-Knopp, in the log domain (e^{1/0.05} overflows float16). No samples are compared, so there
+    are no negatives. Prototypes are normalised where they are used.
+
+    Args:
+        temperature: t > 0.
+        prototypes: their number.
+        dim: D.
+        epsilon: smoothness of the codes, > 0.
+        iterations: of Sinkhorn-Knopp.
+    """
+
+    def __init__(self, temperature: float, prototypes: int, dim: int, epsilon: float, iterations: int):
+        super().__init__()
+        for name, value in (("temperature", temperature), ("epsilon", epsilon)):
+            if not value > 0:
+                raise ValueError(f"loss.{name} must be > 0, got {value}")
+        for name, value in (("prototypes", prototypes), ("iterations", iterations)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"loss.{name} must be a whole number, at least 1, got {value}")
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.prototypes = nn.Parameter(torch.randn(prototypes, dim))
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        ids: Tensor | None = None,
+        local: slice = slice(None),
+        target: Tensor | None = None,
+    ) -> Tensor:
+        views, _ = check_views(z)
+        if z.shape[-1] != self.prototypes.shape[1]:
+            raise ValueError(f"loss.dim={self.prototypes.shape[1]} must be the embeddings' {z.shape[-1]} dimensions")
+        with torch.autocast(z.device.type, enabled=False):
+            z = unit(z)
+            prototypes = unit(self.prototypes).to(z.dtype)
+            with torch.no_grad():
+                keys = z if target is None else unit(target)
+                codes = torch.stack([sinkhorn(k @ prototypes.T, self.epsilon, self.iterations) for k in keys])
+            log_p = (z[:, local] @ prototypes.T / self.temperature).log_softmax(-1)  # (V, local, K)
+            agreement = torch.einsum("vnk,unk->vu", log_p, codes[:, local]) / log_p.shape[1]
+            return -(agreement.sum() - agreement.trace()) / (views * (views - 1))
+
+
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments (N, K) of N samples to K prototypes: rows sum to 1, columns nearly to N / K.
+
+    Cuturi 2013, arXiv:1306.0895; the columns are balanced before the rows, as in Caron et al. 2020, appendix A.
+    """
+    log_q = scores / epsilon
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(0, keepdim=True)
+        log_q = log_q - log_q.logsumexp(1, keepdim=True)
+    return log_q.exp()

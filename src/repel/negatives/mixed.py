@@ -1,0 +1,60 @@
+"""Negatives that are made, not found."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from repel import seeding
+from repel.negatives.hard import negatives_only
+from repel.negatives.strategy import Rows, Strategy
+
+
+class Mixed(Strategy):
+    """Synthetic hard negatives beside the real ones: mixtures of an anchor's hardest negatives.
+
+        h  = unit( a n_i + (1 - a) n_j ),   a uniform in (0, 1)
+        h' = unit( b q + (1 - b) n_i ),     b uniform in (0, 0.5), q the anchor
+
+    Kalantidis, Sariyildiz, Pion, Weinzaepfel, Larlus 2020 (MoCHi), arXiv:2010.01028, eq. 2 and 3. No gradient goes
+    through the mixtures. Which ranks are mixed, and how, is drawn once a batch for all anchors, as a function of (seed,
+    number of batches so far): each anchor's draw is distributed as in the paper, and ranks, row chunks and a resumed
+    run see the same ones.
+
+    Args:
+        hardest: how many of the hardest negatives are mixed, N.
+        pairs: mixtures of two negatives, s.
+        with_anchor: mixtures of a negative and the anchor, s'.
+        seed: of the draws.
+    """
+
+    def __init__(self, hardest: int, pairs: int, with_anchor: int, seed: int):
+        super().__init__()
+        for name, number, least in (("hardest", hardest, 1), ("pairs", pairs, 0), ("with_anchor", with_anchor, 0)):
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f"negatives.{name} must be a whole number, at least {least}, got {number}")
+        self.hardest, self.pairs, self.with_anchor, self.seed = hardest, pairs, with_anchor, seed
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def extra(self, rows: Rows) -> Tensor | None:
+        available = min(self.hardest, rows.logits.shape[1])
+        if available == 0 or self.pairs + self.with_anchor == 0:
+            return None
+        draws = seeding.generator(self.seed, seeding.MIXTURES, int(self.batches))
+        ranks = torch.randint(available, (2, self.pairs + self.with_anchor), generator=draws).to(rows.logits.device)
+        share = torch.rand(self.pairs + self.with_anchor, generator=draws, dtype=torch.float64).to(rows.logits)
+        values, hardest = negatives_only(rows).topk(available, dim=1)  # (m, N)
+        real = torch.isfinite(values)  # an anchor may have fewer negatives
+        first, second = hardest[:, ranks[0]], hardest[:, ranks[1]]  # (m, s + s')
+        s = self.pairs
+        usable = torch.cat([real[:, ranks[0]][:, :s] & real[:, ranks[1]][:, :s], real[:, ranks[0]][:, s:]], dim=1)
+        with torch.no_grad():
+            one, other, query = rows.candidates[first], rows.candidates[second], rows.anchors[:, None]
+            share = share[:, None]
+            between = share[:s] * one[:, :s] + (1 - share[:s]) * other[:, :s]
+            towards = 0.5 * share[s:] * query + (1 - 0.5 * share[s:]) * one[:, s:]
+            mixtures = F.normalize(torch.cat([between, towards], dim=1), dim=-1, eps=1e-6)
+        logits = (rows.anchors[:, None] * mixtures).sum(-1) * rows.scale
+        return logits.masked_fill(~usable, -torch.inf)
+
+    def advance(self) -> None:
+        self.batches += 1
