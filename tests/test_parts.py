@@ -1,12 +1,15 @@
 """Every option of every group, by globbing conf: encoders, heads, optimisers, schedules, trainers, experiments."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from conftest import CONF, config, options
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from repel.anneal import Anneal
 from repel.optim import constant, cosine, parameter_groups
 
 ENCODER_OPTIONS = {"timm": ["encoder.name=resnet10t"]}
@@ -31,6 +34,36 @@ def test_encoders_give_features(name, data, shape):
 def test_heads_give_embeddings(name):
     head = instantiate(config(f"head={name}", "head.out_features=9").head, in_features=12)
     assert head(torch.randn(4, 12)).shape == (4, 9)
+
+
+@pytest.mark.parametrize("name", options("predictor"))
+def test_predictors_map_embeddings_to_embeddings(name):
+    cfg = config(f"predictor={name}").predictor
+    if cfg:
+        assert instantiate(cfg, in_features=6, out_features=6)(torch.randn(4, 6)).shape == (4, 6)
+
+
+@pytest.mark.parametrize("name", options("target"))
+def test_targets_make_embeddings_without_gradient_and_follow(name):
+    net, head = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4)), torch.nn.Linear(4, 3)
+    cfg = config(f"target={name}").target
+    if not cfg:
+        return
+    target, x = instantiate(cfg, net, head), torch.randn(8, 5)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with torch.no_grad():
+        for parameter in [*net.parameters(), *head.parameters()]:
+            parameter += 1.0
+    net(x)  # batch norm counts
+    assert not target(x).requires_grad
+    target.follow(net, head)
+    after, new = target.state_dict(), {"encoder": net, "head": head}
+    for key, value in before.items():
+        part, name = key.split(".", 1)
+        theirs = new[part].state_dict()[name]
+        moved = name in dict(new[part].named_parameters())
+        torch.testing.assert_close(after[key], value * cfg.momentum + theirs * (1 - cfg.momentum) if moved else theirs)
+    assert after["encoder.1.num_batches_tracked"].dtype == torch.int64
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -114,6 +147,47 @@ def test_cosine():
     assert constant(9, 0) == 1
 
 
+def test_annealing_is_a_function_of_time():
+    anneal = Anneal({"negatives.beta": [0.0, 2.0], "negatives.k": [9, 1]}, epochs=4, shape="linear")
+    assert anneal.at(0) == {"negatives.beta": 0.0, "negatives.k": 9}
+    assert anneal.at(1) == {"negatives.beta": 0.5, "negatives.k": 7}
+    assert anneal.at(9) == {"negatives.beta": 2.0, "negatives.k": 1}
+    assert isinstance(anneal.at(1.3)["negatives.k"], int)
+    half = Anneal({"x.y": [0.0, 2.0]}, epochs=4, shape="cosine")
+    assert half.at(1)["x.y"] == pytest.approx(1 - math.cos(math.pi / 4))
+    with pytest.raises(ValueError, match="no number"):
+        half.apply({"x": torch.nn.Linear(1, 1)}, 0.0)
+    with pytest.raises(ValueError, match=r"anneal\.epochs"):
+        Anneal({}, epochs=0, shape="linear")
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [("negatives=tilt", "negatives.beta"), ("negatives=hcl", "negatives.beta"), ("negatives=topk", "negatives.k"),
+     ("negatives=semi_hard", "negatives.margin"), ("negatives=annulus", "negatives.high"),
+     ("loss=triplet", "loss.margin"), ("target=ema", "target.momentum"),
+     ("negatives=chain", "negatives.strategies.1.beta"),
+     ("negatives=debiased", "negatives.tau_plus"), ("loss=ntxent", "loss.temperature")],
+)  # fmt: skip
+def test_these_can_be_annealed(typed, key):
+    """And what is set is what the loss then computes with."""
+    from repel.config import build_module
+
+    cfg = config(typed)
+    now = OmegaConf.select(cfg, key)
+    later = 3 if isinstance(now, int) else 0.9 * now
+    module = build_module(config(typed, f"anneal.values={{{key}:[{now},{later}]}}", "anneal.epochs=2"))
+    parts = {"loss": module.loss, "negatives": module.loss.negatives, "target": module.target}
+    z, labels = torch.randn(2, 32, 128), torch.arange(32)
+    values = []
+    for epoch in (0.0, 2.0):
+        module.anneal.apply(parts, epoch)
+        values.append(module.loss(z, labels, labels))
+    assert torch.equal(*values) is (key == "target.momentum")
+    changed = module.target.momentum if key == "target.momentum" else None
+    assert changed is None or changed == pytest.approx(0.9 * now)
+
+
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_compose_and_build(name):
     from repel.config import build_module
@@ -144,6 +218,8 @@ def test_every_option_of_every_group_is_tested(group):
         "optimizer": test_optimizers_decay_weights_only,
         "schedule": test_schedules_warm_up_and_stay_in_range,
         "experiment": test_experiments_compose_and_build,
+        "predictor": test_predictors_map_embeddings_to_embeddings,
+        "target": test_targets_make_embeddings_without_gradient_and_follow,
     }
     elsewhere = {"views": "test_views", "loss": "test_losses", "negatives": "test_losses", "data": "test_data"}
     elsewhere["data_views"] = "test_parts"
@@ -159,7 +235,8 @@ def test_every_target_exists():
     from repel.mistakes import check_targets, flatten
 
     targets = set()
-    for group in ("data", "views", "encoder", "head", "loss", "negatives", "optimizer", "schedule"):
+    groups = ("data", "views", "encoder", "head", "predictor", "loss", "negatives", "target", "optimizer", "schedule")
+    for group in groups:
         for name in options(group):
             cfg = config(f"{group}={name}", *(["data.root=x"] if name == "image_folder" else []),
                          *ENCODER_OPTIONS.get(name, []))  # fmt: skip
@@ -178,7 +255,7 @@ def test_defaults_live_in_conf_alone():
 
     from repel.mistakes import flatten
 
-    groups = ("loss", "negatives", "views", "head", "schedule")
+    groups = ("loss", "negatives", "views", "head", "predictor", "target", "schedule")
     configs = [config(), *(config(f"{group}={name}") for group in groups for name in options(group))]
     for key, target in itertools.chain(*(flatten(c).items() for c in configs)):
         if key.endswith("_target_") and target.startswith("repel.") and "logger" not in key:

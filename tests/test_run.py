@@ -477,7 +477,7 @@ def test_a_value_error_of_the_code_that_trains_is_no_mistake_of_the_user(tmp_pat
     def broken(*args, **kwargs):
         raise ValueError("not enough values to unpack")
 
-    monkeypatch.setattr("repel.losses.ntxent.NTXent.link", broken)
+    monkeypatch.setattr("repel.losses.ratio.InfoNCE.link", broken)
     with pytest.raises(RuntimeError, match="ValueError: not enough values"):
         train(tmp_path / "a")
 
@@ -514,6 +514,13 @@ MISTAKES = {  # what is typed -> what the line must hold
     "loss._target_=repel.training.torch.hub.load": ["_target_", "torch.hub.load"],
     "+temperature=0.1": ["temperature", "did you mean"],
     "callbacks.last=null": ["callbacks.last"],
+    "loss=barlow negatives=hcl": ["loss=barlow", "no negatives", "negatives=hcl"],
+    "loss=vicreg queue.size=8": ["loss=vicreg", "queue.size=8"],
+    "queue.size=-1": ["queue.size", ">= 0"],
+    "anneal.values={negatives.beta:[0,1]}": ["negatives.beta", "no number"],
+    "negatives=tilt anneal.values={negatives.betta:[0,1]}": ["negatives.betta", "did you mean negatives.beta?"],
+    "negatives=tilt anneal.values={negatives.beta:3}": ["negatives.beta", "first and last"],
+    "loss.learn_temperature=true anneal.values={loss.temperature:[0.5,0.2]}": ["loss.temperature", "learned"],
     "data=fashion_mini data.channels=3": ["data.mean", "data.channels=3"],
 }
 
@@ -573,7 +580,6 @@ LATER = {  # mistakes that only the data or the machine shows
     "loss=ressl negatives=hardest": ["ressl", "topk"],
     "loss=infonce loss.candidates=queue": ["loss.candidates=queue", "queue.size"],
     "loss=byol": ["predictor=mlp"],
-    "loss=supcon data=image_folder data.root=FLAT": ["labels"],
     "negatives=tilt anneal.values={negatives.beta:[0.0,-1.0]}": ["negatives.beta", ">= 0"],
     "negatives=topk anneal.values={negatives.k:[9,0]}": ["negatives.k", "at least 1"],
     "target=ema target.momentum=1.0": ["target.momentum"],

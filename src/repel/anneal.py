@@ -9,17 +9,17 @@ class Anneal:
     """Moves options from a first to a last value over some epochs: a function of the time alone, so a run can resume.
 
     Args:
-        values: key in the config, such as negatives.beta -> [first, last]. Whole numbers stay whole.
+        values: key in the config, such as negatives.beta -> [first, last], or None. Whole numbers stay whole.
         epochs: when the last value is reached.
         shape: linear or cosine.
     """
 
-    def __init__(self, values: dict[str, list[float]], epochs: float, shape: str):
+    def __init__(self, values: dict[str, list[float]] | None, epochs: float, shape: str):
         if not epochs > 0:
             raise ValueError(f"anneal.epochs must be > 0, got {epochs}")
         if shape not in ("linear", "cosine"):
             raise ValueError(f"anneal.shape must be linear or cosine, got {shape!r}")
-        self.values, self.epochs, self.shape = dict(values), epochs, shape
+        self.values, self.epochs, self.shape = dict(values or {}), epochs, shape
 
     def at(self, epoch: float) -> dict[str, float]:
         """The options' values at a time in epochs."""

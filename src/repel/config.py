@@ -157,17 +157,28 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     head = instantiate(cfg.head, in_features=encoder.out_features)
     dim = cfg.head.out_features
     predictor = instantiate(cfg.predictor, in_features=dim, out_features=dim) if cfg.predictor else None
-    for end in (0, 1):  # what is annealed must be allowed at both ends
-        changed = cfg.copy()
-        for key, ends in cfg.anneal["values"].items():
-            OmegaConf.update(changed, key, ends[end])
-        instantiate(changed.loss)
     loss = instantiate(cfg.loss)
     if loss.needs_predictor and predictor is None:
         raise ValueError("this loss has no negatives and collapses without a predictor: add predictor=mlp")
     target = instantiate(cfg.target, encoder, head) if cfg.target else None
+    for changed in annealed(cfg):
+        instantiate(changed.loss)
+        _ = instantiate(changed.target, encoder, head) if cfg.target else None
     parts = [encoder, head, predictor, loss, target]
     return Contrastive(*parts, instantiate(cfg.anneal), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed)
+
+
+def annealed(cfg: DictConfig) -> list[DictConfig]:
+    """The config as annealing begins and as it ends, both of which must be allowed; empty where nothing changes."""
+    values, configs = cfg.anneal["values"] or {}, []
+    for end in (0, 1) if values else ():
+        changed = OmegaConf.create(plain(cfg))
+        for key, ends in values.items():
+            for place in (key, f"loss.{key}"):  # resolved, the loss has negatives of its own
+                if OmegaConf.select(changed, place) is not None:
+                    OmegaConf.update(changed, place, ends[end])
+        configs.append(changed)
+    return configs
 
 
 def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None) -> "Trainer":

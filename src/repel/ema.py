@@ -11,8 +11,8 @@ class EMA(nn.Module):
 
         theta_target <- momentum theta_target + (1 - momentum) theta      once per optimiser step
 
-    He, Fan, Wu, Xie, Girshick 2020 (MoCo), arXiv:1911.05722, eq. 2. It runs in training mode as the network does, so its
-    batch norms use the batch; their running statistics and counts are copied from the network.
+    He, Fan, Wu, Xie, Girshick 2020 (MoCo), arXiv:1911.05722, eq. 2. It runs in training mode as the network does, so
+    its batch norms use the batch; their running statistics and counts are copied from the network.
 
     Args:
         encoder, head: the network, copied.

@@ -87,7 +87,12 @@ def check_loss(cfg: DictConfig) -> None:
         raise ValueError(f"loss={chosen['loss']} has no negatives to weigh; leave out negatives={chosen['negatives']}")
     if "queue" not in cfg.loss and cfg.queue.size:
         raise ValueError(f"loss={chosen['loss']} uses no queue; leave out queue.size={cfg.queue.size}")
-    for key, ends in cfg.anneal["values"].items():
+    annealed = cfg.anneal["values"]
+    if not isinstance(annealed, DictConfig | None):
+        raise ValueError(
+            f"anneal.values must be keys with two values, such as {{negatives.beta:[0.0,2.0]}}, got {annealed}"
+        )
+    for key, ends in (annealed or {}).items():
         if key.split(".")[0] not in ("loss", "negatives", "target") or not is_number(OmegaConf.select(cfg, key)):
             numbers = [k for k, v in flatten(cfg).items() if k.split(".")[0] in ("loss", "negatives") and is_number(v)]
             raise ValueError(f"anneal.values: {key} is no number of the loss or negatives{nearest(key, numbers)}")

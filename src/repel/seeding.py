@@ -6,9 +6,8 @@ So a resumed run needs no generator state, and W ranks draw what one rank would 
 import numpy as np
 import torch
 
-ORDER, VIEWS, VALIDATION, NETWORK, SPLIT, PREVIEW, MIXTURES = range(
-    7
-)  # one stream each, so that equal counters never collide
+# one stream each, so that equal counters never collide
+ORDER, VIEWS, VALIDATION, NETWORK, SPLIT, PREVIEW, MIXTURES = range(7)
 
 
 def mix(*counters: int) -> int:

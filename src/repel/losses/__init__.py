@@ -9,10 +9,10 @@ The contract. A loss is a module (base.Loss), called as
 
 z: (V, N, D), V >= 2 views of the N samples of all ranks, not normalised. labels, ids: (N,) or None. local: the slice of
 the N samples whose anchors are this rank's. target: (V, N, D) embeddings of a momentum network, or of this one before
-its predictor, to compare with in place of z; no gradient goes through them. A loss that is a mean over anchors takes it
-over the local anchors, against all candidates; any other loss ignores `local` and returns the whole. With a gather whose
-backward sums over ranks and DDP's average of gradients, both give the gradient of one rank that holds all N samples;
-nobody multiplies by the number of ranks. Losses compute in float32 at least, with autocast off.
+its predictor, to compare with in place of z; no gradient goes through them. A loss that is a mean over anchors takes
+it over the local anchors, against all candidates; any other loss ignores `local` and returns the whole. With a gather
+whose backward sums over ranks and DDP's average of gradients, both give the gradient of one rank that holds all N
+samples; nobody multiplies by the number of ranks. Losses compute in float32 at least, with autocast off.
 
 A call changes nothing: what a loss remembers (a queue) or counts moves in update(), which gets what the batch compared
 with, keys (V, N, D), and its labels and ids, the same on all ranks.

@@ -15,8 +15,8 @@ class AlignUniform(RowwiseLoss):
 
         L = mean ||z_i - z_p||^alpha + weight * mean over views of log mean over pairs e^{ -||z_i - z_j||^2 / t' }
 
-    Wang, Isola 2020, arXiv:2005.10242, sec. 4.1: alpha = 2, 1 / t' = 2, weight = 1. With ||a - b||^2 = 2 - 2 cos, logits
-    are s / t at t = t' / 2, so temperature = 0.25 there. The log is of a mean over all ranks' pairs of one view
+    Wang, Isola 2020, arXiv:2005.10242, sec. 4.1: alpha = 2, 1 / t' = 2, weight = 1. With ||a - b||^2 = 2 - 2 cos,
+    logits are s / t at t = t' / 2, so temperature = 0.25 there. The log is of a mean over all ranks' pairs of one view
     (candidates: same), so this is no mean over anchors and every rank computes the whole. Uniformity tends to
     -4 + 8 / D for uniform embeddings at the paper's values, and both terms are 0 when all embeddings are equal.
 

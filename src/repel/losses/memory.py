@@ -24,7 +24,7 @@ def auto_chunk(rows: int, columns: int, element_size: int, device: torch.device)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had: on a GPU with what torch holds unused; on Linux within the control group's limit."""
+    """Memory that can still be had: on a GPU with what torch holds unused, on Linux within the group's limit."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused

@@ -31,7 +31,7 @@ class Queue(nn.Module):
         return min(int(self.written), self.size)
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
-        """z (k, D), ids (k,) and labels (k,), -1 where unknown, of the k slots in use. Views: copy before the next push."""
+        """z (k, D), ids (k,) and labels (k,), -1 where unknown, of the slots in use. Copy them before the next push."""
         used = len(self)
         return self.z[:used], self.ids[:used], self.labels[:used]
 

@@ -86,8 +86,8 @@ class MACL(LogRatioLoss):
         t = t_0 ( 1 + alpha (A - A_0) ),   A = mean positive cosine of the batch, no gradient
         L = mean_i -log(P_i) / (1 - P_i),  P_i = e^{l_ip} / ( e^{l_ip} + Z_i ), no gradient through the denominator
 
-    Huang, Chen, Wen, Zhang, Li, Wang, Chen 2023 (model-aware contrastive learning), arXiv:2207.07874, sec. 4. A is taken
-    over all ranks' samples.
+    Huang, Chen, Wen, Zhang, Li, Wang, Chen 2023 (model-aware contrastive learning), arXiv:2207.07874, sec. 4. A is
+    taken over all ranks' samples.
 
     Args:
         alpha: strength, in [0, 1].

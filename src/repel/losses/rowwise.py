@@ -22,7 +22,7 @@ LARGEST_SCALE = 100.0  # of 1 / t when it is learned, as in CLIP (Radford et al.
 
 
 class Embeddings(NamedTuple):
-    """Unit vectors z (M, D) and, for each, its view, its sample in the batch (-1: from the queue), id and label, (M,)."""
+    """Unit vectors z (M, D) and, for each, its view, its sample in the batch (-1: of the queue), id and label, (M,)."""
 
     z: Tensor
     view: Tensor

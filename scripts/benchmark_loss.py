@@ -1,0 +1,202 @@
+"""Time and peak memory of the loss, forward and backward, beside lightly and pytorch-metric-learning.
+
+    pip install -e '.[benchmark]'
+    python scripts/benchmark_loss.py [--rounds 3] [--limit-gb 16] [--largest 65536]
+
+Each measurement is a process of its own: its peak memory is its own, and out of memory ends it alone. The rivals take
+turns, round by round, in one run. All compute NT-Xent (equal to 1e-5 in value, which is checked) of the same random
+embeddings in float32; D = 128. Writes docs/benchmarks/loss.md and loss.png.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs/benchmarks/loss.md"
+DIM, TEMPERATURE = 128, 0.2
+NAMES = {
+    "repel": "repel, `row_chunk=auto`",
+    "repel-dense": "repel, `row_chunk=null`",
+    "repel-hcl": "repel, `auto`, `negatives=hcl`",
+    "lightly": "lightly `NTXentLoss`",
+    "pml-supcon": "PML `SelfSupervisedLoss(SupConLoss)`",
+    "pml-ntxent": "PML `SelfSupervisedLoss(NTXentLoss)`",
+}
+ROWS = [512, 2048, 8192, 16384, 32768, 65536]  # 2N
+
+
+def build(name: str):
+    """z (2, N, D) -> the loss, by one of the rivals."""
+    if name.startswith("repel"):
+        from hydra import compose, initialize_config_dir
+        from hydra.utils import instantiate
+
+        chosen = [f"loss.temperature={TEMPERATURE}", "loss=ntxent"]
+        chosen += ["loss.row_chunk=null"] if name == "repel-dense" else []
+        chosen += ["negatives=hcl"] if name == "repel-hcl" else []
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return instantiate(compose("train", overrides=chosen).loss)
+    if name == "lightly":
+        from lightly.loss import NTXentLoss
+
+        loss = NTXentLoss(temperature=TEMPERATURE)
+    else:
+        from pytorch_metric_learning import losses
+
+        inner = {"pml-supcon": losses.SupConLoss, "pml-ntxent": losses.NTXentLoss}[name]
+        loss = losses.SelfSupervisedLoss(inner(temperature=TEMPERATURE))
+    return lambda z: loss(z[0], z[1])
+
+
+def peak() -> int:
+    """Bytes of this process's largest resident set so far (ru_maxrss counts KiB on Linux, bytes on macOS)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(name: str, rows: int, limit: int) -> None:
+    """In a process of its own: prints a line of JSON."""
+    import torch
+
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    loss = build(name)
+    warm = torch.randn(2, 16, DIM, requires_grad=True)
+    loss(warm).backward()  # lazy imports and thread pools are not the loss's
+    z = torch.randn(2, rows // 2, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    before, times = peak(), []
+    try:
+        while len(times) < 2 or (sum(times) < 2 and len(times) < 30):
+            z.grad = None
+            started = time.perf_counter()
+            value = loss(z)
+            value.backward()
+            times.append(time.perf_counter() - started)
+            if sum(times) > 60:
+                break
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        print(json.dumps({"failed": "out of memory"}))
+        return
+    best = times[1:] or times  # the first touches memory for the first time
+    print(json.dumps({"seconds": statistics.median(best), "bytes": peak() - before, "value": value.item()}))
+
+
+def run(name: str, rows: int, limit: int) -> dict:
+    command = [sys.executable, __file__, "--measure", name, "--rows", str(rows), "--limit-gb", str(limit)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode < 0:
+        return {"failed": f"killed by signal {-result.returncode}"}
+    if result.returncode:
+        raise SystemExit(f"error: {name} at {rows} rows failed:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def spread(values: list[float], digits: int) -> str:
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def ratios(ours: list[dict], theirs: list[dict]) -> str:
+    """Time and memory as shares of the rival's, round by round."""
+    if any("failed" in r for r in [*ours, *theirs]):
+        return "| - | - |"
+    times = [a["seconds"] / b["seconds"] for a, b in zip(ours, theirs, strict=True)]
+    memory = [a["bytes"] / b["bytes"] for a, b in zip(ours, theirs, strict=True)]
+    return f"| {spread(times, 2)} | {spread(memory, 3)} |"
+
+
+def plot(results: dict[tuple[str, int], list[dict]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
+    for name in NAMES:
+        points = [(rows, found) for (n, rows), found in results.items() if n == name and "failed" not in found[0]]
+        for axis, key, unit in ((axes[0], "seconds", 1), (axes[1], "bytes", 2**30)):
+            x = [rows for rows, _ in points]
+            y = [[max(r[key] / unit, 1e-4) for r in found] for _, found in points]
+            middle = [statistics.median(v) for v in y]
+            axis.plot(x, middle, marker="o", markersize=4, label=NAMES[name].replace("`", ""))
+            axis.fill_between(x, [min(v) for v in y], [max(v) for v in y], alpha=0.2)
+    for axis, label in zip(axes, ("seconds", "peak extra memory, GiB"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="embeddings, 2N", ylabel=label)
+        axis.set_xticks(ROWS, [str(r) for r in ROWS])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle("NT-Xent, forward and backward, D = 128, float32")
+    figure.tight_layout()
+    figure.savefig(TARGET.with_suffix(".png"), dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit-gb", type=float, default=16)
+    parser.add_argument("--largest", type=int, default=ROWS[-1])
+    parser.add_argument("--measure")
+    parser.add_argument("--rows", type=int)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.rows, int(options.limit_gb * 2**30))
+        return
+    results: dict[tuple[str, int], list[dict]] = {}
+    for rows in [r for r in ROWS if r <= options.largest]:
+        for number in range(options.rounds if rows < 65536 else 1):
+            for name in NAMES:
+                known = results.setdefault((name, rows), [])
+                smaller = [found for (n, r), found in results.items() if n == name and r < rows]
+                if any("failed" in found[0] for found in smaller) or (known and "failed" in known[0]):
+                    known.append({"failed": "out of memory"})
+                    continue
+                known.append(run(name, rows, options.limit_gb))
+                print(rows, number, name, known[-1], flush=True)
+        values = [r["value"] for (n, m), found in results.items() for r in found
+                  if m == rows and n != "repel-hcl" and "value" in r]  # fmt: skip
+        assert max(values) - min(values) < 1e-5 * abs(values[0]), values
+    write(results, options)
+    plot(results)
+
+
+def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespace) -> None:
+    lines = [
+        "# The loss",
+        "",
+        f"`python scripts/benchmark_loss.py --rounds {options.rounds} --limit-gb {options.limit_gb:g} "
+        f"--largest {options.largest}`: forward and backward of NT-Xent on 2N random embeddings, D = {DIM}, float32,",
+        f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {version('torch')}, lightly {version('lightly')}, "
+        f"pytorch-metric-learning {version('pytorch-metric-learning')}. Each in a process of its own with "
+        f"{options.limit_gb:g} GiB of address space;",
+        "median (and range) over rounds in which all take turns; one round at 65,536. Memory is the growth of the "
+        "process's peak resident set.",
+        "",
+        "![time and memory](loss.png)",
+        "",
+        "| 2N | | seconds | peak extra memory, MiB | time, share of lightly's | memory, share of lightly's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (name, rows), found in results.items():
+        if "failed" in found[0]:
+            lines.append(f"| {rows:,} | {NAMES[name]} | {found[0]['failed']} | - | - | - |")
+            continue
+        seconds = spread([r["seconds"] for r in found], 3)
+        memory = spread([r["bytes"] / 2**20 for r in found], 0)
+        share = ratios(found, results["lightly", rows])
+        lines.append(f"| {rows:,} | {NAMES[name]} | {seconds} | {memory} {share}")
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    TARGET.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
