@@ -175,7 +175,7 @@ def test_killed_and_resumed_equals_never_killed_with_every_state(tmp_path):
 def test_two_ranks_train_as_one_with_targets_and_queues(tmp_path, method):
     """Weights, target, queue, temperature: the whole state, in float64."""
     changes = [*LAYERNORM, "data.batch_size=16", "trainer.limit_train_batches=6", "trainer.max_epochs=1"]
-    # not Adam: it makes steps of any size out of the rounding errors of gradients that are 0, as of an attention's key bias
+    # not Adam, which makes steps of any size out of the rounding errors of gradients that are 0 (an attention key bias)
     changes += ["queue.size=50", "optimizer=sgd", "optimizer.lr=0.1"]
     states = []
     for devices in (1, 2):

@@ -1,11 +1,80 @@
-"""How many anchors fit into memory at a time."""
+"""Rows in blocks, so that memory grows with the block and not with all rows."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 MATRICES = 8  # of anchors x candidates that a block holds at its peak, forward and backward; tilt needs the most
-WHOLE, BLOCK = 2**28, 2**27  # bytes: below the first, all at once; else blocks of at most the second
+WHOLE, BLOCK, ROWS = (
+    2**28,
+    2**26,
+    128,
+)  # on a CPU: below so many bytes all at once; else blocks of so many bytes or rows
+
+
+def in_blocks(
+    block: Callable[..., Tensor], chunk: int | None, rows: tuple, shared: tuple, parameters: Iterable[Tensor]
+) -> Tensor:
+    """block(part, *rows[part], *shared) for slices `part` of the rows, concatenated: the same for any chunk.
+
+    Args:
+        block: returns a value per row, (m,). It is a pure function.
+        chunk: rows at a time, or None for all at once.
+        rows: tensors (M, ...) of which a block gets its part.
+        shared: tensors and numbers of which every block gets all.
+        parameters: which block uses by itself. Gradients flow to all three.
+    """
+    if chunk is None:
+        return block(slice(0, len(rows[0])), *rows, *shared)
+    return Blocks.apply(block, chunk, len(rows), len(shared), *rows, *shared, *parameters)
+
+
+class Blocks(torch.autograd.Function):
+    """Activation checkpointing, block by block: forward keeps the inputs alone, backward computes each block again.
+
+    torch.utils.checkpoint keeps a graph per block from forward to backward; its small pieces between the large, freed
+    ones make the heap of a CPU process grow to several times what is in use. Here nothing outlives its block.
+    """
+
+    @staticmethod
+    def forward(ctx, block, chunk: int, rowwise: int, shared: int, *tensors) -> Tensor:
+        ctx.block, ctx.chunk, ctx.rowwise, ctx.inputs = block, chunk, rowwise, rowwise + shared
+        ctx.constants = [None if isinstance(t, Tensor) else t for t in tensors]
+        ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in tensors))
+        rows, others = tensors[:rowwise], tensors[rowwise : ctx.inputs]
+        values = rows[0].new_empty(len(rows[0]))
+        for part in parts(len(rows[0]), chunk):
+            values[part] = block(part, *(t[part] for t in rows), *others)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple:
+        needed = ctx.needs_input_grad[4:]
+        saved = [c if t is None else t for t, c in zip(ctx.saved_tensors, ctx.constants, strict=True)]
+        # inputs are cut from the graph; parameters are leaves, and must be the ones that block uses
+        for i in range(ctx.rowwise, ctx.inputs):
+            saved[i] = saved[i].detach().requires_grad_() if needed[i] else saved[i]
+        totals = [torch.zeros_like(t) if need else None for t, need in zip(saved, needed, strict=True)]
+        for part in parts(len(gradient), ctx.chunk):
+            rows = [t[part].detach().requires_grad_(n) for t, n in zip(saved[: ctx.rowwise], needed, strict=False)]
+            leaves = [*rows, *saved[ctx.rowwise :]]
+            wanted = [i for i, need in enumerate(needed) if need]
+            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+                values = ctx.block(part, *leaves[: ctx.inputs])
+                # grad() in place of backward(): a parameter's hooks, such as DDP's, must see its whole gradient once
+                found = torch.autograd.grad(values, [leaves[i] for i in wanted], gradient[part], allow_unused=True)
+            for i, new in zip(wanted, found, strict=True):
+                if new is not None:
+                    (totals[i][part] if i < ctx.rowwise else totals[i]).add_(new)
+        return None, None, None, None, *totals
+
+
+def parts(rows: int, chunk: int) -> list[slice]:
+    return [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
 
 
 def auto_chunk(rows: int, columns: int, element_size: int, device: torch.device) -> int | None:
@@ -16,11 +85,12 @@ def auto_chunk(rows: int, columns: int, element_size: int, device: torch.device)
     """
     per_row = MATRICES * element_size * max(1, columns)
     allowed = free_bytes(device) // 4
-    whole, block = (allowed, allowed) if device.type == "cuda" else (min(allowed, WHOLE), min(allowed, BLOCK))
-    if rows * per_row <= whole:
+    if rows * per_row <= (allowed if device.type == "cuda" else min(allowed, WHOLE)):
         return None
-    fits = max(1, block // per_row)
-    return 2 ** (fits.bit_length() - 1)
+    fits = allowed // per_row
+    if device.type != "cuda":
+        fits = min(fits, max(BLOCK // per_row, ROWS))
+    return 2 ** (max(1, fits).bit_length() - 1)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -6,14 +6,14 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 
 import math
 from abc import abstractmethod
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from repel.losses.base import Loss, check_views, unit
-from repel.losses.memory import auto_chunk
+from repel.losses.memory import auto_chunk, in_blocks
 from repel.losses.queue import Queue
 from repel.negatives.strategy import Rows, Strategy, masked
 
@@ -47,7 +47,7 @@ class RowwiseLoss(Loss):
         symmetric: all views are anchors; false: the first alone.
         negatives: the strategy.
         queue: past embeddings, which are further candidates.
-        row_chunk: anchors handled at a time, each block under activation checkpointing: memory O(row_chunk * n) for n
+        row_chunk: anchors handled at a time, each block computed once more in backward: memory O(row_chunk * n) for n
             candidates in place of O(V*N * n), same value and gradient. None: all at once. auto: by the memory there is.
     """
 
@@ -136,12 +136,14 @@ class RowwiseLoss(Loss):
             for group in groups:
                 columns = self.columns(keys, labels, ids, group)
                 view, sample = group.repeat_interleave(len(mine)), mine.repeat(len(group))
+                others = torch.arange(views - 1, device=z.device)
+                others = others + (others >= view[:, None])  # (m, V - 1): every view but the anchor's
+                rows = anchors[view, sample], keys[others, sample[:, None]]  # (m, D) and its positives (m, V - 1, D)
+                block = partial(self.block, sample, columns, labels, ids)
                 chunk = self.row_chunk
                 if chunk == "auto":
-                    chunk = auto_chunk(len(view), len(columns.z), z.element_size(), z.device)
-                for part in torch.arange(len(view), device=z.device).split(chunk or len(view)):
-                    block = (anchors, keys, labels, ids, view[part], sample[part], columns, scale)
-                    values.append(checkpoint(self.block, *block, use_reentrant=False) if chunk else self.block(*block))
+                    chunk = auto_chunk(len(sample), len(columns.z), z.element_size(), z.device)
+                values.append(in_blocks(block, chunk, rows, (columns.z, scale), self.parameters()))
             return torch.cat(values)
 
     def columns(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None, anchor_views: Tensor) -> Embeddings:
@@ -169,28 +171,32 @@ class RowwiseLoss(Loss):
 
     def block(
         self,
-        anchors: Tensor,
-        keys: Tensor,
-        labels: Tensor | None,
-        ids: Tensor | None,
-        view: Tensor,
         sample: Tensor,
         columns: Embeddings,
+        labels: Tensor | None,
+        ids: Tensor | None,
+        part: slice,
+        one: Tensor,
+        positive_keys: Tensor,
+        candidates: Tensor,
         scale: float | Tensor,
     ) -> Tensor:
-        """The losses (m,) of the anchors at `view` and `sample`, (m,) each, against all columns."""
-        one = anchors[view, sample]
+        """The losses (m,) of a part of the anchors, which are of these samples, against all columns.
+
+        Args:
+            one: (m, D), the part's anchors.
+            positive_keys: (m, V - 1, D), their positives.
+            candidates: (n, D), the columns' embeddings. What gradients flow through comes last, for in_blocks.
+        """
+        sample = sample[part]
         row_ids, row_labels = (t if t is None else t[sample] for t in (ids, labels))
-        others = torch.arange(len(keys) - 1, device=keys.device)
-        others = others + (others >= view[:, None])  # (m, V - 1): every view but the anchor's
-        positive_keys = keys[others, sample[:, None]]  # (m, V - 1, D)
-        logits = (one * scale) @ columns.z.T
+        logits = (one * scale) @ candidates.T
         positives = (one[:, None] * positive_keys).sum(-1) * scale
         negative = sample[:, None] != columns.sample
         if ids is not None and self.queue.size:  # the same image may be in the queue
             negative &= row_ids[:, None] != columns.ids
         rows = Rows(
-            logits, positives.mean(1), negative, scale, one, columns.z,
+            logits, positives.mean(1), negative, scale, one, candidates,
             row_ids, columns.ids, row_labels, columns.labels,
         )  # fmt: skip
         return self.per_anchor(rows, positives, positive_keys)
