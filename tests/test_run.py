@@ -517,6 +517,7 @@ MISTAKES = {  # what is typed -> what the line must hold
     "loss=barlow negatives=hcl": ["loss=barlow", "no negatives", "negatives=hcl"],
     "loss=vicreg queue.size=8": ["loss=vicreg", "queue.size=8"],
     "queue.size=-1": ["queue.size", ">= 0"],
+    "trainer.max_steps=0": ["trainer.max_steps", "at least 1"],
     "anneal.values={negatives.beta:[0,1]}": ["negatives.beta", "no number"],
     "negatives=tilt anneal.values={negatives.betta:[0,1]}": ["negatives.betta", "did you mean negatives.beta?"],
     "negatives=tilt anneal.values={negatives.beta:3}": ["negatives.beta", "first and last"],

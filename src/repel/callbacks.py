@@ -62,6 +62,8 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.samples = time.perf_counter(), 0
         self.first_step, self.steps = self.done(trainer), int(self.total_train_batches) * trainer.max_epochs
+        if trainer.max_steps > 0:
+            self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
         console = Console()
         if self.enabled and console.is_terminal:
             columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[speed]}"]

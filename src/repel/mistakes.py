@@ -26,6 +26,7 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "data.batch_size": AT_LEAST_2,
     "trainer.devices": AT_LEAST_1,
     "trainer.max_epochs": AT_LEAST_1,
+    "trainer.max_steps": (lambda v: v == -1 or AT_LEAST_1[0](v), "-1, or a whole number, at least 1"),
     "trainer.accumulate_grad_batches": AT_LEAST_1,
     "trainer.precision": (lambda v: str(v) in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
     "trainer.accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
