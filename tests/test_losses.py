@@ -681,12 +681,48 @@ def test_auto_equals_all_at_once(monkeypatch):
     assert_equal(*results)
 
 
-def test_row_chunks_bound_the_memory():
-    """The largest tensor that autograd saves has row_chunk rows, not V*N."""
-    sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-        make("ntxent", row_chunk=8)(batch(samples=64))
-    assert max(sizes) <= 2 * 64 * DIM  # the embeddings themselves: no row of logits is kept
+def test_row_chunks_bound_the_memory(monkeypatch):
+    """No more than row_chunk anchors are ever compared at a time, and no row of logits is kept for backward."""
+    heights, sizes = [], []
+    per_anchor = ratio.InfoNCE.per_anchor
+
+    def watched(self, rows, *rest):
+        heights.append(len(rows.logits))
+        return per_anchor(self, rows, *rest)
+
+    monkeypatch.setattr(ratio.InfoNCE, "per_anchor", watched)
+    z, loss = batch(samples=64), make("ntxent", row_chunk=8)
+    value = loss(z)
+    node, seen = [value.grad_fn], set()
+    while node:  # what the graph holds on to
+        current = node.pop()
+        if current is None or current in seen:
+            continue
+        seen.add(current)
+        sizes += [t.numel() for t in getattr(current, "saved_tensors", ()) if t is not None]
+        node += [n for n, _ in current.next_functions]
+    value.backward()
+    assert set(heights) == {8}
+    assert len(sizes) >= 2
+    assert max(sizes) <= 2 * 64 * DIM  # the embeddings themselves
+
+
+def test_rows_of_different_weight_get_their_own_gradient():
+    """Where the loss is no mean over anchors, blocks are computed again with the weights."""
+    results = []
+    for chunk in (None, 5):
+        z = batch().detach().requires_grad_()
+        values = make("ntxent", "hcl", row_chunk=chunk, learn_temperature=True).losses(z, None, IDS, slice(None), None)
+        (values * torch.arange(12)).sum().backward()
+        results.append((values.detach(), z.grad))
+    assert_equal(*results, rtol=1e-12, atol=1e-14)
+
+
+def test_without_gradient_blocks_are_only_values():
+    with torch.no_grad():
+        values = [make("ntxent", row_chunk=chunk)(batch()) for chunk in (None, 5)]
+    assert not values[1].requires_grad
+    torch.testing.assert_close(*values)
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes

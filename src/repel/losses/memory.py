@@ -8,11 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MATRICES = 8  # of anchors x candidates that a block holds at its peak, forward and backward; tilt needs the most
-WHOLE, BLOCK, ROWS = (
-    2**28,
-    2**26,
-    128,
-)  # on a CPU: below so many bytes all at once; else blocks of so many bytes or rows
+# on a CPU: below WHOLE bytes all at once; else blocks of BLOCK bytes, or of ROWS where that is more
+WHOLE, BLOCK, ROWS = 2**28, 2**25, 64
 
 
 def in_blocks(
@@ -29,48 +26,73 @@ def in_blocks(
     """
     if chunk is None:
         return block(slice(0, len(rows[0])), *rows, *shared)
+    if not torch.is_grad_enabled():
+        return torch.cat([block(part, *(t[part] for t in rows), *shared) for part in parts(len(rows[0]), chunk)])
     return Blocks.apply(block, chunk, len(rows), len(shared), *rows, *shared, *parameters)
 
 
 class Blocks(torch.autograd.Function):
-    """Activation checkpointing, block by block: forward keeps the inputs alone, backward computes each block again.
+    """Block by block, with nothing that outlives its block but the gradients.
 
-    torch.utils.checkpoint keeps a graph per block from forward to backward; its small pieces between the large, freed
-    ones make the heap of a CPU process grow to several times what is in use. Here nothing outlives its block.
+    A mean over rows gives every row the same weight, so forward takes the gradients of a sum in the same pass, and
+    backward scales them. With other weights backward computes each block again, as activation checkpointing does.
+    (torch.utils.checkpoint keeps a graph per block from forward to backward; its small pieces between the large, freed
+    ones make the heap of a CPU process grow to several times what is in use.)
     """
 
     @staticmethod
     def forward(ctx, block, chunk: int, rowwise: int, shared: int, *tensors) -> Tensor:
-        ctx.block, ctx.chunk, ctx.rowwise, ctx.inputs = block, chunk, rowwise, rowwise + shared
+        ctx.layout = block, chunk, rowwise, rowwise + shared
         ctx.constants = [None if isinstance(t, Tensor) else t for t in tensors]
         ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in tensors))
-        rows, others = tensors[:rowwise], tensors[rowwise : ctx.inputs]
-        values = rows[0].new_empty(len(rows[0]))
-        for part in parts(len(rows[0]), chunk):
-            values[part] = block(part, *(t[part] for t in rows), *others)
+        values, ctx.gradients = sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], None)
         return values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple:
-        needed = ctx.needs_input_grad[4:]
-        saved = [c if t is None else t for t, c in zip(ctx.saved_tensors, ctx.constants, strict=True)]
-        # inputs are cut from the graph; parameters are leaves, and must be the ones that block uses
-        for i in range(ctx.rowwise, ctx.inputs):
-            saved[i] = saved[i].detach().requires_grad_() if needed[i] else saved[i]
-        totals = [torch.zeros_like(t) if need else None for t, need in zip(saved, needed, strict=True)]
-        for part in parts(len(gradient), ctx.chunk):
-            rows = [t[part].detach().requires_grad_(n) for t, n in zip(saved[: ctx.rowwise], needed, strict=False)]
-            leaves = [*rows, *saved[ctx.rowwise :]]
-            wanted = [i for i, need in enumerate(needed) if need]
-            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
-                values = ctx.block(part, *leaves[: ctx.inputs])
-                # grad() in place of backward(): a parameter's hooks, such as DDP's, must see its whole gradient once
-                found = torch.autograd.grad(values, [leaves[i] for i in wanted], gradient[part], allow_unused=True)
-            for i, new in zip(wanted, found, strict=True):
-                if new is not None:
-                    (totals[i][part] if i < ctx.rowwise else totals[i]).add_(new)
-        return None, None, None, None, *totals
+    def backward(ctx, weights: Tensor) -> tuple:
+        if bool((weights == weights[0]).all()):
+            gradients = [None if g is None else g * weights[0] for g in ctx.gradients]
+        else:
+            tensors = [c if t is None else t for t, c in zip(ctx.saved_tensors, ctx.constants, strict=True)]
+            _, gradients = sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], weights)
+        return None, None, None, None, *gradients
+
+
+def sweep(
+    block: Callable[..., Tensor],
+    chunk: int,
+    rowwise: int,
+    inputs: int,
+    tensors: Iterable,
+    needed: tuple[bool, ...],
+    weights: Tensor | None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """All blocks' values (M,), and the gradients of their weighed sum; None weighs all by 1.
+
+    Args:
+        rowwise, inputs: how many of the tensors are rows, and how many are inputs of block; the rest are parameters.
+        needed: of which tensors gradients are wanted; the others get None.
+    """
+    # inputs are cut from the graph; parameters are leaves, and must be the ones that block uses
+    tensors = [t.detach().requires_grad_() if n and i < inputs else t
+               for i, (t, n) in enumerate(zip(tensors, needed, strict=True))]  # fmt: skip
+    wanted = [i for i, need in enumerate(needed) if need]
+    totals = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True)]
+    rows = tensors[:rowwise]
+    values = rows[0].new_empty(len(rows[0]))
+    for part in parts(len(values), chunk):
+        leaves = [*(t[part].detach().requires_grad_(t.requires_grad) for t in rows), *tensors[rowwise:]]
+        with torch.enable_grad(), torch.autocast(values.device.type, enabled=False):
+            result = block(part, *leaves[:inputs])
+            weight = torch.ones_like(result) if weights is None else weights[part]
+            # grad() in place of backward(): a parameter's hooks, such as DDP's, must see its whole gradient once
+            found = torch.autograd.grad(result, [leaves[i] for i in wanted], weight, allow_unused=True)
+        values[part] = result.detach()
+        for i, new in zip(wanted, found, strict=True):
+            if new is not None:
+                (totals[i][part] if i < rowwise else totals[i]).add_(new)
+    return values, totals
 
 
 def parts(rows: int, chunk: int) -> list[slice]:

@@ -47,7 +47,7 @@ class RowwiseLoss(Loss):
         symmetric: all views are anchors; false: the first alone.
         negatives: the strategy.
         queue: past embeddings, which are further candidates.
-        row_chunk: anchors handled at a time, each block computed once more in backward: memory O(row_chunk * n) for n
+        row_chunk: anchors handled at a time, their gradients taken at once: memory O(row_chunk * n) for n
             candidates in place of O(V*N * n), same value and gradient. None: all at once. auto: by the memory there is.
     """
 
