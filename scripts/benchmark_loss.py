@@ -182,8 +182,9 @@ def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespac
         f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {version('torch')}, lightly {version('lightly')}, "
         f"pytorch-metric-learning {version('pytorch-metric-learning')}. Each in a process of its own with "
         f"{options.limit_gb:g} GiB of address space;",
-        "median (and range) over rounds in which all take turns; one round above 16,384. Memory is the growth of the "
-        "process's peak resident set.",
+        "median (and range) over rounds in which all take turns"
+        + ("; one round above 16,384" if options.largest > 16384 else "")
+        + ". Memory is the growth of the process's peak resident set.",
         "",
         "![time and memory](loss.png)",
         "",
