@@ -1,11 +1,27 @@
 """Losses of the ratio between an anchor's positive and its negatives."""
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from repel.losses.base import unit
-from repel.losses.rowwise import LogRatioLoss
+from repel.losses.rowwise import RowwiseLoss
+from repel.negatives.strategy import Rows
+
+
+class LogRatioLoss(RowwiseLoss):
+    """A link between an anchor's log Z and each of its positives; with several positives, their mean."""
+
+    @abstractmethod
+    def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
+        """Losses from log Z (m, 1) and positive logits (m, P): (m, P)."""
+
+    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
+        log_z = self.log_z(*self.weighed(rows))[:, None]
+        empty = log_z == -torch.inf
+        return self.link(log_z.masked_fill(empty, 0), positives).masked_fill(empty, 0).mean(1)
 
 
 class InfoNCE(LogRatioLoss):

@@ -236,16 +236,3 @@ class RowwiseLoss(Loss):
         if self.log_factor is not None:
             learned["train/temperature"] = self.temperature * (-self.log_factor.detach()).exp()
         return learned | self.negatives.statistics()
-
-
-class LogRatioLoss(RowwiseLoss):
-    """A link between an anchor's log Z and each of its positives; with several positives, their mean."""
-
-    @abstractmethod
-    def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
-        """Losses from log Z (m, 1) and positive logits (m, P): (m, P)."""
-
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        log_z = self.log_z(*self.weighed(rows))[:, None]
-        empty = log_z == -torch.inf
-        return self.link(log_z.masked_fill(empty, 0), positives).masked_fill(empty, 0).mean(1)
