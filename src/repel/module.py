@@ -78,7 +78,7 @@ class Contrastive(LightningModule):
         return loss
 
     def on_after_backward(self) -> None:
-        # not before: row chunks are computed a second time in backward
+        # not before: blocks of rows may be computed a second time in backward
         self.log_dict(self.loss.statistics(), sync_dist=True)
         self.loss.update(*self.compared)
 
