@@ -1,5 +1,6 @@
 """What stands around a loss in training: target, predictor, queue, annealing; and every loss with every strategy."""
 
+import copy
 import csv
 import itertools
 import multiprocessing
@@ -12,6 +13,7 @@ from conftest import CONF, TINY, config, make_folder, options
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
+from omegaconf import DictConfig, OmegaConf
 from test_losses import REFUSED
 from test_run import LAYERNORM, same, table, train, train_until_killed
 
@@ -203,20 +205,25 @@ def status(folder: Path, *overrides: str) -> tuple[int, str]:
     """Exit status and line of `python train.py ...`, through the command's own checks and training, in this process."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        cfg._set_flag("struct", False)
-        del cfg["hydra"]
-        try:
-            check(cfg, "train")
-            runs.claim(folder, plain(cfg), [])
-            fit(cfg, folder, resume=False)
-        except Exception as error:
-            return explain(error, "train")
-        return 0, ""
+        return status_of(folder, cfg)
+
+
+def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
+    """The same of a config that is composed, Hydra's own part included."""
+    HydraConfig.instance().set_config(cfg)
+    cfg._set_flag("struct", False)
+    del cfg["hydra"]
+    try:
+        check(cfg, "train")
+        runs.claim(folder, plain(cfg), [])
+        fit(cfg, folder, resume=False)
+    except Exception as error:
+        return explain(error, "train")
+    return 0, ""
 
 
 QUICK = [
-    "encoder.width=2", "head.out_features=8", "data.batch_size=16", "trainer.max_steps=20", "trainer.max_epochs=4",
+    "encoder.width=2", "head.out_features=8", "data.batch_size=4", "trainer.max_steps=20", "trainer.max_epochs=1",
     "callbacks.pairs=null", "callbacks.progress=null", "callbacks.knn=null", "callbacks.learning_rate=null",
     "logger.tensorboard=null", "trainer.check_val_every_n_epoch=4", "trainer.log_every_n_steps=5", "data.image_size=8",
 ]  # fmt: skip
@@ -226,11 +233,18 @@ QUICK = [
 @pytest.mark.parametrize("loss", options("loss"))
 def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, tmp_path, monkeypatch):
     """20 steps end well for every allowed pair; every other ends with status 2 and a reason."""
-    monkeypatch.setattr("repel.mistakes.check_types", lambda *args: None)  # it composes twice more; test_run tests it
+    for name in ("check_types", "baseline"):  # they compose once more for each pair; test_run tests them
+        monkeypatch.setattr(f"repel.mistakes.{name}", lambda *args: None)
     around = ["predictor=mlp"] if loss == "byol" else []
+    typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={pictures}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", overrides=typed, return_hydra_config=True)
     for strategy in options("negatives"):
-        typed = [f"loss={loss}", f"negatives={strategy}", *around, *QUICK]
-        code, line = status(tmp_path / strategy, *typed, "data=image_folder", f"data.root={pictures}")
+        cfg = copy.deepcopy(composed)  # as negatives=strategy composes it, which takes longer than the training
+        cfg._set_flag("struct", False)
+        cfg.negatives = OmegaConf.load(CONF / f"negatives/{strategy}.yaml")
+        cfg.hydra.runtime.choices.negatives = strategy
+        code, line = status_of(tmp_path / strategy, cfg)
         if (loss, strategy) in REFUSED:
             assert code == MISTAKE, (strategy, line)
             assert "negatives" in line

@@ -57,7 +57,8 @@ def check(cfg: DictConfig, name: str) -> None:
     for key, value in flatten(cfg).items():
         if value == "???":
             raise ValueError(f"{key} is not set; add {key}=...")
-    defaults = [baseline(name, [o for o in overrides if not o.startswith("experiment=")]), baseline(name, overrides)]
+    typed = [overrides, [o for o in overrides if not o.startswith("experiment=")]]
+    defaults = [baseline(name, o) for o in typed[: 1 + (typed[0] != typed[1])]]  # composing takes a fifth of a second
     check_types(cfg, defaults, overrides)
     for key, (holds, words) in RANGES.items():
         value = OmegaConf.select(cfg, key)
@@ -118,7 +119,7 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
         if override.is_delete() or (CONF / key).is_dir():
             continue
         if override.is_add() and not reaches_a_part(cfg, key):
-            raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[-1])))}")
+            raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
         expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
         if all(words := [mismatch(e, got) for e in expected]):
             raise ValueError(f"{key} must be {words[0]}, got {got!r}")
