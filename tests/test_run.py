@@ -355,6 +355,7 @@ def test_interrupted_runs_say_how_to_go_on(tmp_path, devices):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *TINY, f"trainer.devices={devices}", "trainer.max_epochs=100000"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     alarm = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
     alarm.start()
