@@ -15,9 +15,11 @@ from conftest import ROOT, config, make_folder, options
 from hydra.utils import instantiate
 from PIL import Image
 
+from repel import seeding
 from repel.data import datamodule, folder, readers
 from repel.data.decode import decode
 from repel.data.images import Images, Splits
+from repel.data.order import GlobalBatches
 
 
 def idx(path, array: np.ndarray, compress=False):
@@ -78,6 +80,19 @@ def fake_stl10(root, monkeypatch):
     return 10
 
 
+def fake_imagenet(root, monkeypatch):
+    for part in ("train", "val"):
+        make_folder(root / part, ["n01440764", "n01443537"], 20, size=(50, 40))
+    return 2
+
+
+def fake_shards(root, monkeypatch):
+    make_folder(root / "images", ["a", "b"], 20)
+    packed = [sys.executable, ROOT / "scripts/pack_shards.py", root / "images", root, "--workers", "1"]
+    subprocess.run(packed, check=True, capture_output=True, timeout=120)
+    return 2
+
+
 FAKES = {
     "fashion_mini": lambda root, monkeypatch: 10,
     "fashion_mnist": fake_fashion_mnist,
@@ -87,6 +102,8 @@ FAKES = {
     "cifar100": fake_cifar("CIFAR100", "cifar-100-python", ["train", "test"], "meta", "fine_labels", 100),
     "stl10": fake_stl10,
     "image_folder": lambda root, monkeypatch: len(list(make_folder(root, ["a", "b"], 20).iterdir())),
+    "imagenet": fake_imagenet,
+    "stream": fake_shards,
 }
 
 
@@ -102,12 +119,16 @@ def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
     assert len(data.splits.classes) == classes
     assert data.labelled
     for part in (data.splits.train, data.splits.val, data.splits.test):
-        assert part.pixels.dtype == torch.uint8
-        assert part.pixels.shape == (len(part), *shape)
+        pixels, good = next(part.plain([torch.arange(len(part))]))
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (len(part), *shape)
         assert part.labels.shape == (len(part),)
-        assert part.pixels.float().std() > 10
-    views = data.views.apply(data.splits.train.pixels[:2], data.views.draw(2, torch.Generator()))
-    assert views.shape == (2, 2, *shape)
+        assert pixels.float().std() > 10
+        assert good.all()
+    plain, views, params = data.preview(2)
+    assert plain.shape == (2, *shape)
+    assert torch.stack(views).shape == (2, 2, *shape)
+    assert len(params) == 2
     if name == "stl10":
         assert (data.splits.train.labels == -1).sum() == 30  # the unlabelled train, but are no neighbours
         assert (data.splits.val.labels >= 0).all()
@@ -185,7 +206,7 @@ def test_colour_is_never_dropped_silently():
 
 
 def read(root, size=8, channels=3, on_error="raise") -> Splits:
-    return folder.image_folder(str(root), size, channels, on_error)
+    return folder.image_folder(str(root), size, channels, on_error, in_memory=True, workers=0, layout="splits")
 
 
 def test_folder_layouts(tmp_path):
@@ -330,8 +351,11 @@ def test_small_classes_and_no_labels_still_give_a_fair_validation_set():
     assert len(splits.test.labels.unique()) > 35
 
 
-def batches(rank=0, world=1, seed=7, seen=0, n=23, size=4):
-    sampler = datamodule.GlobalBatches(n, size, rank, world, lambda: seen, n // size, seed)
+def batches(rank=0, world=1, seed=7, seen=0, n=23, size=4, pieces=23):
+    def order(epoch):
+        yield from torch.randperm(n, generator=seeding.generator(seed, seeding.ORDER, epoch)).split(pieces)
+
+    sampler = GlobalBatches(order, n, size, rank, world, lambda: seen, n // size)
     return [rows.index.tolist() for rows in sampler]
 
 
@@ -353,3 +377,8 @@ def test_ranks_share_out_the_same_global_batches():
 
 def test_an_epoch_goes_on_where_it_was_left():
     assert batches(seen=5 + 2) == batches(seen=5)[2:]
+
+
+def test_the_order_may_come_in_pieces():
+    assert batches(pieces=3) == batches(pieces=7) == batches()
+    assert batches(pieces=3, seen=5 + 2) == batches(seen=5)[2:]

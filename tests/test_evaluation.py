@@ -71,7 +71,8 @@ def test_features_are_of_eval_mode_in_order_and_leave_the_encoder_as_it_was(imag
     monkeypatch.setattr("repel.evaluation.features.BATCH", 10)
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(36), torch.nn.Dropout(0.5))
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    features = encode(encoder, images, lambda x: x.float() / 255, torch.device("cpu"))
+    features, places = encode(encoder, images, lambda x: x.float() / 255, torch.device("cpu"))
+    assert places.tolist() == list(range(len(images)))
     assert encoder.training
     assert not features.requires_grad
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())  # no statistics moved
@@ -88,7 +89,7 @@ def test_ranks_together_give_the_features_of_one(images, monkeypatch, world):
 
     monkeypatch.setattr(features, "BATCH", 10)
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))
-    alone = encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
+    alone, _ = encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
     shares = []
     monkeypatch.setattr(features, "world_size", lambda: world)
     for rank in range(world):
@@ -96,12 +97,12 @@ def test_ranks_together_give_the_features_of_one(images, monkeypatch, world):
         monkeypatch.setattr(features, "gather", lambda share: shares.append(share) or share.repeat(world, 1, 1))
         encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
     monkeypatch.setattr(features, "gather", lambda share: torch.cat(shares))
-    together = encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
+    together, _ = encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
     torch.testing.assert_close(together, alone)
 
 
 def test_raw_pixels():
     small = Images(torch.full((2, 3, 8, 8), 51, dtype=torch.uint8))
-    assert raw_pixels(small).shape == (2, 3 * 64)
-    torch.testing.assert_close(raw_pixels(small), torch.full((2, 192), 0.2))
-    assert raw_pixels(Images(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))).shape == (2, 3 * 32 * 32)
+    assert raw_pixels(small)[0].shape == (2, 3 * 64)
+    torch.testing.assert_close(raw_pixels(small)[0], torch.full((2, 192), 0.2))
+    assert raw_pixels(Images(torch.zeros(2, 3, 96, 96, dtype=torch.uint8)))[0].shape == (2, 3 * 32 * 32)

@@ -158,6 +158,9 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     dim = cfg.head.out_features
     predictor = instantiate(cfg.predictor, in_features=dim, out_features=dim) if cfg.predictor else None
     loss = instantiate(cfg.loss)
+    local = OmegaConf.select(cfg, "views.local.n")
+    if local and not loss.takes_crops:
+        raise ValueError("this loss takes no crops that are anchors only; set views.local=null, or choose another loss")
     if loss.needs_predictor and predictor is None:
         raise ValueError("this loss has no negatives and collapses without a predictor: add predictor=mlp")
     target = instantiate(cfg.target, encoder, head) if cfg.target else None

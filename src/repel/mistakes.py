@@ -39,6 +39,7 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "anneal.epochs": POSITIVE,
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
+    "evaluation.bank": AT_LEAST_1,
 }
 
 
@@ -112,7 +113,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str]) -> None:
     """What the user typed must be of the kind of what it replaces, without the experiment's changes or with them.
 
-    A default of null or ??? takes anything.
+    A default of null, ??? or auto takes anything.
     """
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
@@ -137,7 +138,7 @@ def reaches_a_part(cfg: DictConfig, key: str) -> bool:
 
 def mismatch(expected: Any, got: Any) -> str | None:
     """What was expected, in words, or None where got is of that kind."""
-    if expected is None:
+    if expected is None or expected == "auto":  # what else it may be, its part knows
         return None
     if isinstance(expected, bool):
         return None if isinstance(got, bool) else "true or false"

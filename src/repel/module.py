@@ -97,14 +97,19 @@ class Contrastive(LightningModule):
         Returns:
             The loss; and what was compared with, for the loss's memory: keys (V, N, D), labels and ids (N,).
         """
-        V, B = batch.views.shape[:2]
+        B = batch.views.shape[1]
         x = batch.views.flatten(0, 1)  # one pass for all views, so that batch norm sees them together
 
         def of_all_ranks(z: Tensor) -> Tensor:  # (V*B, D) -> (V, N, D)
-            return gather(z.unflatten(0, (V, B)).transpose(0, 1)).transpose(0, 1)
+            return gather(z.unflatten(0, (-1, B)).transpose(0, 1)).transpose(0, 1)
+
+        def predicted(projection: Tensor) -> Tensor:
+            return of_all_ranks(projection if self.predictor is None else self.predictor(projection))
 
         projection = self.head(self.encoder(x))  # (V*B, D)
-        z = of_all_ranks(projection if self.predictor is None else self.predictor(projection))
+        z, further = predicted(projection), {}
+        if batch.crops is not None:
+            further["crops"] = predicted(self.head(self.encoder(batch.crops.flatten(0, 1))))
         target = None
         if self.target is not None:
             target = of_all_ranks(self.target(x))
@@ -112,7 +117,7 @@ class Contrastive(LightningModule):
             target = of_all_ranks(projection.detach())
         labels, ids = None if batch.labels is None else gather(batch.labels), gather(batch.ids)
         local = slice(self.global_rank * B, (self.global_rank + 1) * B)
-        loss = self.loss(z, labels, ids, local, target)
+        loss = self.loss(z, labels, ids, local, target, **further)
         return loss, (z.detach() if target is None else target, labels, ids)
 
     def configure_optimizers(self) -> dict:

@@ -15,6 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from repel import checkpoints, runs
 from repel.config import build_data, build_module, build_trainer, on_gpu
 from repel.data.datamodule import ImageData
+from repel.data.images import BadImage
 from repel.mistakes import flatten, plain
 from repel.module import Contrastive, Diverged
 
@@ -62,12 +63,16 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         raise KeyboardInterrupt from None  # Lightning turns ^C into exit status 1
+    except BadImage as error:
+        raise ValueError(str(error)) from error
     except ValueError as error:  # nobody's option: those were checked before
         raise RuntimeError(f"ValueError: {error}") from error
     except Diverged as error:
         kept = f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
         raise Diverged(f"{error}; {kept}") from error
     if trainer.is_global_zero:
+        if len(data.skipped) > len(data.splits.skipped):
+            tell_skipped(folder)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
     return data
@@ -101,15 +106,16 @@ def check_data(data: ImageData, batch_size: int, world: int) -> None:
 def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
     """What this run is, in a few lines."""
     splits, world = data.splits, trainer.world_size
-    _, channels, height, width = splits.train.pixels.shape
+    channels, height, width = splits.train.shape
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
     labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
     parameters = sum(p.numel() for p in module.parameters())
     device = torch.cuda.get_device_name() if on_gpu(cfg) else f"cpu, {torch.get_num_threads()} threads"
-    print(f"data     {sizes} images of {height}x{width}x{channels}, {labels}")
-    if splits.skipped:
-        (Path(trainer.default_root_dir) / "skipped.txt").write_text("\n".join(splits.skipped) + "\n")
-        print(f"skipped  {len(splits.skipped)} unreadable files, listed in skipped.txt, the first: {splits.skipped[0]}")
+    workers = getattr(splits.train, "workers", None)
+    where = "" if workers is None else f", decoded for every batch, workers: {workers}"
+    print(f"data     {sizes} images of {height}x{width}x{channels}{where}, {labels}")
+    data.note(splits.skipped)
+    tell_skipped(Path(trainer.default_root_dir))
     runs.add_device(folder=Path(trainer.default_root_dir), device=f"{world} x {device}")
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"training labels {'touch' if module.loss.supervised else 'do not touch'} training")
@@ -120,6 +126,13 @@ def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Tr
     )
     for note in notes(cfg, module, world):
         print(f"note     {note}")
+
+
+def tell_skipped(folder: Path) -> None:
+    """How many files were left out so far, if any: each is a line of skipped.txt, which all ranks write."""
+    if (folder / "skipped.txt").exists():
+        files = sorted(set((folder / "skipped.txt").read_text().splitlines()))
+        print(f"skipped  {len(files)} unreadable files, listed in skipped.txt, the first: {files[0]}")
 
 
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:

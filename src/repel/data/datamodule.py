@@ -1,93 +1,64 @@
-"""The LightningDataModule for sets held in memory: raw uint8 batches in, augmented pairs on the device out."""
+"""The LightningDataModule for images: raw uint8 batches in, augmented pairs on the device out."""
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from repel import seeding
-from repel.data.images import Images, Splits
+from repel.data.encoded import Encoded, worked
+from repel.data.images import BadImage, Images, Splits
+from repel.data.order import GlobalBatches, Rows
 from repel.data.pair import Pair
-from repel.views.augment import Normalize, Views, rows
+from repel.views.normalize import Normalize
+from repel.views.views import Params, Views, rows
 
-
-class Rows(NamedTuple):
-    """One rank's part of a global batch: its counters, its samples, and where these stand in the global batch."""
-
-    epoch: int
-    step: int
-    index: Tensor
-    local: slice
-    total: int
+CACHE_SHARE = 0.25  # of a device's free memory, which data.device_cache=auto may take
 
 
 class RawBatch(NamedTuple):
-    """Rows with their pixels (B, C, H, W) uint8 and labels (B,)."""
+    """Rows with their images and labels (B,).
 
-    rows: Rows
-    pixels: Tensor
-    labels: Tensor | None
-
-
-class GlobalBatches:
-    """A sampler of global batches that is a pure function of (seed, epoch): rank r takes the r-th slice of each.
-
-    The last, incomplete global batch is left out: the loss compares the samples of a batch with one another, so all
-    batches, on all ranks, have the same size.
-
-    Args:
-        n: samples.
-        batch_size: of the global batch, a multiple of world.
-        position: how many batches have been trained on so far; an epoch starts from there, so that a resumed run goes
-            on in the middle of an epoch.
-        per_epoch: batches in an epoch, at most n // batch_size.
-        shuffle_seed: None keeps the order.
+    pixels: (B, C, H, W) uint8; or every view's crops, a list of (B, C, S, S) uint8; or None where the device has them.
+    skipped: files that could not be read.
     """
 
-    def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        rank: int,
-        world: int,
-        position: Callable[[], int],
-        per_epoch: int,
-        shuffle_seed: int | None,
-    ):
-        assert batch_size % world == 0, "config.check divides the batch over the ranks"
-        self.n, self.batch_size, self.per_epoch = n, batch_size, per_epoch
-        self.position, self.shuffle_seed = position, shuffle_seed
-        local = batch_size // world
-        self.local = slice(rank * local, (rank + 1) * local)
-
-    def __len__(self) -> int:
-        return self.n // self.batch_size  # without trainer.limit_train_batches, which Lightning applies itself
-
-    def __iter__(self):
-        # not a generator: the position is read now, before a worker asks for the first batch
-        epoch, first = divmod(self.position(), self.per_epoch)
-        order = torch.arange(self.n)
-        if self.shuffle_seed is not None:
-            order = torch.randperm(self.n, generator=seeding.generator(self.shuffle_seed, seeding.ORDER, epoch))
-        batches = order[: self.per_epoch * self.batch_size].view(self.per_epoch, self.batch_size)
-        return iter(
-            [Rows(epoch, s, batches[s, self.local], self.local, self.batch_size) for s in range(first, self.per_epoch)]
-        )
+    rows: Rows
+    pixels: Tensor | list[Tensor] | None
+    labels: Tensor | None
+    skipped: list[str]
 
 
-class BatchFetch(torch.utils.data.Dataset):
+class BatchFetch(Dataset):
     """Fetches a whole batch by one indexing operation."""
 
-    def __init__(self, images: Images):
-        self.images = images
+    def __init__(self, images: Images, pixels: bool):
+        self.images, self.pixels = images, pixels
 
     def __getitem__(self, rows: Rows) -> RawBatch:
-        batch = self.images[rows.index]
-        return RawBatch(rows, batch.pixels, batch.labels)
+        pixels = self.images.pixels[rows.index] if self.pixels else None
+        return RawBatch(rows, pixels, None if self.images.labels is None else self.images.labels[rows.index], [])
+
+
+class CropFetch(Dataset):
+    """Decodes a batch and cuts out the crops of its views, in a worker."""
+
+    def __init__(self, images: Encoded, views: Views, seed: int, stream: int):
+        self.images, self.views, self.seed, self.stream = images, views, seed, stream
+
+    def __getitem__(self, place: Rows) -> RawBatch | BadImage:
+        params = drawn(self.views, self.seed, self.stream, place)
+        try:
+            read = self.images.crops(place.index, self.views, rows(params, place.local))
+        except BadImage as error:
+            return error  # raised here, it would come out as a traceback of the worker
+        labels = None if self.images.labels is None else self.images.labels[read.places]
+        return RawBatch(place._replace(index=read.places), read.crops, labels, read.skipped)
 
 
 class ImageData(LightningDataModule):
@@ -99,6 +70,8 @@ class ImageData(LightningDataModule):
         val_fraction: of the training images, held out for validation where the data has no validation split.
         test_fraction: likewise for the test split.
         split_seed: which images are held out; not the run's seed, so that runs with other seeds hold out the same.
+        device_cache: whether training images that are held in memory are held on the device; auto: on a GPU, where they
+            take at most a quarter of its free memory.
         views: makes the views of a batch.
         normalize: makes evaluation's single plain view.
         seed: of the order and of the views' draws.
@@ -111,6 +84,7 @@ class ImageData(LightningDataModule):
         val_fraction: float,
         test_fraction: float,
         split_seed: int,
+        device_cache: bool | str,
         views: Views,
         normalize: Normalize,
         seed: int,
@@ -119,10 +93,14 @@ class ImageData(LightningDataModule):
         for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
             if not 0 < fraction < 0.5:
                 raise ValueError(f"data.{name} must be between 0 and 0.5, got {fraction}")
+        if device_cache not in (True, False, "auto"):
+            raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
         self.read, self.batch_size, self.seed = read, batch_size, seed
-        self.fractions, self.split_seed = (val_fraction, test_fraction), split_seed
+        self.fractions, self.split_seed, self.device_cache = (val_fraction, test_fraction), split_seed, device_cache
         self.views, self.normalize = views, normalize
         self.splits: Splits | None = None
+        self.cache: Tensor | None = None
+        self.skipped: set[str] = set()
         self.fetched_at = perf_counter()
 
     def setup(self, stage: str | None = None) -> None:
@@ -142,47 +120,98 @@ class ImageData(LightningDataModule):
         limit = self.trainer.limit_train_batches
         return min(full, limit) if isinstance(limit, int) else int(full * limit)
 
+    def order(self, epoch: int):
+        """The places of all training samples in an epoch's order, in pieces."""
+        return self.splits.train.order(seeding.generator(self.seed, seeding.ORDER, epoch))
+
     def train_dataloader(self) -> DataLoader:
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        progress, trainer, images = self.trainer.fit_loop.epoch_loop.batch_progress, self.trainer, self.splits.train
         sampler = GlobalBatches(
-            len(self.splits.train), self.batch_size, self.trainer.global_rank, self.trainer.world_size,
-            position=lambda: progress.total.processed, per_epoch=self.batches_per_epoch(), shuffle_seed=self.seed,
+            self.order, len(images), self.batch_size, trainer.global_rank, trainer.world_size,
+            position=lambda: progress.total.processed, per_epoch=self.batches_per_epoch(),
         )  # fmt: skip
-        return self.loader(self.splits.train, sampler)
+        if self.cache is None and isinstance(images, Images) and self.fits(images.pixels):
+            self.cache = images.pixels.to(trainer.strategy.root_device)
+        return self.loader(images, sampler, seeding.VIEWS)
 
     def val_dataloader(self) -> DataLoader:
         """Whole global batches of the validation split, in order; one smaller batch where the split is small."""
         n, world = len(self.splits.val), self.trainer.world_size
         size = min(self.batch_size, n // world * world)
-        batches = n // size if size else 0
         sampler = GlobalBatches(
-            n, size, self.trainer.global_rank, world, position=lambda: 0, per_epoch=batches, shuffle_seed=None
-        )
-        return self.loader(self.splits.val, sampler)
+            lambda epoch: iter([torch.arange(n)]), n, size, self.trainer.global_rank, world,
+            position=lambda: 0, per_epoch=n // size if size else 0,
+        )  # fmt: skip
+        return self.loader(self.splits.val, sampler, seeding.VALIDATION)
 
-    def loader(self, images: Images, sampler: GlobalBatches) -> DataLoader:
+    def fits(self, pixels: Tensor) -> bool:
+        """Whether the device is to hold the training images."""
+        device = self.trainer.strategy.root_device
+        if self.device_cache != "auto":
+            return self.device_cache
+        return device.type == "cuda" and pixels.nbytes <= CACHE_SHARE * torch.cuda.mem_get_info(device)[0]
+
+    def loader(self, images: Images | Encoded, sampler: GlobalBatches, stream: int) -> DataLoader:
         pin = self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(BatchFetch(images), sampler=sampler, batch_size=None, collate_fn=as_is, pin_memory=pin)
+        if isinstance(images, Images):
+            cached = stream == seeding.VIEWS and self.cache is not None
+            return worked(BatchFetch(images, not cached), sampler, 0, pin_memory=pin)
+        fetch = CropFetch(images, self.views, self.seed, stream)
+        return worked(fetch, sampler, images.workers, pin_memory=pin, persistent_workers=images.workers > 0)
 
-    def transfer_batch_to_device(self, batch: RawBatch, device: torch.device, dataloader_idx: int) -> RawBatch:
+    def transfer_batch_to_device(
+        self, batch: RawBatch | BadImage, device: torch.device, dataloader_idx: int
+    ) -> RawBatch:
+        if isinstance(batch, BadImage):
+            raise batch
         self.fetched_at = perf_counter()  # for speed/data_wait_fraction: from here on it is the device's work
-        moved = [t if t is None else t.to(device, non_blocking=True) for t in (batch.pixels, batch.labels)]
-        return RawBatch(batch.rows, *moved)
+        self.note(batch.skipped)
+        there = [t if t is None else t.to(device, non_blocking=True) for t in (batch.rows.index, batch.labels)]
+        if batch.pixels is None:
+            pixels = self.cache[there[0]]
+        elif isinstance(batch.pixels, list):
+            pixels = [crops.to(device, non_blocking=True) for crops in batch.pixels]
+        else:
+            pixels = batch.pixels.to(device, non_blocking=True)
+        return RawBatch(batch.rows._replace(index=there[0]), pixels, there[1], [])
+
+    def note(self, skipped: list[str]) -> None:
+        """Write files that cannot be read into the run's skipped.txt, each once."""
+        for line in skipped:
+            if line not in self.skipped:
+                self.skipped.add(line)
+                with (Path(self.trainer.default_root_dir) / "skipped.txt").open("a") as file:
+                    file.write(line.encode(errors="replace").decode() + "\n")
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Pair:
-        """The views: drawn for the global batch, as a function of (seed, epoch, step), made for this rank's part."""
-        stream = seeding.VIEWS if self.trainer.training else seeding.VALIDATION
-        place = batch.rows
-        params = self.views.draw(place.total, seeding.generator(self.seed, stream, place.epoch, place.step))
-        views = self.views.apply(batch.pixels, rows(params, place.local))
+        """The views: drawn for the global batch, made for this rank's part."""
+        place, training = batch.rows, self.trainer.training
+        params = drawn(self.views, self.seed, seeding.VIEWS if training else seeding.VALIDATION, place)
+        made = self.views.apply(batch.pixels, rows(params, place.local))
         dtype = next(self.trainer.lightning_module.parameters()).dtype  # float64 under precision=64-true
+        views, crops = (made[0].to(dtype), made[1].to(dtype)) if isinstance(made, list) else (made.to(dtype), None)
         # validation samples' ids come after the training samples', so that no two samples share one
-        ids = place.index + (0 if self.trainer.training else len(self.splits.train))
-        return Pair(views.to(dtype), ids.to(views.device), batch.labels)
+        return Pair(views, place.index + (0 if training else len(self.splits.train)), batch.labels, crops)
+
+    def preview(self, n: int) -> tuple[Tensor, list[Tensor], Params]:
+        """The first n samples of the first training batch: plain images (n, C, H, W) uint8, each view, their draws.
+
+        The same as training begins with, on one rank or several.
+        """
+        n = min(n, self.batch_size, len(self.splits.train))
+        index = next(iter(self.order(0)))[:n]
+        place = Rows(0, 0, index, slice(0, n), self.batch_size)
+        params = rows(drawn(self.views, self.seed, seeding.VIEWS, place), place.local)
+        images = self.splits.train
+        pixels = images.crops(index, self.views, params).crops if isinstance(images, Encoded) else images.pixels[index]
+        made = self.views.apply(pixels, params)
+        views = [view for part in (made if isinstance(made, list) else [made]) for view in part]
+        return next(iter(images.plain([index])))[0], views, params
 
 
-def as_is(batch):
-    return batch
+def drawn(views: Views, seed: int, stream: int, place: Rows) -> Params:
+    """The views' parameters for a whole global batch, as a function of (seed, epoch, step)."""
+    return views.draw(place.total, seeding.generator(seed, stream, place.epoch, place.step))
 
 
 def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: int) -> Splits:
@@ -195,7 +224,9 @@ def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: in
     return Splits(train, test, val, splits.classes, splits.skipped)
 
 
-def split_off(images: Images, fraction: float, seed: int, part: int) -> tuple[Images, Images]:
+def split_off(
+    images: Images | Encoded, fraction: float, seed: int, part: int
+) -> tuple[Images | Encoded, Images | Encoded]:
     """(rest, held out), the same share of every class. Images without a label stay in the rest, unless none has one."""
     labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
     shuffled = torch.randperm(len(images), generator=seeding.generator(seed, seeding.SPLIT, part))

@@ -1,9 +1,19 @@
 """Image files -> uint8 arrays. Without torch, so that worker processes start at once."""
 
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+File = str | Path | bytes  # a path, or the file's contents
+Box = tuple[float, float, float, float]  # top, left, height, width in pixels
+MAX_PIXELS = 100_000_000  # a 22 kB PNG can unfold to this and more: 100 megapixels take 300 MB in each worker
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def decode_files(files: list[Path], size: int, channels: int) -> tuple[np.ndarray, dict[int, str]]:
@@ -14,24 +24,86 @@ def decode_files(files: list[Path], size: int, channels: int) -> tuple[np.ndarra
         try:
             arrays[index] = decode(path, size, channels)
         except Exception as error:  # a damaged file can make Pillow raise anything
-            errors[index] = (str(error).splitlines() or [type(error).__name__])[0]
+            errors[index] = reason(error)
     return arrays, errors
 
 
-def decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """One file -> (channels, size, size) uint8: turned upright by EXIF, on white where transparent, scaled, cropped."""
-    with Image.open(path) as image:
-        image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a reduced scale, never below twice the target
-        image = ImageOps.exif_transpose(image)
-        image = to_8_bit(image)
-        if "A" in image.getbands() or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        array = np.asarray(image)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+def reason(error: Exception) -> str:
+    """One line, without the path, which stands beside it."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return "not an image that Pillow knows" if "cannot identify" in text else text.splitlines()[0]
+
+
+def decode(file: File, size: int, channels: int) -> np.ndarray:
+    """One file -> (channels, size, size) uint8: its largest centred square, scaled."""
+
+    def centre(height: int, width: int) -> list[Box]:
+        side = min(height, width)
+        return [((height - side) / 2, (width - side) / 2, side, side)]
+
+    return decode_crops(file, centre, [size], [False], channels)[0]
+
+
+def decode_crops(
+    file: File,
+    boxes: Callable[[int, int], Sequence[Box]],
+    sizes: Sequence[int],
+    flips: Sequence[bool],
+    channels: int,
+) -> list[np.ndarray]:
+    """Several crops of one file, which is decoded once: turned upright by EXIF, on white where transparent.
+
+    Args:
+        boxes: of the image's height and width, one box per crop.
+        sizes: side of each crop's square output.
+        flips: whether each is mirrored.
+        channels: 1 or 3.
+
+    Returns:
+        One array (channels, size, size) uint8 per crop; scaled bilinearly, antialiased.
+    """
+    with opened(file) as image:
+        upright = image.size[::-1] if image.getexif().get(0x0112) not in TURNED else image.size
+        wanted = boxes(*upright)
+        # a JPEG can be decoded at a half, a quarter or an eighth, as long as no crop has to be enlarged for that
+        shrink = min(min(height, width) / size for (_, _, height, width), size in zip(wanted, sizes, strict=True))
+        image.draft(None, tuple(max(1, int(side / max(1, shrink))) for side in image.size))
+        image = on_white(to_8_bit(ImageOps.exif_transpose(image))).convert("L" if channels == 1 else "RGB")
+    by = (image.height / upright[0], image.width / upright[1])
+    arrays = []
+    for (top, left, height, width), size, flip in zip(wanted, sizes, flips, strict=True):
+        box = (left * by[1], top * by[0], (left + width) * by[1], (top + height) * by[0])
+        crop = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+        crop = crop[:, ::-1] if flip else crop
+        arrays.append(crop[None] if channels == 1 else crop.transpose(2, 0, 1))
+    return arrays
+
+
+def opened(file: File) -> Image.Image:
+    """The image, only its header read.
+
+    Raises:
+        ValueError: no regular file, such as a pipe, which would never end; or too many pixels.
+    """
+    if isinstance(file, bytes):
+        file = io.BytesIO(file)
+    elif not stat.S_ISREG(os.stat(file).st_mode):
+        raise ValueError("not a regular file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is an error instead
+        image = Image.open(file)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; a decompression bomb?")
+    return image
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Without transparency."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:

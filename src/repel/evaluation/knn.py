@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from repel.evaluation.features import encode
+from repel.evaluation.features import encode, subset
 
 QUERIES = 1024  # handled at a time: the similarities to the bank take 4 * 1024 * bank bytes
 
@@ -49,17 +49,23 @@ class ValidationKNN(Callback):
     """Logs `val/knn_top1`: training images are the bank, validation images the queries.
 
     Without labels there is nothing to measure, and it stays silent.
+
+    Args:
+        k, temperature: of the vote.
+        bank: at most so many training images, evenly spaced; None: all.
     """
 
-    def __init__(self, k: int, temperature: float):
-        self.k, self.temperature = k, temperature
+    def __init__(self, k: int, temperature: float, bank: int | None):
+        self.k, self.temperature, self.bank = k, temperature, bank
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         data = trainer.datamodule
         if trainer.sanity_checking or not data.labelled:
             return
-        bank, queries = data.splits.train.labelled, data.splits.val.labelled
-        features = [encode(module.encoder, part, data.normalize, module.device) for part in (bank, queries)]
-        labels = [part.labels.to(module.device) for part in (bank, queries)]
+        features, labels = [], []
+        for part in (subset(data.splits.train.labelled, self.bank), data.splits.val.labelled):
+            h, places = encode(module.encoder, part, data.normalize, module.device)
+            features.append(h)
+            labels.append(part.labels.to(h.device)[places])
         top1 = knn_top1(features[0], labels[0], features[1], labels[1], self.k, self.temperature)
         module.log("val/knn_top1", top1)  # the same on all ranks

@@ -1,5 +1,7 @@
 """The protocol: what is measured of a checkpoint, on which images, beside which baselines."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 from repel import checkpoints, runs
 from repel.config import build_data, build_module, saved
 from repel.data.datamodule import ImageData
+from repel.data.encoded import Encoded
 from repel.data.images import Images
-from repel.evaluation.features import encode, raw_pixels
+from repel.evaluation.features import encode, raw_pixels, subset
 from repel.evaluation.knn import knn_top1
 from repel.mistakes import plain
 
@@ -30,7 +33,8 @@ def measure(
 ) -> dict[str, float]:
     """Test metrics of checkpoints and the baselines; nothing here is chosen by looking at the test split.
 
-    Weighted kNN on features h: all labelled images that are not test images, validation included, are the bank.
+    Weighted kNN on features h: all labelled images that are not test images, validation included, are the bank, or
+    evaluation.bank of the training images.
     `untrained` is the encoder as it was before the first step, with pretrained weights if the run began from these.
 
     Args:
@@ -41,29 +45,23 @@ def measure(
     """
     if not data.labelled or data.splits.test.labels is None:
         return {}
-    bank = join(data.splits.train.labelled, data.splits.val.labelled)
-    queries = data.splits.test.labelled
+    splits = data.splits
+    parts = [subset(splits.train.labelled, cfg.evaluation.bank), splits.val.labelled, splits.test.labelled]
     encoder = build_module(cfg).encoder.to(device)  # as the run built it, before its first step
 
-    def top1(features: list[torch.Tensor]) -> float:
-        labels = [part.labels.to(features[0].device) for part in (bank, queries)]
-        return knn_top1(features[0], labels[0], features[1], labels[1], cfg.evaluation.k, cfg.evaluation.temperature)
+    def top1(features: Callable[[Images | Encoded], tuple[torch.Tensor, torch.Tensor]]) -> float:
+        made = [(h, part.labels.to(h.device)[places]) for part in parts for h, places in [features(part)]]
+        bank, labels = (torch.cat(pair) for pair in zip(*made[:2], strict=True))
+        return knn_top1(bank, labels, *made[2], cfg.evaluation.k, cfg.evaluation.temperature)
 
-    def encoded() -> float:
-        return top1([encode(encoder, part, data.normalize, device) for part in (bank, queries)])
-
-    metrics = {"baseline/raw_knn_top1": top1([raw_pixels(part) for part in (bank, queries)])}
-    metrics["baseline/untrained_knn_top1"] = encoded()
+    encoded = partial(encode, encoder, normalize=data.normalize, device=device)
+    metrics = {"baseline/raw_knn_top1": top1(raw_pixels), "baseline/untrained_knn_top1": top1(encoded)}
     for name, checkpoint in weights.items():
         prefix = "encoder."
         state = checkpoint["state_dict"].items()
         encoder.load_state_dict({k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)})
-        metrics[name] = encoded()
+        metrics[name] = top1(encoded)
     return metrics
-
-
-def join(a: Images, b: Images) -> Images:
-    return Images(torch.cat([a.pixels, b.pixels]), torch.cat([a.labels, b.labels]))
 
 
 def of_run(folder: Path) -> dict[str, Path]:
@@ -126,7 +124,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float | None:
     config = checkpoints.load(paths["test/knn_top1"])["config"]
     if cfg.data_root is not None:
         config["data"]["root"] = config["data"]["datamodule"]["read"]["root"] = cfg.data_root
-    for key in ("k", "temperature"):
+    for key in ("k", "temperature", "bank"):
         if cfg.evaluation[key] is not None:
             config["evaluation"][key] = cfg.evaluation[key]
     runs.claim(folder, plain(cfg), [f"ckpt={cfg.ckpt}"])

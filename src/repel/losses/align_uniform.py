@@ -25,6 +25,8 @@ class AlignUniform(RowwiseLoss):
         weight: of the uniformity, > 0.
     """
 
+    takes_crops = False
+
     def __init__(self, alpha: float, weight: float, **rowwise):
         super().__init__(**rowwise)
         for name, value in (("alpha", alpha), ("weight", weight)):

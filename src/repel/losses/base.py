@@ -11,6 +11,7 @@ class Loss(nn.Module):
     supervised = False  # whether labels enter the loss
     needs_predictor = False  # whether it collapses without one
     tolerates_old_keys = False  # whether a queue makes sense without a momentum network
+    takes_crops = False  # whether it takes further crops, which are anchors only
 
     def update(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None) -> None:
         """Called once after every training batch with what it compared with, keys (V, N, D): the place for state."""
@@ -35,3 +36,11 @@ def check_views(z: Tensor) -> tuple[int, int]:
     if views < 2 or samples < 2:
         raise ValueError(f"a contrastive batch needs at least 2 views of 2 samples, got z of shape {tuple(z.shape)}")
     return views, samples
+
+
+def swapped(agreement: Tensor) -> Tensor:
+    """(V + L, V) of anchors with views -> mean over anchors of the mean over views other than itself."""
+    views = agreement.shape[1]
+    own = agreement[:views].diagonal()
+    of_views = (agreement[:views].sum(1) - own) / (views - 1)
+    return torch.cat([of_views, agreement[views:].mean(1)]).mean()

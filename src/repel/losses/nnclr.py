@@ -18,6 +18,7 @@ class NNCLR(InfoNCE):
     """
 
     tolerates_old_keys = True
+    takes_crops = False  # a neighbour is looked up from the target's embeddings, of which crops have none
 
     def roles(
         self, z: Tensor, keys: Tensor, labels: Tensor | None, ids: Tensor | None, local: slice

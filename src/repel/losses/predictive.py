@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from repel.losses.base import Loss, check_views, unit
+from repel.losses.base import Loss, check_views, swapped, unit
 
 
 class BYOL(Loss):
@@ -15,6 +15,7 @@ class BYOL(Loss):
     """
 
     needs_predictor = True
+    takes_crops = True
 
     def forward(
         self,
@@ -23,10 +24,11 @@ class BYOL(Loss):
         ids: Tensor | None = None,
         local: slice = slice(None),
         target: Tensor | None = None,
+        crops: Tensor | None = None,
     ) -> Tensor:
-        views, _ = check_views(z)
+        check_views(z)
         with torch.autocast(z.device.type, enabled=False):
             z = unit(z)
             keys = z.detach() if target is None else unit(target).detach()
-            cosine = torch.einsum("vnd,und->vu", z[:, local], keys[:, local]) / z[:, local].shape[1]
-            return 2 - 2 * (cosine.sum() - cosine.trace()) / (views * (views - 1))
+            anchors = (z if crops is None else torch.cat([z, unit(crops)]))[:, local]
+            return 2 - 2 * swapped(torch.einsum("vnd,und->vu", anchors, keys[:, local]) / anchors.shape[1])

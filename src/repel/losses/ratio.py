@@ -63,6 +63,8 @@ class DecoupledWeighted(Decoupled):
         sigma: its temperature, > 0.
     """
 
+    takes_crops = False
+
     def __init__(self, sigma: float, **rowwise):
         super().__init__(**rowwise)
         if not sigma > 0:

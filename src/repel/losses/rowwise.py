@@ -51,6 +51,7 @@ class RowwiseLoss(Loss):
             candidates in place of O(V*N * n), same value and gradient. None: all at once. auto: by the memory there is.
     """
 
+    takes_crops = True
     takes_correction = True  # whether the strategy's C has a meaning: there is a sum of exponentials to correct
 
     def __init__(
@@ -82,6 +83,7 @@ class RowwiseLoss(Loss):
         self.temperature, self.candidates, self.symmetric = temperature, candidates, symmetric
         self.negatives, self.queue, self.row_chunk = negatives, queue, row_chunk
         self.supervised = self.supervised or negatives.supervised
+        self.takes_crops = self.takes_crops and candidates != "same"  # of a crop's own view there are no candidates
         # of 1 / t relative to its start
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
 
@@ -93,7 +95,7 @@ class RowwiseLoss(Loss):
 
         Args:
             rows: the anchors against all candidates, before the strategy.
-            positives: (m, P) logits of the other views.
+            positives: (m, P) logits of the other views; of all views where anchors are crops.
             keys: (m, P, D), these views' embeddings.
         """
 
@@ -116,13 +118,20 @@ class RowwiseLoss(Loss):
         ids: Tensor | None = None,
         local: slice = slice(None),
         target: Tensor | None = None,
+        crops: Tensor | None = None,
     ) -> Tensor:
-        return self.losses(z, labels, ids, local, target).mean()
+        return self.losses(z, labels, ids, local, target, crops).mean()
 
     def losses(
-        self, z: Tensor, labels: Tensor | None, ids: Tensor | None, local: slice, target: Tensor | None
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        ids: Tensor | None,
+        local: slice,
+        target: Tensor | None,
+        crops: Tensor | None = None,
     ) -> Tensor:
-        """The loss of every local anchor, (views that are anchors * local samples,), view by view."""
+        """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
         views, samples = check_views(z)
         with torch.autocast(z.device.type, enabled=False):
             z = unit(z)
@@ -132,13 +141,16 @@ class RowwiseLoss(Loss):
             sources = torch.arange(views if self.symmetric else 1, device=z.device)
             # views with the same candidates go together
             groups = [sources] if self.candidates in ("all", "queue") else list(sources.split(1))
+            if crops is not None:
+                anchors = torch.cat([anchors, unit(crops)])
+                groups.append(torch.arange(views, len(anchors), device=z.device))
             values = []
             for group in groups:
                 columns = self.columns(keys, labels, ids, group)
                 view, sample = group.repeat_interleave(len(mine)), mine.repeat(len(group))
-                others = torch.arange(views - 1, device=z.device)
-                others = others + (others >= view[:, None])  # (m, V - 1): every view but the anchor's
-                rows = anchors[view, sample], keys[others, sample[:, None]]  # (m, D) and its positives (m, V - 1, D)
+                others = torch.arange(views - (int(group[0]) < views), device=z.device)
+                others = others + (others >= view[:, None])  # (m, P): every view but the anchor's
+                rows = anchors[view, sample], keys[others, sample[:, None]]  # (m, D) and its positives (m, P, D)
                 block = partial(self.block, sample, columns, labels, ids)
                 chunk = self.row_chunk
                 if chunk == "auto":
@@ -167,7 +179,8 @@ class RowwiseLoss(Loss):
             return batch
         if self.candidates == "queue":
             return batch.take(slice(0, 0))
-        return batch.take((view == anchor_views) == (self.candidates == "same"))
+        of_anchor = view == anchor_views[0]  # of no candidate, where anchors are crops
+        return batch.take(of_anchor == (self.candidates == "same"))
 
     def block(
         self,
@@ -185,7 +198,7 @@ class RowwiseLoss(Loss):
 
         Args:
             one: (m, D), the part's anchors.
-            positive_keys: (m, V - 1, D), their positives.
+            positive_keys: (m, P, D), their positives.
             candidates: (n, D), the columns' embeddings. What gradients flow through comes last, for in_blocks.
         """
         sample = sample[part]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repel.losses.base import Loss, check_views, unit
+from repel.losses.base import Loss, check_views, swapped, unit
 from repel.losses.rowwise import RowwiseLoss
 from repel.negatives.strategy import Rows
 
@@ -109,6 +109,8 @@ class SwAV(Loss):
         iterations: of Sinkhorn-Knopp.
     """
 
+    takes_crops = True
+
     def __init__(self, temperature: float, prototypes: int, dim: int, epsilon: float, iterations: int):
         super().__init__()
         for name, value in (("temperature", temperature), ("epsilon", epsilon)):
@@ -127,8 +129,9 @@ class SwAV(Loss):
         ids: Tensor | None = None,
         local: slice = slice(None),
         target: Tensor | None = None,
+        crops: Tensor | None = None,
     ) -> Tensor:
-        views, _ = check_views(z)
+        check_views(z)
         if z.shape[-1] != self.prototypes.shape[1]:
             raise ValueError(f"loss.dim={self.prototypes.shape[1]} must be the embeddings' {z.shape[-1]} dimensions")
         with torch.autocast(z.device.type, enabled=False):
@@ -137,9 +140,10 @@ class SwAV(Loss):
             with torch.no_grad():
                 keys = z if target is None else unit(target)
                 codes = torch.stack([sinkhorn(k @ prototypes.T, self.epsilon, self.iterations) for k in keys])
-            log_p = (z[:, local] @ prototypes.T / self.temperature).log_softmax(-1)  # (V, local, K)
+            anchors = z if crops is None else torch.cat([z, unit(crops)])
+            log_p = (anchors[:, local] @ prototypes.T / self.temperature).log_softmax(-1)  # (V + L, local, K)
             agreement = torch.einsum("vnk,unk->vu", log_p, codes[:, local]) / log_p.shape[1]
-            return -(agreement.sum() - agreement.trace()) / (views * (views - 1))
+            return -swapped(agreement)
 
 
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:

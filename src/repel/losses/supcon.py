@@ -34,13 +34,20 @@ class SupCon(RowwiseLoss):
         if not self.symmetric:
             raise ValueError("loss.symmetric must be true for SupCon: every sample has positives in every view")
         self.positives = positives
+        self.takes_crops = positives != "pairwise"
 
     def losses(
-        self, z: Tensor, labels: Tensor | None, ids: Tensor | None, local: slice, target: Tensor | None
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        ids: Tensor | None,
+        local: slice,
+        target: Tensor | None,
+        crops: Tensor | None = None,
     ) -> Tensor:
         if labels is None:
             raise ValueError("loss=supcon needs labels; use data that has them, or loss=ntxent")
-        values = super().losses(z, labels, ids, local, target)
+        values = super().losses(z, labels, ids, local, target, crops)
         return values * len(z) * z.shape[1] / self.pairs(z, labels, ids) if self.positives == "pairwise" else values
 
     def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:

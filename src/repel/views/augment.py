@@ -1,63 +1,41 @@
-"""The views of a batch: parameters drawn first, one row per image, then applied on the device.
-
-So a draw can be logged, replayed, tested, and cut into the slices of several ranks: a rank draws for the whole global
-batch and applies its own rows.
-"""
+"""One random view of each image: parameters drawn first, one row per image, then applied on the device."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from repel.views import color, crop
-
-JITTER = (color.brightness, color.contrast, color.saturation, color.hue)
-
-Params = list[dict[str, Tensor]]
+from repel.views import blur, color, crop, fused
+from repel.views.normalize import Normalize
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [0, 1]; floats stay as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+class Augment:
+    """One random view: crop and flip, rotation, jitter, grayscale, blur, solarisation, normalisation, cutout.
 
-
-class Normalize:
-    """Subtract mean and divide by std, one value per channel, images in [0, 1]: the plain view, evaluation's."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"mean and std need one value per channel and std > 0, got mean={mean} std={std}")
-        self.mean, self.std = tuple(mean), tuple(std)
-
-    def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-        return {}
-
-    def apply(self, images: Tensor, params: dict[str, Tensor]) -> Tensor:
-        images = to_float(images)
-        if images.shape[1] != len(self.mean):
-            raise ValueError(f"images have {images.shape[1]} channels, data.mean has {len(self.mean)} values")
-        mean, std = images.new_tensor(self.mean), images.new_tensor(self.std)
-        return (images - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.apply(images, {})
-
-
-class Augment(Normalize):
-    """Random resized crop, flip, colour jitter, gamma, grayscale, normalise (SimCLR, Chen et al. 2020, appendix A).
+    In this order (Chen et al. 2020, SimCLR, appendix A; solarisation: Grill et al. 2020, BYOL, appendix B). What is
+    random about an image is drawn for it alone; conf/views/_base.yaml has every operation turned off.
 
     Args:
         size: side of the square output, in pixels.
         scale, ratio: crop area as a fraction of the image, and its aspect, as in torchvision's RandomResizedCrop.
         flip: probability of a horizontal flip.
+        rotate: angles are uniform in [-rotate, rotate] degrees.
+        jitter: probability that an image is jittered at all, by the next five.
         brightness, contrast, saturation: factors are uniform in [max(0, 1 - x), 1 + x].
         hue: shift uniform in [-hue, hue], in turns; at most 0.5.
-        gamma: exponents log-uniform in [1 / (1 + gamma), 1 + gamma]; 0 turns it off.
-        jitter: probability that an image is jittered at all, gamma included.
+        gamma: exponents log-uniform in [1 / (1 + gamma), 1 + gamma].
         grayscale: probability of dropping the colour.
+        blur: probability of a Gaussian blur.
+        blur_sigma: its standard deviation is uniform between these, in pixels.
+        blur_kernel: its width, as a fraction of the side, made odd.
+        solarize: probability of inverting what is brighter than solarize_threshold.
+        solarize_threshold: in [0, 1].
+        cutout: probability of erasing a square.
+        cutout_size: its side, as a fraction of the image's.
+        color: `exact` is torchvision's arithmetic; `fused` folds brightness, contrast, saturation, hue, grayscale and
+            normalisation into one affine map per image, see views/fused.py.
+        order: of brightness, contrast, saturation and hue: drawn once per `batch` or for each `image`.
         mean, std: per channel.
-
-    The order of the jitter's four operations is drawn once per batch and view, everything else per image.
     """
 
     def __init__(
@@ -66,104 +44,156 @@ class Augment(Normalize):
         scale: Sequence[float],
         ratio: Sequence[float],
         flip: float,
+        rotate: float,
+        jitter: float,
         brightness: float,
         contrast: float,
         saturation: float,
         hue: float,
         gamma: float,
-        jitter: float,
         grayscale: float,
+        blur: float,
+        blur_sigma: Sequence[float],
+        blur_kernel: float,
+        solarize: float,
+        solarize_threshold: float,
+        cutout: float,
+        cutout_size: float,
+        color: str,
+        order: str,
         mean: Sequence[float],
         std: Sequence[float],
     ):
-        super().__init__(mean, std)
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"views.scale must be 0 < low <= high <= 1, got {list(scale)}")
-        if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"views.ratio must be 0 < low <= high, got {list(ratio)}")
-        for name, p in (("flip", flip), ("jitter", jitter), ("grayscale", grayscale)):
+        if size < 1:
+            raise ValueError(f"views.size must be at least 1 pixel, got {size}")
+        within("scale", scale, 0, 1)
+        within("ratio", ratio, 0, float("inf"))
+        within("blur_sigma", blur_sigma, 0, float("inf"))
+        within("cutout_size", [cutout_size, cutout_size], 0, 1)
+        probabilities = {"flip": flip, "jitter": jitter, "grayscale": grayscale, "blur": blur}
+        probabilities |= {"solarize": solarize, "cutout": cutout, "blur_kernel": blur_kernel}
+        for name, p in {**probabilities, "solarize_threshold": solarize_threshold}.items():
             if not 0 <= p <= 1:
-                raise ValueError(f"views.{name} is a probability in [0, 1], got {p}")
+                raise ValueError(f"views.{name} must be in [0, 1], got {p}")
         strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "gamma": gamma}
-        for name, strength in strengths.items():
+        for name, strength in {**strengths, "rotate": rotate}.items():
             if strength < 0:
                 raise ValueError(f"views.{name} must be >= 0, got {strength}")
         if not 0 <= hue <= 0.5:
             raise ValueError(f"views.hue must be in [0, 0.5], got {hue}")
-        if size < 1:
-            raise ValueError(f"views.size must be at least 1 pixel, got {size}")
-        self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
-        self.flip, self.jitter, self.grayscale = flip, jitter, grayscale
-        self.strength = (brightness, contrast, saturation)
-        self.hue, self.gamma = hue, gamma
+        one_of("color", color, ("exact", "fused"))
+        one_of("order", order, ("batch", "image"))
+        self.size, self.scale, self.ratio, self.flip, self.rotate = size, tuple(scale), tuple(ratio), flip, rotate
+        self.jitter, self.strengths = jitter, (brightness, contrast, saturation)
+        self.hue, self.gamma, self.grayscale = hue, gamma, grayscale
+        self.blur, self.blur_sigma, self.blur_kernel = blur, tuple(blur_sigma), blur_kernel
+        self.solarize, self.solarize_threshold = solarize, solarize_threshold
+        self.cutout, self.cutout_size = cutout, cutout_size
+        self.color, self.order, self.normalize = color, order, Normalize(mean, std)
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-        def uniform(low: float, high: float, *shape: int) -> Tensor:
-            return torch.empty(n, *shape).uniform_(low, high, generator=generator)
+        """The parameters of n images, each (n, ...), on the CPU; neutral where an operation is left out."""
+
+        def uniform(low: float, high: float) -> Tensor:
+            return torch.empty(n).uniform_(low, high, generator=generator)
+
+        def chosen(p: float) -> Tensor:
+            return uniform(0, 1) < p
 
         params = crop.draw_boxes(n, self.scale, self.ratio, generator)
-        params["flip"] = uniform(0, 1) < self.flip
-        params["jitter"] = uniform(0, 1) < self.jitter
-        params["factors"] = torch.stack(
-            [uniform(max(0.0, 1 - s), 1 + s) for s in self.strength] + [uniform(-self.hue, self.hue)], 1
-        )
-        params["gamma"] = (1 + self.gamma) ** uniform(-1, 1)
-        params["grayscale"] = uniform(0, 1) < self.grayscale
-        # one order for the batch, repeated so that every parameter is cut into ranks along its first dimension
-        params["order"] = torch.randperm(len(JITTER), generator=generator).expand(n, -1)
+        params["flip"] = chosen(self.flip)
+        params["angle"] = uniform(-self.rotate, self.rotate)
+        jittered = chosen(self.jitter)
+        factors = [uniform(max(0.0, 1 - s), 1 + s).where(jittered, 1.0) for s in self.strengths]
+        shift = uniform(-self.hue, self.hue).where(jittered, 0.0)
+        params["factors"] = torch.stack([*factors, shift], 1)
+        params["gamma"] = ((1 + self.gamma) ** uniform(-1, 1)).where(jittered, 1.0)
+        params["grayscale"] = chosen(self.grayscale)
+        params["sigma"] = uniform(*self.blur_sigma).where(chosen(self.blur), 0.0)
+        params["threshold"] = torch.where(chosen(self.solarize), self.solarize_threshold, 2.0)  # above 1: nothing
+        params["hole"] = torch.where(chosen(self.cutout), self.cutout_size, 0.0)
+        params["hole_at"] = torch.rand(n, 2, generator=generator)
+        if self.order == "image":
+            params["order"] = torch.rand(n, 4, generator=generator).argsort(1)
+        else:  # repeated, so that every parameter is cut into ranks along its first dimension
+            params["order"] = torch.randperm(4, generator=generator).expand(n, -1)
         return params
 
-    def apply(self, images: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """images (B, C, H, W) -> (B, C, size, size), normalised; params as draw gives them, B rows."""
-        order = params["order"][0].tolist()
-        p = {name: value.to(images.device, non_blocking=True) for name, value in params.items() if name != "order"}
-        box = crop.boxes(p["area"], p["aspect"], p["position"], *images.shape[-2:])
-        images = crop.crop_resize(to_float(images), box, p["flip"], self.size)
-        jittered = images
-        for index in order:
-            if (index == 3 and self.hue == 0) or (index < 3 and self.strength[index] == 0):
-                continue
-            jittered = JITTER[index](jittered, p["factors"][:, index].to(images))
-        if self.gamma:
-            jittered = color.gamma(jittered, p["gamma"].to(images))
-        images = torch.where(color.column(p["jitter"]), jittered, images)
-        if images.shape[1] > 1:
-            images = torch.where(color.column(p["grayscale"]), color.grayscale(images), images)
-        return super().apply(images, {})
+    def prepared(self, params: dict[str, Tensor], channels: int, height: int, width: int, device: torch.device) -> dict:
+        """What make needs of the parameters, on the device."""
+        p = {name: value.to(device, non_blocking=True) for name, value in params.items()}
+        needed = {name: p[name] for name in ("flip", "angle", "gamma", "grayscale", "sigma", "threshold")}
+        needed["box"] = crop.boxes(p["area"], p["aspect"], p["position"], height, width)
+        if self.color == "fused":
+            needed["matrix"], needed["toward"] = fused.affine(p["factors"], p["order"], p["grayscale"], channels)
+        else:  # looked at on the CPU, so that nothing has to wait for the device
+            needed["factors"], needed["order"] = params["factors"], params["order"]
+        return needed | {"hole": p["hole"], "hole_at": p["hole_at"]}
+
+    def make(self, images: Tensor, p: dict[str, Tensor], cropped: bool, out: Tensor) -> None:
+        """images (B, C, H, W) in [0, 1] -> out (B, C, size, size); p as prepared.
+
+        Args:
+            cropped: the images are this view's crops already, flipped and of its size.
+        """
+        blurring = blur.matrix(p["sigma"], blur.taps(self.blur_kernel, self.size), self.size) if self.blur else None
+        # a blur's weights sum to 1, so that it may as well come before linear colours, as part of the resampling
+        early = blurring if self.color == "fused" and not self.rotate else None
+        images = self.resampled(images, p, cropped, early)
+        if self.rotate:
+            images = crop.rotate(images, p["angle"])
+        if self.color == "fused":
+            if early is None and blurring is not None:
+                images = crop.resample(images, blurring, blurring)
+            self.fused(images, p, out)
+        else:
+            images = color.jitter(images, p["factors"], p["order"])
+            if self.gamma:
+                images = color.gamma(images, p["gamma"])
+            if self.grayscale:
+                images = color.to_gray(images, p["grayscale"])
+            if blurring is not None:
+                images = crop.resample(images, blurring, blurring)
+            if self.solarize:
+                images = color.solarize(images, p["threshold"])
+            self.normalize.into(out, images)
+        if self.cutout:
+            out.copy_(crop.erase(out, p["hole_at"], p["hole"]))
+
+    def resampled(self, images: Tensor, p: dict[str, Tensor], cropped: bool, after: Tensor | None) -> Tensor:
+        """Crop, flip and scaling, and `after` these what is one more matrix (B, size, size) of rows and columns."""
+        height, width = images.shape[2:]
+        whole = self.scale == (1, 1) and self.ratio == (1, 1) and not self.flip and height == width == self.size
+        if cropped or whole:
+            return images.contiguous() if after is None else crop.resample(images, after, after)
+        top, left, tall, wide = p["box"].to(images.dtype).unbind(1)
+        rows = crop.weights(top, tall, height, self.size)
+        columns = crop.weights(left, wide, width, self.size, p["flip"])
+        if after is not None:
+            rows, columns = after @ rows, after @ columns
+        return crop.resample(images, rows, columns)
+
+    def fused(self, images: Tensor, p: dict[str, Tensor], out: Tensor) -> None:
+        matrix, offset = p["matrix"], (p["toward"] * images.mean((2, 3))).sum(1).view(-1, 1, 1)
+        if self.gamma or self.solarize:  # these are not linear: normalisation waits for them
+            images = torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1).view_as(images)
+            if self.gamma:
+                images = color.gamma(images, p["gamma"])
+            if self.solarize:
+                images = color.solarize(images, p["threshold"])
+            self.normalize.into(out, images)
+            return
+        mean, std = (c.view(-1, 1) for c in self.normalize.constants(images))
+        torch.baddbmm((offset - mean) / std, matrix / std, images.flatten(2), out=out.flatten(2))  # out is contiguous
+        for channel, (m, s) in enumerate(zip(self.normalize.mean, self.normalize.std, strict=True)):
+            out[:, channel].clamp_(-m / s, (1 - m) / s)
 
 
-class Views:
-    """V augmentations of every image.
-
-    Args:
-        augmentations: one per view, each with draw(n, generator) and apply(images, params).
-    """
-
-    def __init__(self, augmentations: Sequence[Normalize]):
-        if len(augmentations) < 2:
-            raise ValueError(f"a positive pair needs at least 2 views, got {len(augmentations)}")
-        self.augmentations = list(augmentations)
-
-    def __len__(self) -> int:
-        return len(self.augmentations)
-
-    def draw(self, n: int, generator: torch.Generator) -> Params:
-        """Parameters for n images: a list with an entry per view, each a dict of tensors of first dimension n."""
-        return [augmentation.draw(n, generator) for augmentation in self.augmentations]
-
-    def apply(self, images: Tensor, params: Params) -> Tensor:
-        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalised, on the same device."""
-        return torch.stack([a.apply(images, p) for a, p in zip(self.augmentations, params, strict=True)])
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return self.apply(images, self.draw(len(images), generator))
+def within(name: str, pair: Sequence[float], low: float, high: float) -> None:
+    if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
+        raise ValueError(f"views.{name} must be two numbers, {low} < first <= second <= {high}, got {list(pair)}")
 
 
-def rows(params: Params, index: slice) -> Params:
-    """The parameters of some of the images: what one rank applies of the global batch's draw."""
-    return [{name: value[index] for name, value in view.items()} for view in params]
-
-
-def repeated(n: int, augmentation: Normalize) -> Views:
-    """Views of n equal augmentations, each with its own draws: what SimCLR uses."""
-    return Views([augmentation] * n)
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"views.{name} must be {' or '.join(known)}, got {value!r}")

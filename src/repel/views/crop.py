@@ -1,4 +1,8 @@
-"""Random resized crop and flip, batched: one box per image, one resampling for both."""
+"""Geometry, batched: random resized crop and flip as one resampling with antialiasing; rotation; cutout.
+
+A crop, a flip and a blur act on rows and columns separately. So each is a matrix per axis and image, and the whole is
+two matrix products: nothing is gathered pixel by pixel, borders are those of the crop, and one matrix may be several.
+"""
 
 import math
 
@@ -27,22 +31,80 @@ def boxes(area: Tensor, aspect: Tensor, position: Tensor, height: int, width: in
     low, high = aspect.amin(1), aspect.amax(1)
     bounded = torch.full_like(low, width / height).clamp(low, high)
     none = ~fits.any(1)
-    w = torch.where(none, (height * bounded).round().clamp(max=width), w)
-    h = torch.where(none, (width / bounded).round().clamp(max=height), h)
+    w = torch.where(none, (height * bounded).round().clamp(1, width), w)
+    h = torch.where(none, (width / bounded).round().clamp(1, height), h)
     at = torch.where(none.unsqueeze(1), torch.full_like(position, 0.5), position)
     top, left = (at[:, 0] * (height - h + 1)).floor(), (at[:, 1] * (width - w + 1)).floor()
     return torch.stack([top, left, h, w], 1)
 
 
+def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor | None = None) -> Tensor:
+    """Resampling of one axis: (B, size, pixels), how much each input pixel counts in each output pixel; rows sum to 1.
+
+    Bilinear; where the box shrinks, the triangle is as wide as an output pixel, as in Pillow and in torchvision with
+    antialias=True. Pixels outside the box do not count.
+
+    Args:
+        start, length: the box along this axis, (B,), in pixels.
+        pixels: of the image along this axis.
+        size: of the output.
+        flip: (B,) bool.
+    """
+    scale = (length / size).unsqueeze(1)
+    at = (torch.arange(size, device=start.device) + 0.5) * scale
+    if flip is not None:
+        at = torch.where(flip.unsqueeze(1), length.unsqueeze(1) - at, at)
+    centre = (start.unsqueeze(1) + at - 0.5).unsqueeze(2)  # (B, size, 1)
+    pixel = torch.arange(pixels, device=start.device, dtype=start.dtype)
+    if pixels <= size:  # no box can shrink: two neighbours, whose weights sum to 1, or the border's pixel alone
+        first, last = start.view(-1, 1, 1), (start + length - 1).view(-1, 1, 1)
+        return (pixel - centre.clamp(first, last)).abs_().neg_().add_(1).clamp_(min=0)
+    table = (pixel - centre).abs_().div_(-scale.clamp(min=1).unsqueeze(2)).add_(1).clamp_(min=0)
+    outside = (pixel < start.unsqueeze(1)) | (pixel >= (start + length).unsqueeze(1))
+    table.masked_fill_(outside.unsqueeze(1), 0)
+    return table.div_(table.sum(2, keepdim=True))
+
+
+def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows @ image @ columns^T for every channel: (B, C, H, W), (B, S, H), (B, S, W) -> (B, C, S, S)."""
+    channels, _, width = images.shape[1:]
+    lines = images.transpose(1, 2).flatten(2)  # (B, H, C*W): one product for all channels; no copy after by_lines
+    made = torch.bmm(torch.bmm(rows, lines).view(len(images), -1, width), columns.mT)  # (B, S*C, S)
+    return made.unflatten(1, (-1, channels)).transpose(1, 2).contiguous()
+
+
+def by_lines(images: Tensor) -> Tensor:
+    """The same images, float in [0, 1], line by line in memory, as resample reads them; uint8 is divided by 255."""
+    lines = images.transpose(1, 2).float().contiguous()
+    return (lines.div_(255) if images.dtype == torch.uint8 else lines).transpose(1, 2)
+
+
 def crop_resize(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """images (B, C, H, W) float, box (B, 4), flip (B,) bool -> (B, C, size, size), bilinear."""
-    height, width = images.shape[-2:]
-    top, left, h, w = box.to(images).unbind(1)
-    sign = torch.where(flip, -1.0, 1.0).to(images)
-    zero = torch.zeros_like(w)
-    # output coordinates in [-1, 1] -> the box, in the input's [-1, 1]
-    affine = torch.stack(
-        [sign * w / width, zero, (2 * left + w) / width - 1, zero, h / height, (2 * top + h) / height - 1], 1
-    ).view(-1, 2, 3)
-    grid = F.affine_grid(affine, [len(images), images.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    """images (B, C, H, W) float, box (B, 4), flip (B,) bool -> (B, C, size, size), bilinear, antialiased."""
+    top, left, height, width = box.to(images).unbind(1)
+    rows = weights(top, height, images.shape[2], size)
+    return resample(images, rows, weights(left, width, images.shape[3], size, flip))
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn counter-clockwise about the centre, bilinear, black outside. images (B, C, S, S), degrees (B,)."""
+    cos, sin, zero = torch.cos(degrees.deg2rad()), torch.sin(degrees.deg2rad()), torch.zeros_like(degrees)
+    turn = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+    grid = F.affine_grid(turn.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def erase(images: Tensor, position: Tensor, side: Tensor) -> Tensor:
+    """Squares set to 0 (DeVries, Taylor 2017, cutout, arXiv:1708.04552), cut off at the border.
+
+    Args:
+        images: (B, C, S, S), normalised, so that 0 is the mean colour.
+        position: (B, 2) in [0, 1), row and column of the square's centre.
+        side: (B,), fraction of S; 0 erases nothing.
+    """
+    size = images.shape[-1]
+    side = (side * size).round().unsqueeze(1)
+    first = (position * size).floor() - (side / 2).floor()  # (B, 2)
+    pixel = torch.arange(size, device=images.device)
+    inside = (pixel >= first.unsqueeze(2)) & (pixel < (first + side).unsqueeze(2))  # (B, 2, S)
+    return images.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :]).unsqueeze(1), 0)
