@@ -125,10 +125,10 @@ def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
         assert part.labels.shape == (len(part),)
         assert pixels.float().std() > 10
         assert good.all()
-    plain, views, params = data.preview(2)
+    plain, sizes, views, params = data.preview(2)
     assert plain.shape == (2, *shape)
     assert torch.stack(views).shape == (2, 2, *shape)
-    assert len(params) == 2
+    assert len(params) == len(sizes) == 2
     if name == "stl10":
         assert (data.splits.train.labels == -1).sum() == 30  # the unlabelled train, but are no neighbours
         assert (data.splits.val.labels >= 0).all()

@@ -25,15 +25,19 @@ class Network(torch.nn.Module):
         self.loss = remember(make(*pair, queue=8, **changes)) if memory else make(*pair, **changes)
 
     def forward(self, samples, labels, ids, target, local):
-        """This rank's samples (2, B, 7) and everyone's labels, ids and targets -> the loss."""
+        """This rank's samples (3, B, 7) and everyone's labels, ids and targets -> the loss.
+
+        The third view is a small crop, where there is a target and the loss takes crops.
+        """
         z = self.net(samples.flatten(0, 1)).unflatten(0, samples.shape[:2])
         z = gather(z.transpose(0, 1)).transpose(0, 1)
-        return self.loss(z, gather(labels), gather(ids), local, target)
+        crops = {"crops": z[2:]} if target is not None and self.loss.takes_crops else {}
+        return self.loss(z[:2], gather(labels), gather(ids), local, target, **crops)
 
 
 def data() -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
-    samples, target = (torch.randn(2, TOTAL, dim, generator=generator, dtype=torch.float64) for dim in (7, 5))
+    samples, target = (torch.randn(v, TOTAL, d, generator=generator, dtype=torch.float64) for v, d in ((3, 7), (2, 5)))
     return samples, torch.tensor([0, 1, 0, 2, 1, 1, 3, 3, 0, 2, 2, -1]), torch.arange(10, 10 + TOTAL), target
 
 

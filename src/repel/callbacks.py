@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -116,7 +116,7 @@ class Progress(ProgressBar):
 
 
 class PairsGrid(Callback):
-    """The first batch's views in TensorBoard, `views/pairs`: a row per view, a column per image.
+    """A contact sheet of the first batch in TensorBoard, `views/pairs`: images, their views, the drawn parameters.
 
     Args:
         pairs: images shown.
@@ -125,18 +125,13 @@ class PairsGrid(Callback):
 
     def __init__(self, pairs: int, mean: Sequence[float], std: Sequence[float]):
         self.pairs, self.mean, self.std = pairs, tuple(mean), tuple(std)
-        self.shown = False
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
-        if self.shown:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not loggers or not trainer.is_global_zero or trainer.global_step:
             return
-        self.shown = True
-        from torchvision.utils import make_grid
+        from repel.views.sheet import contact_sheet
 
-        views = batch.views[:, : self.pairs].float().cpu()
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
-        images = (views * std + mean).clamp(0, 1).flatten(0, 1)
-        grid = make_grid(images, nrow=views.shape[1], padding=1, pad_value=1.0)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_image("views/pairs", grid, trainer.global_step)
+        sheet = contact_sheet(*trainer.datamodule.preview(self.pairs), self.mean, self.std)
+        for logger in loggers:
+            logger.experiment.add_image("views/pairs", np.array(sheet), 0, dataformats="HWC")

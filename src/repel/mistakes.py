@@ -40,6 +40,7 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,
+    "images": AT_LEAST_1,
 }
 
 
@@ -65,7 +66,7 @@ def check(cfg: DictConfig, name: str) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and not holds(value):
             raise ValueError(f"{key} must be {words}, got {value!r}")
-    if name == "train":
+    if name in ("train", "show_views"):
         check_train(cfg)
     check_targets(plain(cfg))
 

@@ -193,20 +193,25 @@ class ImageData(LightningDataModule):
         # validation samples' ids come after the training samples', so that no two samples share one
         return Pair(views, place.index + (0 if training else len(self.splits.train)), batch.labels, crops)
 
-    def preview(self, n: int) -> tuple[Tensor, list[Tensor], Params]:
-        """The first n samples of the first training batch: plain images (n, C, H, W) uint8, each view, their draws.
+    def preview(self, n: int) -> tuple[Tensor, list[tuple[int, int]], list[Tensor], Params]:
+        """The first n samples of the first training batch, on one rank or several.
 
-        The same as training begins with, on one rank or several.
+        Returns:
+            Plain images (n, C, H, W) uint8; height and width of the pictures; each view (n, C, S, S); their draws.
         """
         n = min(n, self.batch_size, len(self.splits.train))
         index = next(iter(self.order(0)))[:n]
         place = Rows(0, 0, index, slice(0, n), self.batch_size)
         params = rows(drawn(self.views, self.seed, seeding.VIEWS, place), place.local)
         images = self.splits.train
-        pixels = images.crops(index, self.views, params).crops if isinstance(images, Encoded) else images.pixels[index]
+        if isinstance(images, Encoded):
+            index, pixels, _ = images.crops(index, self.views, params)
+            sizes = [images.picture_size(place) for place in index.tolist()]
+        else:
+            pixels, sizes = images.pixels[index], [images.shape[1:]] * n
         made = self.views.apply(pixels, params)
         views = [view for part in (made if isinstance(made, list) else [made]) for view in part]
-        return next(iter(images.plain([index])))[0], views, params
+        return next(iter(images.plain([index])))[0], sizes, views, params
 
 
 def drawn(views: Views, seed: int, stream: int, place: Rows) -> Params:

@@ -63,7 +63,7 @@ def decode_crops(
         One array (channels, size, size) uint8 per crop; scaled bilinearly, antialiased.
     """
     with opened(file) as image:
-        upright = image.size[::-1] if image.getexif().get(0x0112) not in TURNED else image.size
+        upright = upright_size(image)
         wanted = boxes(*upright)
         # a JPEG can be decoded at a half, a quarter or an eighth, as long as no crop has to be enlarged for that
         shrink = min(min(height, width) / size for (_, _, height, width), size in zip(wanted, sizes, strict=True))
@@ -77,6 +77,11 @@ def decode_crops(
         crop = crop[:, ::-1] if flip else crop
         arrays.append(crop[None] if channels == 1 else crop.transpose(2, 0, 1))
     return arrays
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width, turned as EXIF says."""
+    return image.size if image.getexif().get(0x0112) in TURNED else image.size[::-1]
 
 
 def opened(file: File) -> Image.Image:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from repel.data.decode import File, decode, decode_crops, reason
+from repel.data.decode import File, decode, decode_crops, opened, reason, upright_size
 from repel.data.images import BadImage
 from repel.views import crop
 from repel.views.views import Params, Views
@@ -126,6 +126,11 @@ class Encoded:
 
     def open(self, place: int) -> tuple[str, File]:
         return self.source[place if self.index is None else int(self.index[place])]
+
+    def picture_size(self, place: int) -> tuple[int, int]:
+        """Height and width of the picture, of which the plain image is the scaled centre."""
+        with opened(self.open(place)[1]) as image:
+            return upright_size(image)
 
     def crops(self, places: Tensor, views: Views, params: Params) -> Read:
         """The crops that views of these params ask for, made from whole pictures."""

@@ -1,0 +1,26 @@
+"""A contact sheet of images, their views and the drawn parameters: python scripts/show_views.py data=... views=...
+
+Takes the options of train.py, and images=8: how many. What it shows is what training with these options begins with.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from repel.config import build_data, entry_point
+
+
+@entry_point("show_views")
+def main(cfg: DictConfig, folder: Path) -> None:
+    from repel.views.sheet import contact_sheet
+
+    data = build_data(cfg)
+    data.setup()
+    sheet = contact_sheet(*data.preview(cfg.images), cfg.data.mean, cfg.data.std)
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet.save(folder / "views.png")
+    print(f"{folder.relative_to(Path.cwd())}/views.png")
+
+
+if __name__ == "__main__":
+    main()
