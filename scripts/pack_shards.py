@@ -7,19 +7,22 @@ has no validation or test split, the same images are held out. Files are stored 
 import argparse
 import io
 import json
+import os
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from repel.data.datamodule import held_out
-from repel.data.decode import on_white, opened, reason, to_8_bit
+from repel.data.decode import on_white, opened, reason, shown, to_8_bit
 from repel.data.encoded import Encoded
-from repel.data.folder import image_folder
+from repel.data.folder import SPLITS, image_folder, run_parallel
 from repel.data.shards import FORMAT
+
+CHUNK = 100  # files read at a time
 
 
 def contents(path: str, side: int | None) -> bytes:
@@ -37,29 +40,48 @@ def contents(path: str, side: int | None) -> bytes:
     return file.getvalue()
 
 
-def record(item: tuple[str, int], side: int | None):
-    """What one image becomes; nothing, and a line on stderr, if it cannot be read."""
-    path, label = item
-    try:
-        yield {"image": contents(path, side), "label": label, "name": path}
-    except Exception as error:
-        print(f"left out: {path}: {reason(error)}", file=sys.stderr)
+def read(paths: list[str], side: int | None) -> list[bytes | str]:
+    """Of each file its contents, or the reason why there are none."""
+    made: list[bytes | str] = []
+    for path in paths:
+        try:
+            made.append(contents(path, side))
+        except Exception as error:  # a damaged file can make Pillow raise anything
+            made.append(reason(error))
+    return made
 
 
 def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int:
-    """Write one split; labels.npy is made of what was written, read back. Returns the number of its images."""
-    from litdata import StreamingDataset, optimize
+    """Write one split and its labels.npy. Files that are no images are left out and named on stderr.
 
-    labels = [-1] * len(part) if part.labels is None else part.labels.tolist()
-    items = [(part.open(place)[0], label) for place, label in enumerate(labels)]
-    optimize(
-        fn=partial(record, side=side), inputs=items, output_dir=str(folder), chunk_bytes=chunk_bytes,
-        num_workers=max(1, part.workers), keep_data_ordered=True, reorder_files=False, mode="overwrite", verbose=False,
-    )  # fmt: skip
-    written = StreamingDataset(str(folder))
+    Returns:
+        The number of its images.
+    """
+    from litdata import StreamingDataset
+    from litdata.streaming import Cache
+
+    given = [-1] * len(part) if part.labels is None else part.labels.tolist()
+    paths = [part.open(place)[0] for place in range(len(part))]
+    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
+    task = partial(read, side=side)
+    labels, place, shards = [], 0, Cache(str(folder), chunk_bytes=chunk_bytes)
+    # files that stay as they are, are only copied: no work for several processes
+    for made in map(task, chunks) if side is None else run_parallel(task, chunks):
+        for content in made:
+            if isinstance(content, bytes):
+                shards[len(labels)] = {"image": content, "label": given[place], "name": os.fsencode(paths[place])}
+                labels.append(given[place])
+            else:
+                print(f"left out: {shown(paths[place])}: {content}", file=sys.stderr)
+            place += 1
+    if not labels:
+        raise ValueError(f"{folder.name}: none of the {len(paths)} files can be read")
+    shards.done()
+    shards.merge()
+    np.save(folder / "labels.npy", np.array(labels, np.int64))
     assert json.loads((folder / "index.json").read_text())["config"]["types"] == FORMAT
-    np.save(folder / "labels.npy", np.array([written[i]["label"] for i in range(len(written))], np.int64))
-    return len(written)
+    assert len(StreamingDataset(str(folder))) == len(labels)
+    return len(labels)
 
 
 def main() -> None:
@@ -71,23 +93,25 @@ def main() -> None:
     parser.add_argument("--val-fraction", type=float, default=0.1, help="of train, where there is no folder val")
     parser.add_argument("--test-fraction", type=float, default=0.1, help="of train, where there is no folder test")
     parser.add_argument("--layout", default="splits", choices=("splits", "imagenet"))
-    parser.add_argument("--workers", type=int, default=None, help="processes; all cores if left out")
     args = parser.parse_args()
-    workers = "auto" if args.workers is None else args.workers
+    # litdata warns of every chunk that comes out a little larger than asked for
+    warnings.filterwarnings("ignore", message="An item was larger than the target chunk size")
     try:
-        splits = image_folder(args.folder, 1, 3, "skip", False, workers, args.layout)
+        if (args.out / "classes.json").exists() or any((args.out / name).exists() for name in SPLITS):
+            raise ValueError(f"{args.out} already holds shards; choose another folder, or remove them")
+        splits = image_folder(args.folder, 1, 3, "skip", False, 0, args.layout)
         splits = held_out(splits, args.val_fraction, args.test_fraction, seed=0)
-        args.out.mkdir(parents=True, exist_ok=True)
+        for name in SPLITS:
+            (args.out / name).mkdir(parents=True)
+            count = pack(getattr(splits, name), args.out / name, args.side, args.chunk_bytes)
+            print(f"{name}: {count:,} images")
+        # last: a folder without it is not whole
+        (args.out / "classes.json").write_text(json.dumps(splits.classes, ensure_ascii=False) + "\n")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    for name in ("train", "val", "test"):
-        count = pack(getattr(splits, name), args.out / name, args.side, args.chunk_bytes)
-        print(f"{name}: {count:,} images")
-    # last: a folder without it is not whole
-    (args.out / "classes.json").write_text(json.dumps(splits.classes, ensure_ascii=False) + "\n")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(f"train on them: python train.py data=stream data.root={args.out}")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

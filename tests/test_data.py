@@ -88,7 +88,7 @@ def fake_imagenet(root, monkeypatch):
 
 def fake_shards(root, monkeypatch):
     make_folder(root / "images", ["a", "b"], 20)
-    packed = [sys.executable, ROOT / "scripts/pack_shards.py", root / "images", root, "--workers", "1"]
+    packed = [sys.executable, ROOT / "scripts/pack_shards.py", root / "images", root]
     subprocess.run(packed, check=True, capture_output=True, timeout=120)
     return 2
 

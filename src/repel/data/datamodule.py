@@ -181,7 +181,7 @@ class ImageData(LightningDataModule):
             if line not in self.skipped:
                 self.skipped.add(line)
                 with (Path(self.trainer.default_root_dir) / "skipped.txt").open("a") as file:
-                    file.write(line.encode(errors="replace").decode() + "\n")
+                    file.write(line + "\n")
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Pair:
         """The views: drawn for the global batch, made for this rank's part."""

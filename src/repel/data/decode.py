@@ -5,6 +5,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Sequence
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,12 @@ def reason(error: Exception) -> str:
     """One line, without the path, which stands beside it."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return "not an image that Pillow knows" if "cannot identify" in text else text.splitlines()[0]
+
+
+def shown(path: str | Path) -> str:
+    """A path in one line that can be printed; names may hold line breaks, and bytes that are no UTF-8."""
+    text = os.fsencode(path).decode(errors="replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def decode(file: File, size: int, channels: int) -> np.ndarray:
@@ -73,7 +80,10 @@ def decode_crops(
     arrays = []
     for (top, left, height, width), size, flip in zip(wanted, sizes, flips, strict=True):
         box = (left * by[1], top * by[0], (left + width) * by[1], (top + height) * by[0])
-        crop = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+        # cut out first: Pillow would otherwise let pixels beyond the box's border in
+        whole = (floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3]))
+        inner = tuple(side - whole[i % 2] for i, side in enumerate(box))
+        crop = np.asarray(image.crop(whole).resize((size, size), Image.Resampling.BILINEAR, inner))
         crop = crop[:, ::-1] if flip else crop
         arrays.append(crop[None] if channels == 1 else crop.transpose(2, 0, 1))
     return arrays

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from repel.data.decode import File, decode, decode_crops, opened, reason, upright_size
+from repel.data.decode import File, decode, decode_crops, opened, reason, shown, upright_size
 from repel.data.images import BadImage
 from repel.views import crop
 from repel.views.views import Params, Views
@@ -176,9 +176,9 @@ class Encoded:
             why = reason(error)
         if not self.skip:
             raise BadImage(
-                f"cannot read the image {name} ({why}); remove it, or leave such files out by data.on_error=skip"
+                f"cannot read the image {shown(name)} ({why}); remove it, or leave such files out by data.on_error=skip"
             )
-        skipped.append(f"{name}: {why}")
+        skipped.append(f"{shown(name)}: {why}")
         return None
 
     def plain(self, places: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

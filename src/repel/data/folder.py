@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from repel.data.decode import decode_files
+from repel.data.decode import decode_files, shown
 from repel.data.encoded import Encoded, Files, processes
 from repel.data.images import Images, Splits
 
@@ -142,7 +142,7 @@ def load(
     for arrays, errors in run_parallel(partial(decode_files, size=size, channels=channels), chunks):
         pixels[done : done + len(arrays)] = torch.from_numpy(arrays)
         for index, reason in errors.items():
-            path = paths[done + index]
+            path = shown(paths[done + index])
             if on_error == "raise":
                 raise ValueError(
                     f"cannot read the image {path} ({reason}); remove it, or leave such files out by data.on_error=skip"

@@ -18,7 +18,8 @@ from repel.data.decode import File
 from repel.data.encoded import Encoded, Source, processes
 from repel.data.images import Splits
 
-FORMAT = {"image": "bytes", "label": "int", "name": "str"}  # of a record; other types may be pickled, which runs code
+# of a record; other types may be pickled, which runs code, or, as names of files, be opened
+FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
 
 
 def stream(root: str, size: int, channels: int, on_error: str, workers: int | str, shuffle_chunks: int) -> Splits:
@@ -89,7 +90,7 @@ class Shards(Source):
 
             self.process, self.reader = os.getpid(), StreamingDataset(self.folder)
         record = self.reader[index]
-        return record["name"], bytes(record["image"])
+        return os.fsdecode(bytes(record["name"])), bytes(record["image"])
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Chunks in random order; of as many as are shuffled together, the records in random order."""

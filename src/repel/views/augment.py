@@ -65,7 +65,7 @@ class Augment:
         std: Sequence[float],
     ):
         if size < 1:
-            raise ValueError(f"views.size must be at least 1 pixel, got {size}")
+            raise ValueError(f"views.augmentation.size must be at least 1 pixel, got {size}")
         within("scale", scale, 0, 1)
         within("ratio", ratio, 0, float("inf"))
         within("blur_sigma", blur_sigma, 0, float("inf"))
@@ -74,13 +74,13 @@ class Augment:
         probabilities |= {"solarize": solarize, "cutout": cutout, "blur_kernel": blur_kernel}
         for name, p in {**probabilities, "solarize_threshold": solarize_threshold}.items():
             if not 0 <= p <= 1:
-                raise ValueError(f"views.{name} must be in [0, 1], got {p}")
+                raise ValueError(f"views.augmentation.{name} must be in [0, 1], got {p}")
         strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "gamma": gamma}
         for name, strength in {**strengths, "rotate": rotate}.items():
             if strength < 0:
-                raise ValueError(f"views.{name} must be >= 0, got {strength}")
+                raise ValueError(f"views.augmentation.{name} must be >= 0, got {strength}")
         if not 0 <= hue <= 0.5:
-            raise ValueError(f"views.hue must be in [0, 0.5], got {hue}")
+            raise ValueError(f"views.augmentation.hue must be in [0, 0.5], got {hue}")
         one_of("color", color, ("exact", "fused"))
         one_of("order", order, ("batch", "image"))
         self.size, self.scale, self.ratio, self.flip, self.rotate = size, tuple(scale), tuple(ratio), flip, rotate
@@ -191,7 +191,9 @@ class Augment:
 
 def within(name: str, pair: Sequence[float], low: float, high: float) -> None:
     if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
-        raise ValueError(f"views.{name} must be two numbers, {low} < first <= second <= {high}, got {list(pair)}")
+        raise ValueError(
+            f"views.augmentation.{name} must be two numbers, {low} < first <= second <= {high}, got {list(pair)}"
+        )
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
