@@ -22,7 +22,7 @@ train: .venv/installed ## train on the bundled images, evaluate, print the table
 	$(RUN) train.py $(ARGS)
 
 test: .venv/installed ## all tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: .venv/installed ## ruff, lint and format
 	$(RUN) -m ruff check .

@@ -62,6 +62,19 @@ def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int]
     return root
 
 
+def pytest_collection_modifyitems(items):
+    """Files that take longest first, so that workers (make test) end together."""
+    slow = ("test_run.py", "test_methods.py", "test_distributed.py")
+    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads():
+    """Workers share out the cores."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ picture, at its full resolution, and so sees more than one that is cut from a sc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ from repel.data.decode import File, decode, decode_crops, opened, reason, shown,
 from repel.data.images import BadImage
 from repel.views import crop
 from repel.views.views import Params, Views
+
+
+GEOMETRY = ("area", "aspect", "position", "flip")  # what a worker needs of a view's parameters
 
 
 def processes(workers: int | str) -> int:
@@ -135,29 +139,19 @@ class Encoded:
     def crops(self, places: Tensor, views: Views, params: Params) -> Read:
         """The crops that views of these params ask for, made from whole pictures."""
         sizes = [augmentation.size for augmentation in views.augmentations]
-        taken, crops, skipped = [], [], []
-        for row, place in enumerate(places.tolist()):
-            flips = [bool(p["flip"][row]) for p in params]
-
-            def boxes(height: int, width: int, row: int = row) -> list[list[float]]:
-                one = slice(row, row + 1)
-                of_view = (
-                    crop.boxes(p["area"][one], p["aspect"][one], p["position"][one], height, width) for p in params
-                )
-                return [box[0].tolist() for box in of_view]
-
-            def read(file: File, boxes=boxes, flips=flips) -> list[np.ndarray]:
-                return decode_crops(file, boxes, sizes, flips, self.channels)
-
+        taken, crops, skipped = places.tolist(), [[]] * len(places), []
+        where = places if self.index is None else self.index[places]
+        for row in where.argsort().tolist():  # in the source's order: a chunk of a shard is opened once
+            draws = [{name: p[name][row : row + 1] for name in GEOMETRY} for p in params]
+            read = partial(cut, draws=draws, sizes=sizes, channels=self.channels)
             for attempt in range(len(self)):
-                now = (place + attempt) % len(self)
-                arrays = self.tried(now, read, skipped)
-                if arrays is not None:
+                taken[row] = (int(places[row]) + attempt) % len(self)
+                made = self.tried(taken[row], read, skipped)
+                if made is not None:
                     break
             else:
                 raise BadImage(f"none of the {len(self)} images can be read, the first: {skipped[0]}")
-            taken.append(now)
-            crops.append(arrays)
+            crops[row] = made
         stacked = [torch.from_numpy(np.stack(view)) for view in zip(*crops, strict=True)]
         return Read(torch.tensor(taken), stacked, skipped)
 
@@ -187,6 +181,15 @@ class Encoded:
             if isinstance(batch, BadImage):
                 raise batch
             yield batch
+
+
+def cut(file: File, draws: Params, sizes: Sequence[int], channels: int) -> list[np.ndarray]:
+    """The crops of one file that these draws, of one row each, ask for: (channels, S, S) uint8, one per view."""
+
+    def boxes(height: int, width: int) -> list[list[float]]:
+        return [crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist() for p in draws]
+
+    return decode_crops(file, boxes, sizes, [bool(p["flip"]) for p in draws], channels)
 
 
 class Plain(Dataset):

@@ -88,7 +88,7 @@ class Shards(Source):
         if self.process != os.getpid():
             from litdata import StreamingDataset
 
-            self.process, self.reader = os.getpid(), StreamingDataset(self.folder)
+            self.process, self.reader = os.getpid(), StreamingDataset(self.folder, batch_decode=False)
         record = self.reader[index]
         return os.fsdecode(bytes(record["name"])), bytes(record["image"])
 

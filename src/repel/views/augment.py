@@ -123,7 +123,8 @@ class Augment:
         """What make needs of the parameters, on the device."""
         p = {name: value.to(device, non_blocking=True) for name, value in params.items()}
         needed = {name: p[name] for name in ("flip", "angle", "gamma", "grayscale", "sigma", "threshold")}
-        needed["box"] = crop.boxes(p["area"], p["aspect"], p["position"], height, width)
+        box = crop.boxes(params["area"], params["aspect"], params["position"], height, width)
+        needed["box"] = box.to(device, non_blocking=True)
         if self.color == "fused":
             needed["matrix"], needed["toward"] = fused.affine(p["factors"], p["order"], p["grayscale"], channels)
         else:  # looked at on the CPU, so that nothing has to wait for the device
