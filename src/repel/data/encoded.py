@@ -20,7 +20,6 @@ from repel.data.images import BadImage
 from repel.views import crop
 from repel.views.views import Params, Views
 
-
 GEOMETRY = ("area", "aspect", "position", "flip")  # what a worker needs of a view's parameters
 
 
