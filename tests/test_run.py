@@ -24,6 +24,7 @@ from repel.config import build_data, build_module, build_trainer, plain, saved
 from repel.evaluation.report import finish
 from repel.module import Contrastive, Diverged
 from repel.training import fit
+from repel.views import sheet
 
 
 def train(folder: Path, *overrides: str, resume: bool = False) -> dict[str, torch.Tensor]:
@@ -85,7 +86,9 @@ class TestWhatARunLeaves:
         assert {"train/loss", "val/knn_top1", "lr-AdamW/pg1", "test/knn_top1"} <= set(tags["scalars"])
         assert tags["images"] == ["views/pairs"]
         image = events.Images("views/pairs")[0]
-        assert (image.width, image.height) == (4 * 29 + 1, 2 * 29 + 1)  # two views of four images
+        cell = sheet.CELL + sheet.GAP  # four images, plain and their two views with what was drawn
+        assert image.width == 4 * cell + sheet.GAP
+        assert image.height == 3 * cell + sheet.GAP + sheet.LINE * (1 + 2 * sheet.LINES)
         content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
         hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
         assert hparams["encoder.width"].number_value == 4

@@ -72,9 +72,15 @@ class DecoupledWeighted(Decoupled):
         self.sigma = sigma
 
     def losses(
-        self, z: Tensor, labels: Tensor | None, ids: Tensor | None, local: slice, target: Tensor | None
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        ids: Tensor | None,
+        local: slice,
+        target: Tensor | None,
+        crops: Tensor | None = None,
     ) -> Tensor:
-        plain = super().losses(z, labels, ids, local, target)
+        plain = super().losses(z, labels, ids, local, target, crops)
         with torch.autocast(z.device.type, enabled=False):
             z = unit(z)
             keys = z if target is None else unit(target).detach()
