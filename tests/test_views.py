@@ -259,6 +259,17 @@ def in_autocast(views, batch, params):
         return views.apply(batch, params)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["exact", "fused"])
+def test_compiled_views_are_the_same(path):
+    """Traced by torch.compile, without its code generator, which would need a C++ compiler and a minute."""
+    views = instantiate(config("views=simclr", f"views.color={path}", "data=cifar10", "data.image_size=16").views)
+    batch = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    params = views.draw(8, torch.Generator().manual_seed(0))
+    compiled = torch.compile(views.apply, backend="aot_eager")
+    torch.testing.assert_close(compiled(batch, params), views.apply(batch, params), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("path", ["exact", "fused"])
 @pytest.mark.parametrize("name", options("views"))

@@ -50,9 +50,6 @@ class Texts(Sequence):
 class Source(Sequence):
     """Where encoded images come from: item i is its name and the file, a path or its contents."""
 
-    def __getitem__(self, index: int) -> tuple[str, File]:
-        raise NotImplementedError
-
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """All places in random order, in pieces that are as large as can be afforded."""
         yield torch.randperm(len(self), generator=generator)
