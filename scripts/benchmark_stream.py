@@ -92,8 +92,8 @@ def main() -> None:
         f"`python scripts/benchmark_stream.py --samples {options.samples} --workers {options.workers}`: one epoch over "
         f"{n:,} images of 8x8 pixels in shards, litdata {version('litdata')}, torch {version('torch')}, "
         f"{os.cpu_count()} CPU cores; packed in {packed:.0f} s.",
-        "Memory is what the main process and its workers have for themselves (USS); what they share since the fork, the",
-        "interpreter and torch, is not counted.", "",
+        "Memory is what the main process and its workers have for themselves (USS); what they share since the",
+        "fork, the interpreter and torch, is not counted.", "",
         "| images read | seconds | MiB |", "|---|---|---|",
         *(f"| {count:,} | {seconds:.0f} | {size / 2**20:,.0f} |" for count, seconds, size in rows),
     ]  # fmt: skip
