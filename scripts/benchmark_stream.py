@@ -51,7 +51,7 @@ def memory() -> int:
     total = 0
     for process in [os.getpid(), *children(os.getpid())]:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith(("Private_Clean", "Private_Dirty")):
+            if line.startswith("Private_Dirty"):
                 total += int(line.split()[1]) * 1024
     return total
 
