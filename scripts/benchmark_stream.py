@@ -5,7 +5,7 @@
 
 Packs the images (8x8, gray, stored as PGM), then reads all of them once through the datamodule, crops and views
 included, as training would, and writes down the memory of the main process and its workers as it goes into
-docs/benchmarks/stream.md. Memory that is not shared with files (USS) is what counts: the shards themselves are mapped.
+docs/benchmarks/stream.md. Mapped files, the shards themselves, are not counted.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def pack(folder: Path, samples: int) -> None:
 
 
 def memory() -> int:
-    """Bytes that this process and its children have for themselves."""
+    """Bytes of this process and its children together, mapped files not counted (PSS)."""
     total = 0
     for process in [os.getpid(), *children(os.getpid())]:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Private_Dirty"):
+            if line.startswith("Pss_Anon"):
                 total += int(line.split()[1]) * 1024
     return total
 
@@ -92,8 +92,7 @@ def main() -> None:
         f"`python scripts/benchmark_stream.py --samples {options.samples} --workers {options.workers}`: one epoch over "
         f"{n:,} images of 8x8 pixels in shards, litdata {version('litdata')}, torch {version('torch')}, "
         f"{os.cpu_count()} CPU cores; packed in {packed:.0f} s.",
-        "Memory is what the main process and its workers have for themselves (USS); what they share since the",
-        "fork, the interpreter and torch, is not counted.", "",
+        "Memory is that of the main process and its workers together (PSS, without mapped files).", "",
         "| images read | seconds | MiB |", "|---|---|---|",
         *(f"| {count:,} | {seconds:.0f} | {size / 2**20:,.0f} |" for count, seconds, size in rows),
     ]  # fmt: skip
