@@ -18,7 +18,7 @@ from test_methods import status
 from test_run import same, train, train_until_killed
 
 from repel import checkpoints, runs, seeding
-from repel.config import MISTAKE, build_module, build_trainer, plain
+from repel.config import MISTAKE, build_module, build_trainer, explain, plain
 from repel.data import datamodule, folder
 from repel.data.decode import MAX_PIXELS, decode, decode_crops, shown
 from repel.data.encoded import Encoded, Files, Source, Texts, processes
@@ -469,5 +469,6 @@ def test_a_broken_file_found_in_the_middle_of_training_is_no_crash(tmp_path):
     data.setup()
     for path in (tmp_path / "images").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(BadImage, match="cannot read the image"):
+    with pytest.raises(BadImage, match="cannot read the image") as caught:
         trainer.fit(module, data)
+    assert explain(caught.value, "train")[0] == MISTAKE  # wherever it is met: training, evaluation, a contact sheet

@@ -15,7 +15,6 @@ from torch.utils.tensorboard.summary import hparams
 from repel import checkpoints, runs
 from repel.config import build_data, build_module, build_trainer, on_gpu
 from repel.data.datamodule import ImageData
-from repel.data.images import BadImage
 from repel.mistakes import flatten, plain
 from repel.module import Contrastive, Diverged
 
@@ -63,8 +62,6 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         raise KeyboardInterrupt from None  # Lightning turns ^C into exit status 1
-    except BadImage as error:
-        raise ValueError(str(error)) from error
     except ValueError as error:  # nobody's option: those were checked before
         raise RuntimeError(f"ValueError: {error}") from error
     except Diverged as error:
