@@ -3,6 +3,7 @@
 Nothing here imports torch or lightning at the top, so that a mistake in a command is answered at once.
 """
 
+import copy
 import functools
 import math
 import os
@@ -136,6 +137,28 @@ def saved(config: dict[str, Any]) -> DictConfig:
     """A config that comes from a file, not from conf/."""
     check_targets(config)
     return OmegaConf.create(config)
+
+
+def with_data(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the data that a command names in place of its own, to be seen by the run's encoder.
+
+    Channels, mean and std are the run's, as the encoder knows nothing else, and the image size unless it was typed.
+
+    Args:
+        cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, where this
+            lies now, or null.
+        run: the run's config, as its checkpoint holds it.
+    """
+    run = copy.deepcopy(run)
+    if cfg.data_root is not None:
+        if "root" not in run["data"]:
+            raise ValueError("data_root: the run's data has no root; leave it out")
+        run["data"]["root"] = run["data"]["datamodule"]["read"]["root"] = cfg.data_root
+    if cfg.get("data") is None:
+        return run
+    typed = {o.split("=")[0] for o in HydraConfig.get().overrides.task}
+    kept = {key: run["data"][key] for key in ("channels", "mean", "std", "image_size") if f"data.{key}" not in typed}
+    return run | {"data": plain(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 
 def build_data(cfg: DictConfig) -> "LightningDataModule":

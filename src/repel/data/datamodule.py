@@ -1,6 +1,7 @@
 """The LightningDataModule for images: raw uint8 batches in, augmented pairs on the device out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from repel import seeding
+from repel.data.columns import Table, of_classes
 from repel.data.encoded import Encoded, worked
 from repel.data.images import BadImage, Images, Splits
 from repel.data.order import GlobalBatches, Rows
@@ -69,6 +71,8 @@ class ImageData(LightningDataModule):
         batch_size: the global batch, divided over the ranks.
         val_fraction: of the training images, held out for validation where the data has no validation split.
         test_fraction: likewise for the test split.
+        tasks, labels: further labels to evaluate, see columns.py; without class folders, the first column of the table
+            `labels` takes the classes' place.
         split_seed: which images are held out; not the run's seed, so that runs with other seeds hold out the same.
         device_cache: whether training images that are held in memory are held on the device; auto: on a GPU, where they
             take at most a quarter of its free memory.
@@ -84,6 +88,8 @@ class ImageData(LightningDataModule):
         val_fraction: float,
         test_fraction: float,
         split_seed: int,
+        tasks: dict[str, list],
+        labels: str | None,
         device_cache: bool | str,
         views: Views,
         normalize: Normalize,
@@ -97,6 +103,7 @@ class ImageData(LightningDataModule):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
         self.read, self.batch_size, self.seed = read, batch_size, seed
         self.fractions, self.split_seed, self.device_cache = (val_fraction, test_fraction), split_seed, device_cache
+        self.tasks, self.table = tasks, None if labels is None else Table(labels)
         self.views, self.normalize = views, normalize
         self.splits: Splits | None = None
         self.cache: Tensor | None = None
@@ -106,7 +113,15 @@ class ImageData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the data, once; hold out what the data does not split itself."""
         if self.splits is None:
-            self.splits = held_out(self.read(), *self.fractions, self.split_seed)
+            splits = self.read()
+            if self.table is not None and splits.train.labels is None:
+                splits = labelled_by(splits, self.table)
+            self.splits = held_out(splits, *self.fractions, self.split_seed)
+
+    def columns(self, images: Images | Encoded) -> dict[str, Tensor]:
+        """Name of each further task -> its labels (N,) of these images, -1 where unknown."""
+        found = of_classes(self.tasks, self.splits.classes, images.labels)
+        return found if self.table is None else found | self.table.of(images.names)
 
     @property
     def labelled(self) -> bool:
@@ -227,6 +242,16 @@ def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: in
     if val is None:
         train, val = split_off(train, val_fraction, seed, 1)
     return Splits(train, test, val, splits.classes, splits.skipped)
+
+
+def labelled_by(splits: Splits, table: Table) -> Splits:
+    """Splits of unlabelled images, labelled by the first column of a table."""
+    column, classes = next(iter(table.classes.items()))
+    parts = {
+        name: part if part is None else replace(part, labels=table.of(part.names)[column])
+        for name, part in (("train", splits.train), ("test", splits.test), ("val", splits.val))
+    }
+    return replace(splits, **parts, classes=classes)
 
 
 def split_off(

@@ -50,16 +50,23 @@ class Texts(Sequence):
 class Source(Sequence):
     """Where encoded images come from: item i is its name and the file, a path or its contents."""
 
+    def name(self, index: int) -> str:
+        """The item's name, by which a table of labels knows it."""
+        return self[index][0]
+
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """All places in random order, in pieces that are as large as can be afforded."""
         yield torch.randperm(len(self), generator=generator)
 
 
 class Files(Source):
-    """Paths below a folder."""
+    """Paths below a folder; their names begin with a prefix, such as the split's folder."""
 
-    def __init__(self, root: str, paths: Sequence[str]):
-        self.root, self.paths = root, Texts(paths)
+    def __init__(self, root: str, paths: Sequence[str], prefix: str = ""):
+        self.root, self.paths, self.prefix = root, Texts(paths), prefix
+
+    def name(self, index: int) -> str:
+        return os.path.join(self.prefix, self.paths[index])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -117,6 +124,12 @@ class Encoded:
         assert self.labels is not None, "asked for the labels of unlabelled images"
         known = self.labels >= 0
         return self if bool(known.all()) else self[known]
+
+    @property
+    def names(self) -> np.ndarray:
+        """(N,), read anew each time: of shards, each record is opened for it."""
+        index = range(len(self.source)) if self.index is None else self.index.tolist()
+        return np.array([self.source.name(i) for i in index], dtype=object)
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         if self.index is None:

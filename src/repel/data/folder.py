@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,15 +68,15 @@ def image_folder(
         split: torch.tensor([number[path.split(os.sep, 1)[0]] for path in found]) if classes else None
         for split, found in files.items()
     }
+    prefixes = {split: "" if part == folder else part.name for split, part in parts.items()}
     if in_memory is False or (in_memory == "auto" and (size > SMALL or not fits)):
         how = size, channels, on_error == "skip", processes(workers)
-        encoded = {
-            split: Encoded(Files(str(parts[split]), found), labels[split], None, *how) for split, found in files.items()
-        }
+        sources = {split: Files(str(parts[split]), found, prefixes[split]) for split, found in files.items()}
+        encoded = {split: Encoded(source, labels[split], None, *how) for split, source in sources.items()}
         return Splits(**encoded, classes=classes)
     skipped: list[str] = []
     loaded = {
-        split: load(parts[split], found, labels[split], size, channels, on_error, skipped)
+        split: load(parts[split], found, labels[split], size, channels, on_error, skipped, prefixes[split])
         for split, found in files.items()
     }
     if not len(loaded["train"]):
@@ -131,7 +132,14 @@ def class_names(parts: dict[str, Path], files: dict[str, list[str]]) -> list[str
 
 
 def load(
-    folder: Path, files: list[str], labels: Tensor | None, size: int, channels: int, on_error: str, skipped: list[str]
+    folder: Path,
+    files: list[str],
+    labels: Tensor | None,
+    size: int,
+    channels: int,
+    on_error: str,
+    skipped: list[str],
+    prefix: str,
 ) -> Images:
     """Decode files in parallel; those that cannot be read raise, or are appended to skipped and left out."""
     pixels = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
@@ -150,7 +158,7 @@ def load(
             skipped.append(f"{path}: {reason}")
             good[done + index] = False
         done += len(arrays)
-    images = Images(pixels, labels)
+    images = Images(pixels, labels, np.array([os.path.join(prefix, file) for file in files], dtype=object))
     return images if good.all() else images[good]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +18,14 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Images:
-    """A set held in memory. pixels (N, C, H, W) uint8; labels (N,) int64, -1 where unknown, or None."""
+    """A set held in memory.
+
+    pixels (N, C, H, W) uint8; labels (N,) int64, -1 where unknown, or None; names (N,) of the files, or None.
+    """
 
     pixels: Tensor
     labels: Tensor | None = None
+    names: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -31,7 +36,10 @@ class Images:
         return tuple(self.pixels.shape[1:])
 
     def __getitem__(self, index: Tensor | slice) -> "Images":
-        return Images(self.pixels[index], None if self.labels is None else self.labels[index])
+        names = self.names
+        if names is not None:
+            names = names[index if isinstance(index, slice) else index.numpy()]
+        return Images(self.pixels[index], None if self.labels is None else self.labels[index], names)
 
     @property
     def labelled(self) -> "Images":

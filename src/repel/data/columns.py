@@ -1,0 +1,71 @@
+"""Further labels of images, beside their class: several tasks from one representation."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Table:
+    """Labels from a CSV file: the column `file` with the images' names, and any number of columns of labels.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it cannot be used; names data.labels.
+    """
+
+    def __init__(self, path: str):
+        try:
+            with Path(path).expanduser().open(newline="") as file:
+                reader = csv.DictReader(file)
+                columns, rows = reader.fieldnames or [], list(reader)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"data.labels={path} cannot be read ({error})") from error
+        if "file" not in columns or len(columns) < 2 or not rows:
+            raise ValueError(f"data.labels={path} needs a column `file` and a column of labels, has {columns}")
+        self.path, self.row = path, {row["file"]: i for i, row in enumerate(rows)}
+        self.codes, self.classes = {}, {}
+        for name in (name for name in columns if name != "file"):
+            self.codes[name], self.classes[name] = coded([row[name] for row in rows])
+
+    def of(self, names: np.ndarray | None) -> dict[str, Tensor]:
+        """name of a column -> labels (N,) int64 of the images of these names, -1 where there is none.
+
+        Raises:
+            ValueError: the table lists none of them.
+        """
+        places = torch.tensor([self.row.get(name, -1) for name in ([] if names is None else names)])
+        if not len(places) or (places < 0).all():
+            example = "have no file names" if names is None else f"are named such as {names[0]}"
+            raise ValueError(f"data.labels={self.path} lists none of the images, which {example}")
+        return {name: codes[places].where(places >= 0, -1) for name, codes in self.codes.items()}
+
+
+def coded(texts: Sequence[str | None]) -> tuple[Tensor, list[str]]:
+    """Labels as numbers, -1 for an empty one, and their names in the order of the numbers."""
+    names = sorted({text for text in texts if text})
+    number = {text: i for i, text in enumerate(names)}
+    return torch.tensor([number.get(text, -1) for text in texts]), names
+
+
+def of_classes(tasks: Mapping[str, Sequence[str | int]], classes: Sequence[str], labels: Tensor) -> dict[str, Tensor]:
+    """name of a task -> labels (N,), by the class of each image; -1 where the class is unknown.
+
+    Args:
+        tasks: name -> a label for each class.
+
+    Raises:
+        ValueError: a task has not as many labels as there are classes.
+    """
+    found = {}
+    for name, of_class in tasks.items():
+        if len(of_class) != len(classes):
+            raise ValueError(f"data.tasks.{name} needs a label for each of {len(classes)} classes, has {len(of_class)}")
+        codes, _ = coded([str(label) for label in of_class])
+        found[name] = codes[labels.clamp(min=0)].where(labels >= 0, -1)
+    return found
