@@ -35,36 +35,36 @@ def launch(cfg: DictConfig, folder: Path, resume: bool) -> "LightningDataModule 
         raise ValueError(
             "this is one of several ranks (torchrun or srun started it); start train.py once, with trainer.devices=..."
         )
-    check_devices(cfg)
+    check_devices("trainer.", **{key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")})
     if cfg.trainer.devices == 1:
         from repel.training import fit
 
         return fit(cfg, folder, resume)
-    start_ranks(folder, cfg.trainer.devices, resume)
+    start_ranks(folder, cfg.trainer.devices, "resume" if resume else "new")
     return None
 
 
-def check_devices(cfg: DictConfig) -> None:
-    """Raises ValueError where the machine lacks what the config asks for."""
+def check_devices(group: str, accelerator: str, devices: int, precision: str = "32-true") -> None:
+    """Raises ValueError where the machine lacks what the options, named after their group, ask for."""
     import torch
 
     gpus = torch.cuda.device_count()
-    accelerator, devices, precision = cfg.trainer.accelerator, cfg.trainer.devices, str(cfg.trainer.precision)
     if accelerator == "gpu" and not gpus:
-        raise ValueError("trainer.accelerator=gpu: there is no GPU that torch can use; use cpu or auto")
+        raise ValueError(f"{group}accelerator=gpu: there is no GPU that torch can use; use cpu or auto")
     if accelerator != "cpu" and 0 < gpus < devices:
         raise ValueError(
-            f"trainer.devices={devices}, but there {'is' if gpus == 1 else 'are'} {gpus} GPU{'s' * (gpus > 1)}; "
-            f"use trainer.devices={gpus}, or trainer.accelerator=cpu"
+            f"{group}devices={devices}, but there {'is' if gpus == 1 else 'are'} {gpus} GPU{'s' * (gpus > 1)}; "
+            f"use {group}devices={gpus}, or {group}accelerator=cpu"
         )
-    if precision.startswith("16") and (accelerator == "cpu" or not gpus):
+    if str(precision).startswith("16") and (accelerator == "cpu" or not gpus):
         raise ValueError(
-            f"trainer.precision={precision} needs a GPU: float16 is slow and incomplete on CPUs; "
+            f"{group}precision={precision} needs a GPU: float16 is slow and incomplete on CPUs; "
             "use 32-true or bf16-mixed"
         )
 
 
-def start_ranks(folder: Path, ranks: int, resume: bool) -> None:
+def start_ranks(folder: Path, ranks: int, task: str) -> None:
+    """Run new, resume or evaluate on so many ranks, see rank_main; returns when all are done."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -80,7 +80,7 @@ def start_ranks(folder: Path, ranks: int, resume: bool) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for old in records(folder):
         old.unlink()
-    command = ["-m", "repel.launch", str(folder), "resume" if resume else "new", str(os.getpid())]
+    command = ["-m", "repel.launch", str(folder), task, str(os.getpid())]
     try:
         elastic_launch(config, sys.executable)(*command)
     except SignalException as stopped:
@@ -138,13 +138,16 @@ def die_with_parent(parent: int) -> None:
 
 
 def rank_main() -> None:
-    """One rank: python -m repel.launch FOLDER new|resume PARENT, started by start_ranks."""
+    """One rank: python -m repel.launch FOLDER new|resume|evaluate PARENT, started by start_ranks."""
     die_with_parent(int(sys.argv[3]))
     folder = Path(sys.argv[1])
     try:
-        from repel.training import fit
+        if sys.argv[2] == "evaluate":
+            evaluate_rank(folder)
+        else:
+            from repel.training import fit
 
-        fit(saved(runs.read_config(folder)), folder, resume=sys.argv[2] == "resume")
+            fit(saved(runs.read_config(folder)), folder, resume=sys.argv[2] == "resume")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -153,6 +156,17 @@ def rank_main() -> None:
         record.write_text(f"{status}\n{message}\n{traceback.format_exc()}")
         sys.stdout.flush()
         os._exit(status)  # not sys.exit: the other ranks may never answer the farewell of the process group
+
+
+def evaluate_rank(folder: Path) -> None:
+    import torch.distributed as dist
+
+    from repel.evaluation.report import device_of, evaluate_here
+
+    gpu = device_of(runs.read_config(folder)["accelerator"]).type == "cuda"
+    dist.init_process_group("nccl" if gpu else "gloo")
+    evaluate_here(folder)
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

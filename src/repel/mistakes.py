@@ -25,6 +25,8 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
     "trainer.devices": AT_LEAST_1,
+    "devices": AT_LEAST_1,
+    "evaluation.map": (lambda v: v in ("pca", "tsne"), "null, pca or tsne"),
     "trainer.max_epochs": AT_LEAST_1,
     "trainer.max_steps": (lambda v: v == -1 or AT_LEAST_1[0](v), "-1, or a whole number, at least 1"),
     "trainer.accumulate_grad_batches": AT_LEAST_1,

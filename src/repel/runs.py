@@ -90,10 +90,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def read_metrics(folder: Path) -> dict[str, float]:
+    """metrics.json; empty where nothing was measured."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def add_metrics(folder: Path, metrics: dict[str, float]) -> dict[str, float]:
     """Merge into metrics.json, flat names to final values; returns the whole."""
-    path = folder / "metrics.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    merged = dict(sorted((known | metrics).items()))
-    write_json(path, merged)
+    merged = dict(sorted((read_metrics(folder) | metrics).items()))
+    write_json(folder / "metrics.json", merged)
     return merged

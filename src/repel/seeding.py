@@ -8,6 +8,7 @@ import torch
 
 # one stream each, so that equal counters never collide
 ORDER, VIEWS, VALIDATION, NETWORK, SPLIT, PREVIEW, MIXTURES = range(7)
+FEW_LABELS, EPISODES, CORRUPTION, PROBE = range(7, 11)
 
 
 def mix(*counters: int) -> int:

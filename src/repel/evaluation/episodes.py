@@ -1,0 +1,89 @@
+"""n-way k-shot episodes: classes told apart from a handful of examples."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from repel import seeding
+from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
+
+
+class Episodes(Evaluator):
+    """Nearest class mean of unit features, mean accuracy over random episodes with its 95 % interval.
+
+    Snell, Swersky, Zemel 2017 (prototypical networks), arXiv:1703.05175, eq. 1 and 2, by cosine, on frozen features as
+    in Wang et al. 2019 (SimpleShot), arXiv:1911.04623. Support images are training images, queries are test images.
+
+    Args:
+        ways: classes of an episode; at most as many as there are.
+        shots: examples of each, several values.
+        queries: test images of each class.
+        episodes: how many.
+        seed: of the draws.
+    """
+
+    def __init__(self, ways: int, shots: Sequence[int], queries: int, episodes: int, seed: int):
+        if ways < 2 or episodes < 2 or queries < 1 or any(k < 1 for k in shots):
+            raise ValueError(
+                f"evaluators.episodes needs ways >= 2, shots >= 1, queries >= 1 and episodes >= 2, "
+                f"got {ways}, {list(shots)}, {queries}, {episodes}"
+            )
+        self.ways, self.shots, self.queries, self.episodes, self.seed = ways, list(shots), queries, episodes, seed
+
+    def fit(self, train: Part, val: Part, network: Network) -> Fitted:
+        def score(test: Part) -> list[Score]:
+            scores = []
+            for shots in self.shots:
+                generator = seeding.generator(self.seed, seeding.EPISODES, shots)
+                top1 = episodes(train, test, self.ways, shots, self.queries, self.episodes, generator)
+                ways = min(self.ways, len(train.y.unique()))
+                settings = {"ways": ways, "shots": shots, "queries": self.queries, "episodes": self.episodes,
+                            "normalize": "l2", "seed": self.seed, "ci95": interval(top1)}  # fmt: skip
+                name = f"episodes_{ways}way_{shots}shot"
+                scores.append(Score(name, f"{ways}-way {shots}-shot episodes", float(top1.mean()), settings))
+            return scores
+
+        return Fitted(score)
+
+
+def episodes(
+    support: Part, queries: Part, ways: int, shots: int, each: int, count: int, generator: torch.Generator
+) -> Tensor:
+    """Accuracies (count,) of as many episodes, by nearest mean of unit vectors; draws with replacement of images.
+
+    Args:
+        support, queries: of whose images examples and queries are drawn.
+        each: queries of a class.
+    """
+    device = support.x.device
+    present = sorted(set(support.y.tolist()) & set(queries.y.tolist()))
+    ways = min(ways, len(present))
+    chosen = torch.rand(count, len(present), generator=generator).argsort(1)[:, :ways]  # (count, ways)
+    classes = torch.tensor(present)[chosen]
+    x, y = (F.normalize(part.x.float(), dim=1)[drawn(part.y, classes, n, generator).to(device)]
+            for part, n in ((support, shots), (queries, each)))  # fmt: skip
+    means = F.normalize(x.mean(2), dim=-1)  # (count, ways, F)
+    predicted = torch.einsum("ewqf,ecf->ewqc", y, means).argmax(-1)
+    return (predicted == torch.arange(ways, device=device)[:, None]).double().mean((1, 2)).cpu()
+
+
+def drawn(labels: Tensor, classes: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Places (*classes.shape, n) of items with these labels, without repetition where a class has enough."""
+    labels = labels.cpu()
+    places = torch.empty(*classes.shape, n, dtype=torch.int64)
+    for label in classes.unique():
+        own, here = (labels == label).nonzero().squeeze(1), classes == label
+        draws = int(here.sum())
+        if len(own) >= n:
+            pick = torch.rand(draws, len(own), generator=generator).topk(n, dim=1).indices
+        else:
+            pick = torch.randint(len(own), (draws, n), generator=generator)
+        places[here] = own[pick]
+    return places
+
+
+def interval(values: Tensor) -> float:
+    """Half the width of the 95 % interval of a mean of many."""
+    return float(1.96 * values.std() / len(values) ** 0.5)
