@@ -62,9 +62,19 @@ def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int]
     return root
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """One finished run, made by the command."""
+    cwd = tmp_path_factory.mktemp("finished")
+    result = command("train.py", *TINY, "callbacks.pairs={_target_:repel.callbacks.PairsGrid,pairs:4,mean:[0],std:[1]}",
+                     cwd=cwd)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return run_folder(result, cwd)
+
+
 def pytest_collection_modifyitems(items):
     """Files that take longest first, so that workers (make test) end together."""
-    slow = ("test_run.py", "test_methods.py", "test_distributed.py")
+    slow = ("test_run.py", "test_methods.py", "test_distributed.py", "test_report.py")
     items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
 
 

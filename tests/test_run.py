@@ -36,29 +36,20 @@ def train(folder: Path, *overrides: str, resume: bool = False) -> dict[str, torc
     return checkpoints.load(folder / "checkpoints/last.ckpt")["state_dict"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """One finished run, made by the command."""
-    cwd = tmp_path_factory.mktemp("finished")
-    result = command("train.py", *TINY, "callbacks.pairs={_target_:repel.callbacks.PairsGrid,pairs:4,mean:[0],std:[1]}",
-                     cwd=cwd)  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return run_folder(result, cwd)
-
-
 class TestWhatARunLeaves:
     def test_files(self, finished):
         assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_debug", finished.name)
         assert finished.parent.parts[-2:] == ("runs", "train")
         files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
         files = {f for f in files if not f.startswith("tensorboard/")}
-        records = {"config.yaml", "environment.json", "metrics.json", "metrics.csv"}
+        records = {"config.yaml", "environment.json", "metrics.json", "metrics.csv", "evaluation.json", "report.html"}
         assert files == records | {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
 
     def test_metrics(self, finished):
         metrics = json.loads((finished / "metrics.json").read_text())
         expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/last_knn_top1"}
-        expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1"}
+        expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1", "val/linear_top1", "test/season_knn_top1"}
+        expected |= {"test/linear_top1", "test/last_linear_top1", "test/knn200_top1", "baseline/raw_linear_top1"}
         expected |= {"speed/samples_per_second", "speed/data_wait_fraction"}
         assert expected <= set(metrics)
         assert metrics["train/steps"] == 8
@@ -84,7 +75,12 @@ class TestWhatARunLeaves:
         events.Reload()
         tags = events.Tags()
         assert {"train/loss", "val/knn_top1", "lr-AdamW/pg1", "test/knn_top1"} <= set(tags["scalars"])
-        assert tags["images"] == ["views/pairs"]
+        sheets = {f"embedding/{name}" for name in ("neighbours", "map", "similarities")}
+        assert {"views/pairs"} | sheets | {"validation"} >= set(tags["images"]) >= {"views/pairs"} | sheets
+        assert (finished / "tensorboard/projector_config.pbtxt").is_file()
+        sprites = list((finished / "tensorboard").rglob("sprite.png"))
+        assert len(sprites) == 1
+        assert len((sprites[0].parent / "metadata.tsv").read_text().splitlines()) == 600  # validation images
         image = events.Images("views/pairs")[0]
         cell = sheet.CELL + sheet.GAP  # four images, plain and their two views with what was drawn
         assert image.width == 4 * cell + sheet.GAP
@@ -98,27 +94,6 @@ class TestWhatARunLeaves:
             contents = torch.load(finished / f"checkpoints/{name}.ckpt", weights_only=True)
             assert contents["config"]["seed"] == 1
         assert checkpoints.load(finished / "checkpoints/last.ckpt")["global_step"] == 8
-
-
-@pytest.mark.parametrize("what", ["run", "file"])
-def test_evaluate_reproduces_the_runs_numbers(finished, tmp_path, what):
-    target = finished if what == "run" else finished / "checkpoints/best.ckpt"
-    result = command("evaluate.py", f"ckpt={target}", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    measured = json.loads((run_folder(result, tmp_path) / "metrics.json").read_text())
-    known = json.loads((finished / "metrics.json").read_text())
-    both = {"test/knn_top1", "test/last_knn_top1"} if what == "run" else {"test/knn_top1"}
-    assert set(measured) == both | {"baseline/raw_knn_top1", "baseline/untrained_knn_top1"}
-    assert measured == {name: known[name] for name in measured}
-
-
-def test_evaluate_takes_another_k(finished, tmp_path):
-    result = command("evaluate.py", f"ckpt={finished}", "evaluation.k=1", cwd=tmp_path)
-    assert "k=1," in result.stdout
-    metrics = json.loads((run_folder(result, tmp_path) / "metrics.json").read_text())
-    assert (
-        metrics["baseline/raw_knn_top1"] != json.loads((finished / "metrics.json").read_text())["baseline/raw_knn_top1"]
-    )
 
 
 def test_training_learns(tmp_path):
@@ -545,16 +520,6 @@ def test_config_mistakes_get_one_line_before_torch_is_imported(typed, tmp_path, 
     result = command("train.py", *typed.split(), cwd=cwd, PYTHONPATH=str(blocker))
     check_mistake(result, MISTAKES[typed])
     assert [p for p in cwd.rglob("*") if p.is_file()] == []
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [("evaluation.k=abc", ["evaluation.k", "whole number"]), ("evaluation.k=2.5", ["evaluation.k"]),
-     ("accelerator=tpu", ["accelerator", "cpu"]), ("ckpt=nowhere", ["nowhere"])],
-)  # fmt: skip
-def test_evaluates_mistakes(tmp_path, typed, words):
-    ckpt = [] if "ckpt" in typed else ["ckpt=x"]
-    check_mistake(command("evaluate.py", typed, *ckpt, cwd=tmp_path), words)
 
 
 def test_a_target_deep_in_a_checkpoints_config_is_refused():

@@ -153,7 +153,7 @@ def further(data: ImageData, train: Part, val: Part) -> dict[str, tuple[Part, Pa
 
 
 def record(row: Row, task: str, evaluator: str, score: Score, seed: int, train: int, test: int) -> dict[str, Any]:
-    prefix = row.prefix if score.split == "test" else row.prefix.replace("test/", "val/")
+    prefix = row.prefix if score.split == "test" else "val/" + row.prefix.removeprefix("test/").replace("/", "_")
     name = score.name if task == "class" else f"{task}_{score.name}"
     return {
         "metric": prefix + name, "value": score.value, "split": score.split, "row": row.words,
