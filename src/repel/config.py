@@ -26,6 +26,7 @@ from repel.mistakes import CONF, check, check_targets, config_mistake, one_line,
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch.loggers import Logger
 
     from repel.module import Contrastive
 
@@ -212,12 +213,15 @@ def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None) -> "Tra
     from repel.checkpoints import AtomicCheckpointIO, ConfigInCheckpoint
 
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
-    history = {} if purge_step is None else {"purge_step": purge_step}
+
+    def logger(node: DictConfig) -> "Logger":
+        return instantiate(node, save_dir=str(folder), **({"purge_step": purge_step} if "purge_step" in node else {}))
+
     return instantiate(
         cfg.trainer,
         default_root_dir=str(folder),
         callbacks=[*callbacks, ConfigInCheckpoint(plain(cfg))],
-        logger=[instantiate(node, save_dir=str(folder), **history) for node in cfg.logger.values() if node],
+        logger=[logger(node) for node in cfg.logger.values() if node],
         plugins=[AtomicCheckpointIO()],
         sync_batchnorm=cfg.trainer.devices > 1 and on_gpu(cfg),
         use_distributed_sampler=False,  # the datamodule shares out its own batches

@@ -1,9 +1,10 @@
-"""metrics.csv."""
+"""metrics.csv, and Weights & Biases."""
 
 import csv
 import os
+from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 
@@ -15,7 +16,7 @@ class CSVHistory(CSVLogger):
         purge_step: steps from here on are about to be trained again, and their rows are dropped; None: a new run.
     """
 
-    def __init__(self, save_dir: str, purge_step: int | None = None):
+    def __init__(self, save_dir: str, purge_step: int | None):
         super().__init__(save_dir, name="", version="")
         self.purge_step = purge_step
 
@@ -27,6 +28,20 @@ class CSVHistory(CSVLogger):
 
     def log_hyperparams(self, params: object = None) -> None:
         """Nothing: the run's config.yaml has them."""
+
+
+def wandb_logger(save_dir: str, project: str, offline: bool) -> Logger:
+    """Lightning's logger for Weights & Biases, in the run folder; run names are the folders'.
+
+    Raises:
+        ValueError: wandb is missing.
+    """
+    from lightning.pytorch.loggers import WandbLogger
+
+    try:
+        return WandbLogger(name=Path(save_dir).name, save_dir=save_dir, project=project, offline=offline)
+    except ModuleNotFoundError as error:
+        raise ValueError("logger=wandb needs wandb: pip install -e '.[wandb]'") from error
 
 
 class HistoryWriter(ExperimentWriter):

@@ -263,5 +263,6 @@ def evaluate_here(folder: Path) -> None:
     records, drawn = report(saved(job["run"]), job, paths, device, None)
     if rank() == 0:
         run = paths["test/"].parents[1]
-        title = f"{run.name} on {Path(job['run']['data'].get('root') or 'its data').name}"
+        reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")
+        title = f"{run.name} on {reader.rsplit('.', 1)[-1]}" + f" {root}" * bool(root)
         leave(folder, title, records, drawn, run / "metrics.csv")
