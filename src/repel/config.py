@@ -1,4 +1,4 @@
-"""Entry points, and the parts of a run built from its config. With mistakes.py, all that knows of Hydra.
+"""Entry points, and the parts of a run built from its config. With mistakes.py and sweeps.py, all that knows of Hydra.
 
 Nothing here imports torch or lightning at the top, so that a mistake in a command is answered at once.
 """
@@ -17,10 +17,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from repel import runs
+from repel import runs, sweeps
 from repel.mistakes import CONF, check, check_targets, config_mistake, one_line, plain
 
 if TYPE_CHECKING:
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
 
 CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
 
-OmegaConf.register_new_resolver(
-    "run_folder", lambda resume, new: str(runs.find(resume)) if resume else new, replace=True
-)
+for resolver in (runs.run_folder, sweeps.sweep_folder, sweeps.job_folder):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 def entry_point(name: str) -> Callable:
@@ -80,6 +80,8 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ^C would cut off the line that says how to go on
         last = folder / "checkpoints" / "last.ckpt"
         hint = f"go on with: python {name}.py resume={relative(folder)}" if last.exists() else "no checkpoint yet"
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            hint = f"the same command with sweep.resume={relative(folder.parent)} runs what is missing"
         print(f"interrupted; {hint}", file=sys.stderr)
         raise
     except Exception as error:
@@ -89,10 +91,12 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
             traceback.print_exc()
         if status == MISTAKE:
             runs.discard(folder)  # where nothing ran, leave nothing behind
-        if (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
+        if folder in runs.held and (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
             (folder / "error.txt").write_text(traceback.format_exc())
             message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
         print(f"error: {message}", file=sys.stderr)
+    finally:
+        runs.release(folder)
     return math.nan
 
 
@@ -115,21 +119,31 @@ def relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def start(cfg: DictConfig, folder: Path) -> DictConfig:
+def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     """The config to run with: a new run's is written into its folder, a resumed run's is read from there.
+
+    Returns:
+        It, and sweeps.NEW, RESUME (from the last checkpoint) or FINISHED (before; there is nothing to do).
 
     Raises:
         ValueError: the folder is taken, or options were given beside resume=.
     """
     overrides = list(HydraConfig.get().overrides.task)
+    if cfg.sweep.resume is not None and runs.begun(folder):
+        state = sweeps.take_up(folder, plain(cfg), overrides)
+        if state == sweeps.NEW:
+            return cfg, state
+        print(f"{'finished already' if state == sweeps.FINISHED else 'goes on'}: {relative(folder)}", flush=True)
+        return saved(runs.read_config(folder)), state
     if cfg.resume is None:
         runs.claim(folder, plain(cfg), overrides)
-        return cfg
+        return cfg, sweeps.NEW
     if others := [o for o in overrides if not o.startswith("resume=")]:
         raise ValueError(f"resume= goes on with the run's own config; leave out {' '.join(others)}, or start a new run")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise ValueError(f"resume={cfg.resume}: no checkpoint was written yet; start the run again")
-    return saved(runs.read_config(folder))
+    runs.hold(folder)
+    return saved(runs.read_config(folder)), sweeps.RESUME
 
 
 def saved(config: dict[str, Any]) -> DictConfig:

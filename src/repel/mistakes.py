@@ -11,6 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -80,6 +81,8 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
+    if cfg.sweep.resume is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise ValueError("sweep.resume= takes up a sweep: add -m; resume= goes on with one run")
     if cfg.callbacks.last is None:
         raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
 

@@ -113,7 +113,7 @@ def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Tr
     print(f"data     {sizes} images of {height}x{width}x{channels}{where}, {labels}")
     data.note(splits.skipped)
     tell_skipped(Path(trainer.default_root_dir))
-    runs.add_device(folder=Path(trainer.default_root_dir), device=f"{world} x {device}")
+    runs.note(Path(trainer.default_root_dir), device=f"{world} x {device}")
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"training labels {'touch' if module.loss.supervised else 'do not touch'} training")
     print(
