@@ -3,8 +3,8 @@
 import fcntl
 import json
 import os
-import shutil
 import platform
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
