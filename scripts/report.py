@@ -1,8 +1,8 @@
 """A sweep's results: python scripts/report.py SWEEP [metric=NAME[,NAME]] [against=ROW]
 
 SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train. Prints Markdown and writes it there
-as report.md, with report.json, bars.png and curves.png. A row is what was overridden besides the seed; against= names the
-one that the others are compared with, seed by seed, by its overrides or as many of them as tell it from the others.
+as report.md, with report.json, bars.png and curves.png. A row is what was overridden besides the seed; against= names
+the one that the others are compared with, seed by seed, by its overrides or as many of them as tell it from the others.
 """
 
 import sys
@@ -175,6 +175,9 @@ def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Pat
         every = [v for cell in cells for name in (metric, *beside(metric, known)) for v in cell.values(name).values()]
         if every and min(every) > 0:
             panel.set_xlim(left=max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3))
+            panel.set_xlabel(
+                f"{metric}, mean and standard deviation over seeds (axis begins at {panel.get_xlim()[0]:.3g})"
+            )
         if beside(metric, known):
             panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)
@@ -201,6 +204,7 @@ def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
             low, high = ([mean + sign * std for mean, std in summary] for sign in (-1, 1))
             panel.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2)
     panel.set_xlabel("epoch")
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_ylabel(column)
     if curves:
         panel.legend(fontsize="small")

@@ -1,4 +1,4 @@
-"""Entry points, and the parts of a run built from its config. With mistakes.py and sweeps.py, all that knows of Hydra.
+"""Entry points, and the parts of a run built from its config. With mistakes.py, sweeps.py and study.py, all that knows of Hydra.
 
 Nothing here imports torch or lightning at the top, so that a mistake in a command is answered at once.
 """
@@ -21,8 +21,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from repel import runs, sweeps
-from repel.mistakes import CONF, check, check_targets, config_mistake, one_line, plain
+from repel import runs, study, sweeps
+from repel.mistakes import CONF, check, check_targets, chosen_sweeper, config_mistake, one_line, plain
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
 
-for resolver in (runs.run_folder, sweeps.sweep_folder, sweeps.job_folder):
+for resolver in (runs.run_folder, sweeps.sweep_folder, sweeps.job_folder, study.trials_left, study.sampler_seed):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -95,6 +95,8 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
             (folder / "error.txt").write_text(traceback.format_exc())
             message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
         print(f"error: {message}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.MULTIRUN and chosen_sweeper() == "optuna":
+            raise  # Optuna takes no NaN: this is how its plugin is told of a failed trial
     finally:
         runs.release(folder)
     return math.nan
