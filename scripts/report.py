@@ -174,10 +174,9 @@ def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Pat
         panel.set_xlabel(f"{metric}, mean and standard deviation over seeds")
         every = [v for cell in cells for name in (metric, *beside(metric, known)) for v in cell.values(name).values()]
         if every and min(every) > 0:
-            panel.set_xlim(left=max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3))
-            panel.set_xlabel(
-                f"{metric}, mean and standard deviation over seeds (axis begins at {panel.get_xlim()[0]:.3g})"
-            )
+            left = max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3)
+            panel.set_xlim(left=left)
+            panel.set_xlabel(f"{metric}, mean and standard deviation over seeds; axis from {left:.3g}")
         if beside(metric, known):
             panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)

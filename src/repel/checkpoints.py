@@ -127,9 +127,8 @@ class BestCheckpoint(Checkpoint):
     best: float | None = None  # more is better: the loss counts negative
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        value = trainer.strategy.broadcast(
-            objective(trainer.callback_metrics)
-        )  # saving is the work of all ranks: they must agree
+        value = objective(trainer.callback_metrics)
+        value = trainer.strategy.broadcast(value)  # saving is the work of all ranks: they must agree
         if self.best is None or value > self.best:
             self.best = value
             trainer.save_checkpoint(path_of(trainer, "best"))

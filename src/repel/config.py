@@ -1,4 +1,6 @@
-"""Entry points, and the parts of a run built from its config. With mistakes.py, sweeps.py and study.py, all that knows of Hydra.
+"""Entry points, and the parts of a run built from its config.
+
+With mistakes.py, sweeps.py and study.py, all that knows of Hydra.
 
 Nothing here imports torch or lightning at the top, so that a mistake in a command is answered at once.
 """
@@ -57,6 +59,12 @@ def entry_point(name: str) -> Callable:
                     traceback.print_exc()
                 print(f"error: {config_mistake(error, name)}", file=sys.stderr)
                 sys.exit(MISTAKE)
+            except ValueError as error:  # the sweeper's: jobs have words for their own
+                if tracebacks:
+                    traceback.print_exc()
+                if not failures:  # else it misses the best of trials that all failed
+                    print(f"error: {one_line(error)}", file=sys.stderr)
+                    sys.exit(MISTAKE)
             if failures:
                 sys.exit(failures[0])
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Pruning(Callback):
-    """Reports the validation metric that the sweep maximises to the run's trial, an epoch at a time, and asks the pruner.
+    """Reports the validation metric that the sweep maximises to the run's trial after each epoch, and asks the pruner.
 
-    A pruned run stops after that epoch and ends as any other, with its checkpoints and its test numbers; its value in the
-    study is the best it had. environment.json notes it. The first rank asks, all ranks stop.
+    A pruned run stops after that epoch and ends as any other, with its checkpoints and its test numbers; its value in
+    the study is the best it had. environment.json notes it. The first rank asks, all ranks stop.
 
     Args:
         pruner: of optuna.pruners.
@@ -43,8 +43,8 @@ class Pruning(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         prune = False
         if self.trial is not None:
-            self.trial.report(objective(trainer.callback_metrics), trainer.current_epoch + 1)
-            prune = self.trial.should_prune()
+            self.trial.report(objective(trainer.callback_metrics), trainer.current_epoch)
+            prune = self.trial.should_prune() and trainer.current_epoch + 1 < trainer.max_epochs
         if trainer.strategy.broadcast(prune):
             trainer.should_stop = True
             if trainer.is_global_zero:

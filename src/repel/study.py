@@ -3,6 +3,7 @@
 optuna is imported where it is used: it is an extra (pip install -e '.[optuna]').
 """
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from repel import runs
-from repel.sweeps import identity
+from repel.sweeps import identity, run_folders
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -54,10 +55,14 @@ class TakeUp(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # else it lists its plugins
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)  # the database is made before the first run's folder
         study = load(folder)
+        alive = [overrides_of(run) for run in run_folders(folder) if runs.is_held(run)] if study else []
         for trial in trials(study, "RUNNING") if study else ():
+            if any(parameters(trial) <= overrides for overrides in alive):
+                continue  # of another process, which works on the same study
             study.tell(trial.number, state=type(trial.state).FAIL)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # optuna 2.10 calls enqueueing experimental
@@ -66,6 +71,13 @@ class TakeUp(Callback):
 
 def running_trial(study: "Study", run: Path) -> "FrozenTrial | None":
     """The trial whose parameters are among the run's overrides; the study does not hand it to the run."""
-    overrides = identity(runs.read_environment(run)["overrides"])
-    found = [t for t in trials(study, "RUNNING") if identity(f"{k}={v}" for k, v in t.params.items()) <= overrides]
+    found = [trial for trial in trials(study, "RUNNING") if parameters(trial) <= overrides_of(run)]
     return found[-1] if found else None
+
+
+def parameters(trial: "FrozenTrial") -> frozenset[tuple[str, Any]]:
+    return identity(f"{key}={value}" for key, value in trial.params.items())
+
+
+def overrides_of(run: Path) -> frozenset[tuple[str, Any]]:
+    return identity(runs.read_environment(run)["overrides"])
