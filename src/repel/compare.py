@@ -18,7 +18,7 @@ DONE = ("finished", "pruned")
 
 @dataclass
 class Run:
-    """One run as its folder tells it: `state` is finished, pruned, running, failed, interrupted or unreadable."""
+    """One run as its folder tells it: finished, pruned, diverged, running, failed, interrupted or unreadable."""
 
     folder: Path
     state: str

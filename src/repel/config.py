@@ -102,6 +102,8 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         if folder in runs.held and (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
             (folder / "error.txt").write_text(traceback.format_exc())
             message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
+        if status == DIVERGED and folder in runs.held:
+            runs.note(folder, outcome="diverged", objective=None)  # it would again
         print(f"error: {message}", file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN and chosen_sweeper() == "optuna":
             raise  # Optuna takes no NaN: this is how its plugin is told of a failed trial
@@ -143,7 +145,8 @@ def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         state = sweeps.take_up(folder, plain(cfg), overrides)
         if state == sweeps.NEW:
             return cfg, state
-        print(f"{'finished already' if state == sweeps.FINISHED else 'goes on'}: {relative(folder)}", flush=True)
+        done = f"{runs.read_environment(folder)['outcome']} already" if state == sweeps.FINISHED else "goes on"
+        print(f"{done}: {relative(folder)}", flush=True)
         return saved(runs.read_config(folder)), state
     if cfg.resume is None:
         runs.claim(folder, plain(cfg), overrides)
