@@ -90,7 +90,7 @@ def beside(metric: str, known: list[str]) -> list[str]:
 def table(cells: list[Cell], metric: str, reference: Cell | None, known: list[str]) -> list[str]:
     """A row a cell: mean ± standard deviation over seeds, and the paired difference with its 95 % interval."""
     columns = [*beside(metric, known), metric]
-    heads = ["run", "seeds", *columns] + [f"against {reference.name}, 95 %"] * (reference is not None)
+    heads = ["run", "seeds", *columns] + ([] if reference is None else [f"against {reference.name}, 95 %"])
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for cell in cells:
         row = [cell.name, str(len(cell.values(metric))), *(spread(list(cell.values(m).values())) for m in columns)]

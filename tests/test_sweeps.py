@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -225,11 +226,17 @@ def in_process(arguments: list[str], cwd: Path, kill_at: int | None = None, kill
     return process.exitcode, [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
 
 
+def count(batches: list[tuple[int, int]]) -> dict[int, int]:
+    """Seed -> batches trained."""
+    return Counter(seed for seed, _ in batches)
+
+
 def small(tmp_path: Path) -> list[str]:
     """Options of runs that take a second: images of one colour a class."""
     make_folder(tmp_path / "images", ["red", "green"], 60)
     source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=8"]
-    return [*TINY, "encoder.width=8", *source, f"trainer.limit_train_batches={BATCHES}", "logger.tensorboard=null"]
+    tiny = [option for option in TINY if not option.startswith(("data.batch_size", "encoder.width"))]
+    return [*tiny, "encoder.width=8", *source, f"trainer.limit_train_batches={BATCHES}", "logger.tensorboard=null"]
 
 
 def steps(folder: Path) -> list[int]:
@@ -237,47 +244,40 @@ def steps(folder: Path) -> list[int]:
         return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-KILLS = {  # where the second of three runs is killed -> batches that its second attempt trains
-    "before its first checkpoint": ({"kill_at": 2 * BATCHES + 2}, 2 * BATCHES),
-    "between checkpoints": ({"kill_at": 3 * BATCHES + 2}, BATCHES),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("where", KILLS)
-def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, where):
+def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path):
     """Nothing is run twice: by the batches that are trained, the folders and the history of each run."""
     options, folder = small(tmp_path), tmp_path / "sweep"
-    kill, again = KILLS[where]
-    status, first = in_process(["-m", *options, "seed=1,2,3", f"hydra.sweep.dir={folder}"], tmp_path, **kill)
+    # the second run is killed between two checkpoints
+    status, batches = in_process(
+        ["-m", *options, "seed=1,2,3", f"hydra.sweep.dir={folder}"], tmp_path, kill_at=3 * BATCHES + 2
+    )
     assert status == -signal.SIGKILL
-    assert sum(seed == 1 for seed, _ in first) == 2 * BATCHES
+    assert count(batches) == {1: 2 * BATCHES, 2: BATCHES + 2}
     before = {path: path.read_bytes() for path in (folder / "0").rglob("*") if path.is_file()}
-    # in another order, and with a run more, which shifts the others' numbers
-    resumed = ["-m", "seed=4,3,2,1", *reversed(options), f"sweep.resume={folder}"]
-    status, second = in_process(sorted(resumed, key=lambda o: o.startswith("encoder.width")), tmp_path)
+    # in another order, with a run more, which shifts the others' numbers; it is killed before its first checkpoint
+    resumed = ["-m", "seed=1,2,4,3", *reversed(options), f"sweep.resume={folder}"]
+    status, batches = in_process(resumed, tmp_path, kill_at=BATCHES + 2)
+    assert status == -signal.SIGKILL
+    assert count(batches) == {2: BATCHES, 4: 2}
+    status, batches = in_process(resumed, tmp_path)
     assert status == 0
-    assert {seed: sum(s == seed for s, _ in second) for seed in (1, 2, 3, 4)} == {
-        1: 0, 2: again, 3: 2 * BATCHES, 4: 2 * BATCHES,
-    }  # fmt: skip
+    assert count(batches) == {4: 2 * BATCHES, 3: 2 * BATCHES}
     assert {path: path.read_bytes() for path in before} == before
     found = compare.read(folder)
     assert sorted((run.seed, run.state) for run in found) == [(seed, "finished") for seed in (1, 2, 3, 4)]
     assert all(steps(run.folder) == list(range(2 * BATCHES)) for run in found)
     assert script.report(folder, ["test/knn_top1"], None).startswith("4 runs: 4 finished\n")
-    status, third = in_process(resumed, tmp_path)
-    assert (status, third) == (0, [])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["claim", "add_metrics", "finish"])
-def test_killed_where_a_run_begins_or_ends(tmp_path, where):
-    """Before environment.json, between training and metrics.json, and before the evaluation: the results are complete."""
-    options, folder = small(tmp_path), tmp_path / "sweep"
-    status, first = in_process(["-m", *options, "seed=1", f"hydra.sweep.dir={folder}"], tmp_path, kill_in=where)
-    assert (status, len(first)) == (-signal.SIGKILL, 0 if where == "claim" else 2 * BATCHES)
-    status, second = in_process(["-m", *options, "seed=1", f"sweep.resume={folder}"], tmp_path)
-    assert (status, len(second)) == (0, 2 * BATCHES - len(first))
+def test_killed_where_a_run_begins_and_where_it_ends(tmp_path):
+    """Before environment.json, between training and metrics.json, before the evaluation: the results are complete."""
+    options, folder = [*small(tmp_path), "trainer.max_epochs=1", "seed=1"], tmp_path / "sweep"
+    folder.mkdir()
+    for kill_in, trained in (("claim", 0), ("add_metrics", BATCHES), ("finish", 0), (None, 0)):
+        status, batches = in_process(["-m", *options, f"sweep.resume={folder}"], tmp_path, kill_in=kill_in)
+        assert (status, len(batches)) == (-signal.SIGKILL if kill_in else 0, trained), kill_in
     metrics = json.loads((folder / "0/metrics.json").read_text())
     assert {"test/knn_top1", "val/knn_top1", "val/loss", "train/loss"} <= set(metrics)
     assert [run.state for run in compare.read(folder)] == ["finished"]
@@ -375,7 +375,7 @@ def test_a_killed_study_goes_on(tmp_path):
     assert (status, len(third)) == (0, 2 * BATCHES)
 
 
-def make_study(folder: Path, params: dict[str, float], values: list[float]):
+def make_study(folder: Path, params: dict[str, float], values: list[float]) -> None:
     """A study with one finished trial of the given values by epoch, and one that runs with the given parameters."""
     import optuna
 
@@ -386,23 +386,23 @@ def make_study(folder: Path, params: dict[str, float], values: list[float]):
     for running in (False, True):
         trial = made.ask()
         for key, value in params.items():
-            trial.suggest_float(key, value, value) if running else trial.suggest_float(key, value, value)
+            trial.suggest_float(key, value, value)
         for epoch, value in enumerate(() if running else values):
             trial.report(value, epoch)
         if not running:
             made.tell(trial, max(values))
-    return made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    from repel import study
     from repel.evaluation.report import finish
     from repel.launch import launch
 
     folder = tmp_path / "sweep"
-    made = make_study(folder, {"optimizer.lr": 0.001}, [0.0, 0.0, 1.1, 1.1])  # accuracies that nothing reaches
+    make_study(folder, {"optimizer.lr": 0.001}, [0.0, 0.0, 1.1, 1.1])  # accuracies that nothing reaches
     cfg = config(*small(tmp_path), "sweep=optuna", "optimizer.lr=0.001", "trainer.max_epochs=4",
                  "callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=1",
                  f"trainer.devices={devices}")  # fmt: skip
@@ -413,7 +413,7 @@ def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
     environment = runs.read_environment(folder / "0")
     assert (environment["outcome"], environment["pruned_after_epoch"]) == ("pruned", 3)
     assert json.loads((folder / "0/metrics.json").read_text())["test/knn_top1"] > 0
-    trial = made.trials[-1]
+    trial = study.load(folder).trials[-1]
     assert list(trial.intermediate_values) == [0, 1, 2]
     assert trial.user_attrs == {"pruned": True}
 

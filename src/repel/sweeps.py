@@ -48,7 +48,8 @@ def run_folders(sweep: Path) -> list[Path]:
 
 def identity(overrides: Iterable[str]) -> frozenset[tuple[str, Any]]:
     """What makes two jobs the same: their overrides in any order, numbers by value, without the sweep's own options."""
-    return frozenset(pair for pair in map(key_and_value, overrides) if pair[0].split(".")[0] not in ("sweep", "hydra"))
+    last = dict(map(key_and_value, overrides))  # of a key that is given twice, the last counts
+    return frozenset(pair for pair in last.items() if pair[0].split(".")[0] not in ("sweep", "hydra"))
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """A run: train on this rank, then measure the chosen checkpoint."""
 
+import csv
 import logging
 import math
 import warnings
@@ -71,8 +72,20 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
         if len(data.skipped) > len(data.splits.skipped):
             tell_skipped(folder)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not metrics:  # nothing was left to train: it was stopped on its way from the last step to here
+            metrics = last_values(folder)
         runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
     return data
+
+
+def last_values(folder: Path) -> dict[str, float]:
+    """The last value of everything in metrics.csv."""
+    if not (folder / "metrics.csv").exists():
+        return {}
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {name: float(value) for row in rows for name, value in row.items() if value}
+    return {name: value for name, value in found.items() if name not in ("epoch", "step")}
 
 
 def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
