@@ -130,7 +130,8 @@ def test_any_folder_of_runs_and_any_metric(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [(["metric=test/knn"], ["metric=test/knn", "test/knn_top1, val/knn_top1, val/loss"]), (["against=hcl"], ["fits no row"]),
+    [(["metric=test/knn"], ["metric=test/knn", "test/knn_top1, val/knn_top1, val/loss"]),
+     (["against=hcl"], ["fits no row"]),
      (["against=negatives=hcl"], ["fits 2 rows", "negatives=hcl loss=ntxent"]), (["metrics=x"], ["usage"])],
 )  # fmt: skip
 def test_mistakes_of_the_report_are_one_line(sweep, capsys, monkeypatch, typed, words):
@@ -254,7 +255,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path):
     )
     assert status == -signal.SIGKILL
     assert count(batches) == {1: 2 * BATCHES, 2: BATCHES + 2}
-    before = {path: path.read_bytes() for path in (folder / "0").rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (folder / "0").rglob("*") if path.is_file()}
     # in another order, with a run more, which shifts the others' numbers; it is killed before its first checkpoint
     resumed = ["-m", "seed=1,2,4,3", *reversed(options), f"sweep.resume={folder}"]
     status, batches = in_process(resumed, tmp_path, kill_at=BATCHES + 2)
@@ -263,7 +264,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path):
     status, batches = in_process(resumed, tmp_path)
     assert status == 0
     assert count(batches) == {4: 2 * BATCHES, 3: 2 * BATCHES}
-    assert {path: path.read_bytes() for path in before} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     found = compare.read(folder)
     assert sorted((run.seed, run.state) for run in found) == [(seed, "finished") for seed in (1, 2, 3, 4)]
     assert all(steps(run.folder) == list(range(2 * BATCHES)) for run in found)
@@ -428,12 +429,9 @@ def test_without_the_extra_there_is_one_line(tmp_path):
     check_mistake(result, ["sweep=optuna", "pip install -e '.[optuna]'"])
 
 
-@pytest.mark.slow
 def test_a_failed_trial_does_not_end_the_study(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    options = [*small(tmp_path), "sweep=optuna", "sweep.trials=2", "trainer.max_epochs=1", "optimizer.lr=-1,1e-3"]
-    result = command("train.py", "-m", *options, "hydra/sweeper/sampler=grid", "~hydra.sweeper.sampler.seed",
-                     "optimizer.weight_decay=0.0", "hydra.sweep.dir=sweep", cwd=tmp_path)  # fmt: skip
+    result = command("train.py", "sweep=optuna", "sweep.trials=2", "optimizer.lr=-1", cwd=tmp_path)
     assert result.returncode == 2, result.stderr
-    assert "error: optimizer.lr must be a number > 0" in result.stderr
-    assert [run.state for run in compare.read(tmp_path / "sweep")] == ["finished"]
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error: optimizer.lr must be a number > 0") == 2

@@ -70,7 +70,6 @@ def take_up(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
     Raises:
         ValueError: the folder's run had another config, or goes on in another process.
     """
-    runs.hold(folder)
     before, now = (flatten({k: v for k, v in c.items() if k != "sweep"}) for c in (runs.read_config(folder), config))
     if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
         there, here = (values.get(changed[0], "absent") for values in (before, now))
@@ -79,6 +78,7 @@ def take_up(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
             + (f", and {len(changed) - 1} more" if changed[1:] else "")
             + "); undo the change, or begin a new sweep"
         )
+    runs.hold(folder)
     if "outcome" in runs.read_environment(folder):
         return FINISHED
     if (folder / "checkpoints" / "last.ckpt").is_file():
