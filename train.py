@@ -4,21 +4,24 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from repel import runs
 from repel.config import entry_point, start
+from repel.sweeps import FINISHED, RESUME
 
 
 @entry_point("train")
 def main(cfg: DictConfig, folder: Path) -> float | None:
-    resume = cfg.resume is not None
-    cfg = start(cfg, folder)
+    cfg, state = start(cfg, folder)
+    if state == FINISHED:
+        return runs.read_environment(folder)["objective"]
 
     from repel.launch import launch
 
-    data = launch(cfg, folder, resume)
+    data = launch(cfg, folder, resume=state == RESUME)
 
     from repel.evaluation.report import finish
 
-    return finish(cfg, folder, data)
+    return runs.end(folder, finish(cfg, folder, data))
 
 
 if __name__ == "__main__":

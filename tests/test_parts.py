@@ -223,7 +223,7 @@ def test_every_option_of_every_group_is_tested(group):
         "target": test_targets_make_embeddings_without_gradient_and_follow,
     }
     elsewhere = {"views": "test_views", "loss": "test_losses", "negatives": "test_losses", "data": "test_data"}
-    elsewhere["data_views"] = "test_parts"
+    elsewhere |= {"data_views": "test_parts", "sweep": "test_sweeps"}
     one_option = {"callbacks", "logger", "trainer"}
     assert group in tested or group in elsewhere or group in one_option or group == "hydra"
     if group in one_option:

@@ -116,14 +116,18 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(path_of(trainer, "last"))
 
 
+def objective(metrics: dict[str, torch.Tensor]) -> float:
+    """What is maximised, of a validation's metrics: val/knn_top1, or minus val/loss where that is not measured."""
+    return float(metrics["val/knn_top1"] if "val/knn_top1" in metrics else -metrics["val/loss"])
+
+
 class BestCheckpoint(Checkpoint):
     """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss where that is not measured; the first of equals."""
 
     best: float | None = None  # more is better: the loss counts negative
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = trainer.callback_metrics
-        value = float(metrics["val/knn_top1"] if "val/knn_top1" in metrics else -metrics["val/loss"])
+        value = objective(trainer.callback_metrics)
         value = trainer.strategy.broadcast(value)  # saving is the work of all ranks: they must agree
         if self.best is None or value > self.best:
             self.best = value

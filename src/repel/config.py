@@ -1,4 +1,6 @@
-"""Entry points, and the parts of a run built from its config. With mistakes.py, all that knows of Hydra.
+"""Entry points, and the parts of a run built from its config.
+
+With mistakes.py, sweeps.py and study.py, all that knows of Hydra.
 
 Nothing here imports torch or lightning at the top, so that a mistake in a command is answered at once.
 """
@@ -17,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from repel import runs
-from repel.mistakes import CONF, check, check_targets, config_mistake, one_line, plain
+from repel import runs, study, sweeps
+from repel.mistakes import CONF, check, check_targets, chosen_sweeper, config_mistake, one_line, plain
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -32,9 +35,8 @@ if TYPE_CHECKING:
 
 CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
 
-OmegaConf.register_new_resolver(
-    "run_folder", lambda resume, new: str(runs.find(resume)) if resume else new, replace=True
-)
+for resolver in (runs.run_folder, sweeps.sweep_folder, sweeps.job_folder, study.trials_left, study.sampler_seed):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 def entry_point(name: str) -> Callable:
@@ -59,6 +61,12 @@ def entry_point(name: str) -> Callable:
                     traceback.print_exc()
                 print(f"error: {config_mistake(error, name)}", file=sys.stderr)
                 sys.exit(MISTAKE)
+            except ValueError as error:  # the sweeper's: jobs have words for their own
+                if tracebacks:
+                    traceback.print_exc()
+                if not failures:  # else it misses the best of trials that all failed
+                    print(f"error: {one_line(error)}", file=sys.stderr)
+                    sys.exit(MISTAKE)
             if failures:
                 sys.exit(failures[0])
 
@@ -82,6 +90,8 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ^C would cut off the line that says how to go on
         last = folder / "checkpoints" / "last.ckpt"
         hint = f"go on with: python {name}.py resume={relative(folder)}" if last.exists() else "no checkpoint yet"
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            hint = f"the same command with sweep.resume={relative(folder.parent)} runs what is missing"
         print(f"interrupted; {hint}", file=sys.stderr)
         raise
     except Exception as error:
@@ -91,10 +101,16 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
             traceback.print_exc()
         if status == MISTAKE:
             runs.discard(folder)  # where nothing ran, leave nothing behind
-        if (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
+        if folder in runs.held and (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
             (folder / "error.txt").write_text(traceback.format_exc())
             message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
+        if status == DIVERGED and folder in runs.held:
+            runs.note(folder, outcome="diverged", objective=None)  # it would again
         print(f"error: {message}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.MULTIRUN and chosen_sweeper() == "optuna":
+            raise  # Optuna takes no NaN: this is how its plugin is told of a failed trial
+    finally:
+        runs.release(folder)
     return math.nan
 
 
@@ -117,21 +133,32 @@ def relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def start(cfg: DictConfig, folder: Path) -> DictConfig:
+def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     """The config to run with: a new run's is written into its folder, a resumed run's is read from there.
+
+    Returns:
+        It, and sweeps.NEW, RESUME (from the last checkpoint) or FINISHED (before; there is nothing to do).
 
     Raises:
         ValueError: the folder is taken, or options were given beside resume=.
     """
     overrides = list(HydraConfig.get().overrides.task)
+    if cfg.sweep.resume is not None and runs.begun(folder):
+        state = sweeps.take_up(folder, plain(cfg), overrides)
+        if state == sweeps.NEW:
+            return cfg, state
+        done = f"{runs.read_environment(folder)['outcome']} already" if state == sweeps.FINISHED else "goes on"
+        print(f"{done}: {relative(folder)}", flush=True)
+        return saved(runs.read_config(folder)), state
     if cfg.resume is None:
         runs.claim(folder, plain(cfg), overrides)
-        return cfg
+        return cfg, sweeps.NEW
     if others := [o for o in overrides if not o.startswith("resume=")]:
         raise ValueError(f"resume= goes on with the run's own config; leave out {' '.join(others)}, or start a new run")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise ValueError(f"resume={cfg.resume}: no checkpoint was written yet; start the run again")
-    return saved(runs.read_config(folder))
+    runs.hold(folder)
+    return saved(runs.read_config(folder)), sweeps.RESUME
 
 
 def saved(config: dict[str, Any]) -> DictConfig:

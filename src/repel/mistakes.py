@@ -11,10 +11,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
-TARGETS = r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+"  # what a config may call besides
+TARGETS = (  # what a config may call besides
+    r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
+)
 
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
@@ -82,8 +85,16 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
+    if cfg.sweep.resume is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise ValueError("sweep.resume= takes up a sweep: add -m; resume= goes on with one run")
+    if cfg.callbacks.get("pruning") and chosen_sweeper() != "optuna":
+        raise ValueError("callbacks.pruning compares the trials of a study: it needs sweep=optuna")
     if cfg.callbacks.last is None:
         raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
+
+
+def chosen_sweeper() -> str:
+    return HydraConfig.get().runtime.choices["hydra/sweeper"]
 
 
 def check_loss(cfg: DictConfig) -> None:
@@ -187,6 +198,8 @@ def config_mistake(error: Exception, name: str) -> str:
     text = str(error)
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = found.groups()
+        if (group, choice) == ("hydra/sweeper", "optuna"):
+            return "sweep=optuna needs Optuna's plugin for Hydra: pip install -e '.[optuna]'"
         options = group_options(group)
         return f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)})"
     if found := re.search(r"Could not override '([^']+)'", text):

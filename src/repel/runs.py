@@ -1,17 +1,20 @@
 """Run folders: what lies in one, and how it is claimed, read and written."""
 
+import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
+held: dict[Path, TextIO] = {}  # runs of this process, whose config.yaml it has locked
 
 
 def find(run: str) -> Path:
@@ -26,8 +29,22 @@ def find(run: str) -> Path:
     return folder
 
 
+def run_folder(resume: str | None, new: str) -> str:
+    """Where a run lies: the folder that resume names, or a new one."""
+    return str(find(resume)) if resume else new
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run has claimed the folder. A config alone is what a kill in the middle of that leaves: it goes."""
+    if (folder / "environment.json").exists():
+        return True
+    if (folder / "config.yaml").exists() and not is_held(folder):
+        (folder / "config.yaml").unlink()
+    return False
+
+
 def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Write config.yaml and environment.json into a new run's folder.
+    """Write config.yaml and environment.json into a new run's folder, and hold it.
 
     Raises:
         ValueError: the folder already holds a run.
@@ -40,6 +57,11 @@ def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
         raise ValueError(
             f"{folder} already holds a run; go on with it by resume={folder}, or choose name=..."
         ) from None
+    hold(folder)
+    write_environment(folder, overrides)
+
+
+def write_environment(folder: Path, overrides: list[str]) -> None:
     environment = {
         "command": ["python", Path(sys.argv[0]).name, *overrides],
         "overrides": overrides,
@@ -53,16 +75,71 @@ def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
     write_json(folder / "environment.json", environment)
 
 
-def add_device(folder: Path, device: str) -> None:
-    """Into environment.json, once it is known."""
+def hold(folder: Path) -> None:
+    """Keep other processes from a run until release(), or until this process ends, however it ends.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    file = (folder / "config.yaml").open("r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"{folder} is still running in another process; wait for it, or end it") from None
+    except OSError:
+        pass  # a file system without locks, as some clusters have: nobody can be kept away
+    held[folder] = file
+
+
+def release(folder: Path) -> None:
+    if file := held.pop(folder, None):
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a worker has inherited the file
+        file.close()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process runs here now."""
+    with (folder / "config.yaml").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def begin_again(folder: Path, overrides: list[str]) -> None:
+    """Clear the folder of a run that was stopped before its first checkpoint, but for its config."""
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    for name in ("metrics.csv", "metrics.json", "error.txt", "skipped.txt"):
+        (folder / name).unlink(missing_ok=True)
+    write_environment(folder, overrides)
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """environment.json, or nothing where the run was killed before it was written."""
     path = folder / "environment.json"
-    write_json(path, json.loads(path.read_text()) | {"device": device})
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def note(folder: Path, **facts: Any) -> None:
+    """Into environment.json, once they are known."""
+    write_json(folder / "environment.json", read_environment(folder) | facts)
+
+
+def end(folder: Path, objective: float | None) -> float | None:
+    """The last thing written of a run, which makes it a finished one; gives the objective back."""
+    (folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
+    outcome = "pruned" if "pruned_after_epoch" in read_environment(folder) else "finished"
+    note(folder, outcome=outcome, objective=objective)
+    return objective
 
 
 def discard(folder: Path) -> None:
     """Remove the folder of a run in which nothing has run, if this process has claimed it."""
-    environment = folder / "environment.json"
-    ours = environment.exists() and json.loads(environment.read_text())["pid"] == os.getpid()
+    ours = read_environment(folder).get("pid") == os.getpid()
     if ours and not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists():
         for name in ("config.yaml", "environment.json"):
             (folder / name).unlink()

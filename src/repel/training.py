@@ -1,5 +1,6 @@
 """A run: train on this rank, then measure the chosen checkpoint."""
 
+import csv
 import logging
 import math
 import warnings
@@ -71,8 +72,20 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
         if len(data.skipped) > len(data.splits.skipped):
             tell_skipped(folder)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not metrics:  # nothing was left to train: it was stopped on its way from the last step to here
+            metrics = last_values(folder)
         runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
     return data
+
+
+def last_values(folder: Path) -> dict[str, float]:
+    """The last value of everything in metrics.csv."""
+    if not (folder / "metrics.csv").exists():
+        return {}
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {name: float(value) for row in rows for name, value in row.items() if value}
+    return {name: value for name, value in found.items() if name not in ("epoch", "step")}
 
 
 def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
@@ -113,7 +126,7 @@ def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Tr
     print(f"data     {sizes} images of {height}x{width}x{channels}{where}, {labels}")
     data.note(splits.skipped)
     tell_skipped(Path(trainer.default_root_dir))
-    runs.add_device(folder=Path(trainer.default_root_dir), device=f"{world} x {device}")
+    runs.note(Path(trainer.default_root_dir), device=f"{world} x {device}")
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"training labels {'touch' if module.loss.supervised else 'do not touch'} training")
     print(

@@ -1,0 +1,215 @@
+"""A sweep's results: python scripts/report.py SWEEP [metric=NAME[,NAME]] [against=ROW]
+
+SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train. Prints Markdown and writes it there
+as report.md, with report.json, bars.png and curves.png. A row is what was overridden besides the seed; against= names
+the one that the others are compared with, seed by seed, by its overrides or as many of them as tell it from the others.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from repel import compare
+from repel.compare import Cell, Run
+from repel.runs import write_json
+
+
+def main() -> int:
+    options = dict(a.split("=", 1) for a in sys.argv[2:] if "=" in a)
+    if len(sys.argv) < 2 or len(options) < len(sys.argv) - 2 or options.keys() - {"metric", "against"}:
+        print("error: usage: python scripts/report.py SWEEP [metric=NAME[,NAME]] [against=ROW]", file=sys.stderr)
+        return 2
+    try:
+        print(report(Path(sys.argv[1]), options.get("metric", "test/knn_top1").split(","), options.get("against")))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def report(folder: Path, metrics: list[str], against: str | None) -> str:
+    """Write a report into the folder; returns its Markdown.
+
+    Raises:
+        ValueError: no runs, an unknown metric or row.
+    """
+    found = compare.read(folder)
+    if not found:
+        raise ValueError(f"there are no runs in {folder}; name a sweep's folder, such as sweeps/train/DATE")
+    cells, same = compare.cells(found)
+    known = compare.known_metrics(found)
+    for metric in metrics if known else ():
+        if metric not in known:
+            raise ValueError(f"metric={metric}: no finished run has it; there are: {', '.join(known)}")
+    reference = None if against is None else row_named(against, cells)
+    left = compare.missing(folder, found)
+    text = states(found, left, folder, same)
+    for metric in metrics if known else ():
+        text += ["", *table(cells, metric, reference, known), *pivot(cells, metric)]
+    markdown = "\n".join(text) + "\n"
+    (folder / "report.md").write_text(markdown)
+    write_json(folder / "report.json", numbers(folder, found, left, cells, same, metrics, reference))
+    if known:
+        draw_bars(cells, metrics, known, folder / "bars.png")
+    draw_curves(cells, metrics[0], folder / "curves.png")
+    return markdown
+
+
+def row_named(against: str, cells: list[Cell]) -> Cell:
+    wanted = set(against.split())
+    fitting = [c for c in cells if c.name == against] or [c for c in cells if wanted <= set(c.name.split())]
+    if len(fitting) != 1:
+        names = "; ".join(c.name for c in (fitting or cells))
+        raise ValueError(
+            f"against={against} fits {len(fitting) or 'no'} row{'s' * (len(fitting) != 1)}; name one of: {names}"
+        )
+    return fitting[0]
+
+
+def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]) -> list[str]:
+    """How many runs there are of what state, and those that are not finished by name."""
+    counts = Counter(run.state for run in found) + Counter(missing=len(left))
+    lines = [f"{len(found) + len(left)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())]
+    if same:
+        lines.append("in all of them: `" + " ".join(f"{k}={v}" for k, v in same.items()) + "`")
+    for run in found:
+        if run.state not in compare.DONE:
+            cell = " ".join(f"{k}={v}" for k, v in run.cell.items() if k not in same)
+            lines.append(f"- {run.state}: {run.folder.relative_to(folder)} {cell} seed={run.seed}".replace("  ", " "))
+    return lines + [f"- missing: {job}" for job in left]
+
+
+def beside(metric: str, known: list[str]) -> list[str]:
+    """The baselines of a metric: baseline/raw_knn_top1 and the like for test/knn_top1."""
+    tail = metric.rsplit("/", 1)[-1]
+    return [name for name in known if name.startswith("baseline/") and name.endswith(f"_{tail}") and name != metric]
+
+
+def table(cells: list[Cell], metric: str, reference: Cell | None, known: list[str]) -> list[str]:
+    """A row a cell: mean ± standard deviation over seeds, and the paired difference with its 95 % interval."""
+    columns = [*beside(metric, known), metric]
+    heads = ["run", "seeds", *columns] + ([] if reference is None else [f"against {reference.name}, 95 %"])
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for cell in cells:
+        row = [cell.name, str(len(cell.values(metric))), *(spread(list(cell.values(m).values())) for m in columns)]
+        if reference is not None:
+            row.append("" if cell is reference else interval(compare.difference(cell, reference, metric)))
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    mean, std = compare.mean_std(values)
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
+
+
+def interval(difference: compare.Difference | None) -> str:
+    if difference is None:
+        return "no common seed"
+    if difference.half is None:
+        return f"{difference.mean:+.4f} (one seed)"
+    low, high = difference.mean - difference.half, difference.mean + difference.half
+    return f"{difference.mean:+.4f} [{low:+.4f}, {high:+.4f}], n = {len(difference.seeds)}"
+
+
+def pivot(cells: list[Cell], metric: str) -> list[str]:
+    """Where exactly two options vary: the one down, the other across."""
+    keys = list(dict.fromkeys(key for cell in cells for key in cell.overrides))
+    if len(keys) != 2:
+        return []
+    rows, columns = (list(dict.fromkeys(cell.overrides.get(key, "-") for cell in cells)) for key in keys)
+    at = {tuple(cell.overrides.get(key, "-") for key in keys): cell for cell in cells}
+    lines = ["", f"| {metric}: {keys[0]} \\ {keys[1]} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        values = [list(at[row, c].values(metric).values()) if (row, c) in at else [] for c in columns]
+        lines.append(f"| {row} | {' | '.join(map(spread, values))} |")
+    return lines
+
+
+def numbers(
+    folder: Path, found: list[Run], left: list[str], cells: list[Cell], same: dict[str, str], metrics: list[str],
+    reference: Cell | None,
+) -> dict[str, Any]:  # fmt: skip
+    """report.json."""
+
+    def row(cell: Cell, metric: str) -> dict[str, Any]:
+        values = cell.values(metric)
+        mean, std = compare.mean_std(list(values.values())) if values else (None, None)
+        paired = compare.difference(cell, reference, metric) if reference is not None else None
+        return {"n": len(values), "mean": mean, "std": std, "by_seed": values, "difference": paired and asdict(paired)}
+
+    return {
+        "runs": [{"folder": str(r.folder.relative_to(folder)), "state": r.state, "seed": r.seed} for r in found],
+        "missing": left,
+        "same": same,
+        "against": reference and reference.name,
+        "rows": [{"name": c.name, "overrides": c.overrides} | {m: row(c, m) for m in metrics} for c in cells],
+    }
+
+
+def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Path) -> None:
+    """A panel a metric: bars are means, whiskers standard deviations, dots seeds, lines the baselines' means."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    size = (7 * len(metrics), 1.5 + 0.4 * len(cells))
+    figure, panels = pyplot.subplots(1, len(metrics), figsize=size, squeeze=False, layout="constrained")
+    for panel, metric in zip(panels[0], metrics, strict=True):
+        for place, cell in enumerate(cells):
+            if values := list(cell.values(metric).values()):
+                mean, std = compare.mean_std(values)
+                panel.barh(place, mean, xerr=std, height=0.6, color="tab:blue", alpha=0.5, capsize=3)
+                panel.plot(values, [place] * len(values), "o", color="black", markersize=3)
+        for number, name in enumerate(beside(metric, known)):
+            pooled = [v for cell in cells for v in cell.values(name).values()]
+            panel.axvline(compare.mean_std(pooled)[0], color=f"C{number + 1}", linestyle="--", label=name)
+        panel.set_yticks(range(len(cells)), [cell.name for cell in cells])
+        panel.invert_yaxis()
+        panel.set_xlabel(f"{metric}, mean and standard deviation over seeds")
+        every = [v for cell in cells for name in (metric, *beside(metric, known)) for v in cell.values(name).values()]
+        if every and min(every) > 0:
+            left = max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3)
+            panel.set_xlim(left=left)
+            panel.set_xlabel(f"{metric}, mean and standard deviation over seeds; axis from {left:.3g}")
+        if beside(metric, known):
+            panel.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
+    """The validation metric against the epoch: per cell the mean over its seeds, in a band of ± one deviation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panel = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    tried = dict.fromkeys([f"val/{metric.rsplit('/', 1)[-1]}", "val/knn_top1", "val/loss"])
+    for column in tried:
+        curves = {cell.name: points for cell in cells if (points := compare.curve(cell, column))}
+        if curves:
+            break
+    for name, points in curves.items():
+        epochs, summary = list(points), [compare.mean_std(values) for values in points.values()]
+        (line,) = panel.plot(epochs, [mean for mean, _ in summary], label=name)
+        if all(std is not None for _, std in summary):
+            low, high = ([mean + sign * std for mean, std in summary] for sign in (-1, 1))
+            panel.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2)
+    panel.set_xlabel("epoch")
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.set_ylabel(column)
+    if curves:
+        panel.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
