@@ -97,11 +97,11 @@ def tolerance(z: Tensor, labels: Tensor) -> Tensor:
     return (z @ z.T)[mates].mean()
 
 
-# ------------------------------------------------------------------------------------------- anchors and their negatives
+# ----------------------------------------------------------------------------------------- anchors and their negatives
 
 
 def margins(positive: Tensor, negative: Tensor, exists: Tensor) -> Tensor:
-    """m_i = s_p - max over negatives of s_n, (m,), in units of the cosine; below 0 a negative is closer than the positive.
+    """m_i = s_p - max over negatives of s_n, (m,), a cosine; below 0 a negative is closer than the positive.
 
     The share of m_i < 0 is the violation rate, 1 minus the accuracy of telling the positive from the negatives. Anchors
     without negatives get infinity.
@@ -120,7 +120,7 @@ def shares(weight: Tensor) -> Tensor:
 
 
 def effective_number(share: Tensor) -> Tensor:
-    """How many negatives act on an anchor, (m,): exp of the entropy of their shares, n where all weigh the same, 1 for one.
+    """How many negatives act on an anchor, (m,): exp of their shares' entropy, n where all weigh the same.
 
     Args:
         share: (m, n), rows sum to 1.

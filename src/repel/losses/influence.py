@@ -14,8 +14,8 @@ class Influence(NamedTuple):
 
     positive: (m, P) cosines. negative: (m, n) cosines. exists: (m, n) bool, which candidates are negatives.
     mates: (m, n) bool, which candidates are of the anchor's class, as far as labels are known; None without labels.
-    weight: (m, n + s) |dL_i / dl_ij| of the negatives, after the strategy, then of s synthetic ones; None where the loss
-    has no negatives.
+    weight: (m, n + s) |dL_i / dl_ij| of the negatives, after the strategy, then of s synthetic ones; None where the
+    loss has no negatives.
     temperature: t with which logits were made, or None.
     """
 
@@ -32,8 +32,8 @@ def influence(
 ) -> Influence:
     """Look at some of a batch's anchors, evenly spaced over it, against all candidates, the queue included.
 
-    The weight of a negative is the derivative of its anchor's loss by its logit, so it holds for every row-wise loss and
-    strategy; for InfoNCE it is the softmax (Wang, Liu 2021, arXiv:2012.09740, eq. 4). A loss that is no mean over
+    The weight of a negative is the derivative of its anchor's loss by its logit, so it holds for every row-wise loss
+    and strategy; for InfoNCE it is the softmax (Wang, Liu 2021, arXiv:2012.09740, eq. 4). A loss that is no mean over
     anchors gets the batch's similarities alone. Nothing changes by a look: no statistics, no random numbers, no
     gradients. No other rank is needed.
 
