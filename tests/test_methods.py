@@ -76,7 +76,7 @@ def test_the_queue_holds_the_keys_of_the_last_batches(tmp_path):
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
-            compared, batch_labels, batch_ids = module.compared
+            compared, batch_labels, batch_ids = module.last.keys, module.last.labels, module.last.ids
             keys.append(torch.nn.functional.normalize(compared.flatten(0, 1), dim=-1))
             ids.append(batch_ids.repeat(2))
             labels.append(batch_labels.repeat(2))

@@ -4,6 +4,7 @@ Shapes: B samples per rank, W ranks, N = W*B, V views, F features, D embedding d
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,6 +23,20 @@ from repel.optim import Schedule, parameter_groups
 
 class Diverged(RuntimeError):
     """The loss is not finite."""
+
+
+class Step(NamedTuple):
+    """What a batch came to, without gradient: for the loss's memory, and for callbacks that look at it.
+
+    h: (V*B, F) features of this rank's views. z: (V, N, D) embeddings of all ranks. keys: (V, N, D), what they were
+    compared with, the target's where there is one. labels, ids: (N,), labels or None.
+    """
+
+    h: Tensor
+    z: Tensor
+    keys: Tensor
+    labels: Tensor | None
+    ids: Tensor
 
 
 class Contrastive(LightningModule):
@@ -71,7 +86,7 @@ class Contrastive(LightningModule):
             self.log(f"anneal/{key}", float(value))
 
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        loss, self.compared = self.contrast(batch)
+        loss, self.last = self.contrast(batch)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch})")
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
@@ -79,8 +94,9 @@ class Contrastive(LightningModule):
 
     def on_after_backward(self) -> None:
         # not before: blocks of rows may be computed a second time in backward
-        self.log_dict(self.loss.statistics(), sync_dist=True)
-        self.loss.update(*self.compared)
+        self.statistics = self.loss.statistics()
+        self.log_dict(self.statistics, sync_dist=True)
+        self.loss.update(self.last.keys, self.last.labels, self.last.ids)
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -91,12 +107,8 @@ class Contrastive(LightningModule):
         loss, _ = self.contrast(batch)
         self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch.ids))
 
-    def contrast(self, batch: Pair) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor]]:
-        """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks.
-
-        Returns:
-            The loss; and what was compared with, for the loss's memory: keys (V, N, D), labels and ids (N,).
-        """
+    def contrast(self, batch: Pair) -> tuple[Tensor, Step]:
+        """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks."""
         B = batch.views.shape[1]
         x = batch.views.flatten(0, 1)  # one pass for all views, so that batch norm sees them together
 
@@ -106,7 +118,8 @@ class Contrastive(LightningModule):
         def predicted(projection: Tensor) -> Tensor:
             return of_all_ranks(projection if self.predictor is None else self.predictor(projection))
 
-        projection = self.head(self.encoder(x))  # (V*B, D)
+        h = self.encoder(x)  # (V*B, F)
+        projection = self.head(h)  # (V*B, D)
         z, further = predicted(projection), {}
         if batch.crops is not None:
             further["crops"] = predicted(self.head(self.encoder(batch.crops.flatten(0, 1))))
@@ -118,7 +131,8 @@ class Contrastive(LightningModule):
         labels, ids = None if batch.labels is None else gather(batch.labels), gather(batch.ids)
         local = slice(self.global_rank * B, (self.global_rank + 1) * B)
         loss = self.loss(z, labels, ids, local, target, **further)
-        return loss, (z.detach() if target is None else target, labels, ids)
+        keys = z if target is None else target
+        return loss, Step(h.detach(), z.detach(), keys.detach(), labels, ids)
 
     def configure_optimizers(self) -> dict:
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]

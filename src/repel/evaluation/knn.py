@@ -88,7 +88,8 @@ class KNN(Evaluator):
 class ValidationKNN(Callback):
     """Logs `val/knn_top1`: training images are the bank, validation images the queries.
 
-    Without labels there is nothing to measure, and it stays silent.
+    Without labels there is nothing to measure, and it stays silent. The validation images' features h (M, F) stay in
+    `features`, for other callbacks to look at.
 
     Args:
         k, temperature: of the vote.
@@ -97,15 +98,18 @@ class ValidationKNN(Callback):
 
     def __init__(self, k: int, temperature: float, bank: int | None):
         self.k, self.temperature, self.bank = k, temperature, bank
+        self.features: Tensor | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         data = trainer.datamodule
-        if trainer.sanity_checking or not data.labelled:
+        if trainer.sanity_checking:
             return
-        features, labels = [], []
-        for part in (subset(data.splits.train.labelled, self.bank), data.splits.val.labelled):
-            h, places = encode(module.encoder, part, data.normalize, module.device)
-            features.append(h)
-            labels.append(part.labels.to(h.device)[places])
-        top1 = knn_top1(features[0], labels[0], features[1], labels[1], self.k, self.temperature)
+        val = data.splits.val.labelled if data.labelled else data.splits.val
+        self.features, places = encode(module.encoder, val, data.normalize, module.device)
+        if not data.labelled:
+            return
+        train = subset(data.splits.train.labelled, self.bank)
+        bank, bank_places = encode(module.encoder, train, data.normalize, module.device)
+        labels = [part.labels.to(bank.device)[p] for part, p in ((train, bank_places), (val, places))]
+        top1 = knn_top1(bank, labels[0], self.features, labels[1], self.k, self.temperature)
         module.log("val/knn_top1", top1)  # the same on all ranks

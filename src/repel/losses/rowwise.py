@@ -6,6 +6,7 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -132,31 +133,47 @@ class RowwiseLoss(Loss):
         crops: Tensor | None = None,
     ) -> Tensor:
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
-        views, samples = check_views(z)
         with torch.autocast(z.device.type, enabled=False):
-            z = unit(z)
-            anchors, keys = self.roles(z, z if target is None else unit(target).detach(), labels, ids, local)
-            scale = self.scale(anchors, keys)
-            mine = torch.arange(samples, device=z.device)[local]
-            sources = torch.arange(views if self.symmetric else 1, device=z.device)
-            # views with the same candidates go together
-            groups = [sources] if self.candidates in ("all", "queue") else list(sources.split(1))
-            if crops is not None:
-                anchors = torch.cat([anchors, unit(crops)])
-                groups.append(torch.arange(views, len(anchors), device=z.device))
             values = []
-            for group in groups:
-                columns = self.columns(keys, labels, ids, group)
-                view, sample = group.repeat_interleave(len(mine)), mine.repeat(len(group))
-                others = torch.arange(views - (int(group[0]) < views), device=z.device)
-                others = others + (others >= view[:, None])  # (m, P): every view but the anchor's
-                rows = anchors[view, sample], keys[others, sample[:, None]]  # (m, D) and its positives (m, P, D)
+            for sample, columns, rows, scale in self.groups(z, labels, ids, local, target, crops):
                 block = partial(self.block, sample, columns, labels, ids)
                 chunk = self.row_chunk
                 if chunk == "auto":
-                    chunk = auto_chunk(len(sample), len(columns.z), z.element_size(), z.device)
+                    chunk = auto_chunk(len(sample), len(columns.z), columns.z.element_size(), z.device)
                 values.append(in_blocks(block, chunk, rows, (columns.z, scale), self.parameters()))
             return torch.cat(values)
+
+    def groups(
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        ids: Tensor | None,
+        local: slice,
+        target: Tensor | None,
+        crops: Tensor | None,
+    ) -> Iterator[tuple[Tensor, Embeddings, tuple[Tensor, Tensor], float | Tensor]]:
+        """The local anchors, in groups that have the same candidates; to be gone through with autocast off.
+
+        Yields:
+            The anchors' samples (m,), their candidates, the anchors (m, D) with their positives (m, P, D), and 1 / t.
+        """
+        views, samples = check_views(z)
+        z = unit(z)
+        anchors, keys = self.roles(z, z if target is None else unit(target).detach(), labels, ids, local)
+        scale = self.scale(anchors, keys)
+        mine = torch.arange(samples, device=z.device)[local]
+        sources = torch.arange(views if self.symmetric else 1, device=z.device)
+        # views with the same candidates go together
+        groups = [sources] if self.candidates in ("all", "queue") else list(sources.split(1))
+        if crops is not None:
+            anchors = torch.cat([anchors, unit(crops)])
+            groups.append(torch.arange(views, len(anchors), device=z.device))
+        for group in groups:
+            view, sample = group.repeat_interleave(len(mine)), mine.repeat(len(group))
+            others = torch.arange(views - (int(group[0]) < views), device=z.device)
+            others = others + (others >= view[:, None])  # (m, P): every view but the anchor's
+            rows = anchors[view, sample], keys[others, sample[:, None]]
+            yield sample, self.columns(keys, labels, ids, group), rows, scale
 
     def columns(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None, anchor_views: Tensor) -> Embeddings:
         """The candidates of anchors of these views."""
@@ -201,7 +218,21 @@ class RowwiseLoss(Loss):
             positive_keys: (m, P, D), their positives.
             candidates: (n, D), the columns' embeddings. What gradients flow through comes last, for in_blocks.
         """
-        sample = sample[part]
+        rows, positives = self.rows(sample[part], columns, labels, ids, one, positive_keys, candidates, scale)
+        return self.per_anchor(rows, positives, positive_keys)
+
+    def rows(
+        self,
+        sample: Tensor,
+        columns: Embeddings,
+        labels: Tensor | None,
+        ids: Tensor | None,
+        one: Tensor,
+        positive_keys: Tensor,
+        candidates: Tensor,
+        scale: float | Tensor,
+    ) -> tuple[Rows, Tensor]:
+        """Anchors (m, D), which are of these samples, against all columns; and their positives' logits (m, P)."""
         row_ids, row_labels = (t if t is None else t[sample] for t in (ids, labels))
         logits = (one * scale) @ candidates.T
         positives = (one[:, None] * positive_keys).sum(-1) * scale
@@ -212,12 +243,16 @@ class RowwiseLoss(Loss):
             logits, positives.mean(1), negative, scale, one, candidates,
             row_ids, columns.ids, row_labels, columns.labels,
         )  # fmt: skip
-        return self.per_anchor(rows, positives, positive_keys)
+        return rows, positives
+
+    def negative(self, rows: Rows) -> Tensor:
+        """Which candidates the loss repels, (m, n) bool, before the strategy."""
+        return rows.negative
 
     def weighed(self, rows: Rows) -> tuple[Rows, Tensor | None]:
         """Rows after the strategy, extra negatives appended, and the log-weights, or None where all are 0."""
         weights = self.negatives.weights(rows)
-        extra = self.negatives.extra(rows)
+        extra = self.negatives.extra(rows) if rows.extra is None else rows.extra
         rows = masked(rows, weights)
         if weights is not None:  # finite everywhere: -inf is in the mask, so that no NaN gets into a gradient
             weights = weights.masked_fill(~rows.negative, 0)

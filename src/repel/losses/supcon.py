@@ -50,8 +50,12 @@ class SupCon(RowwiseLoss):
         values = super().losses(z, labels, ids, local, target, crops)
         return values * len(z) * z.shape[1] / self.pairs(z, labels, ids) if self.positives == "pairwise" else values
 
+    def negative(self, rows: Rows) -> Tensor:
+        mates = (rows.row_labels[:, None] == rows.col_labels) & (rows.row_labels[:, None] >= 0)
+        return rows.negative & ~mates
+
     def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        mates = rows.negative & (rows.row_labels[:, None] == rows.col_labels) & (rows.row_labels[:, None] >= 0)
+        mates = rows.negative & ~self.negative(rows)
         logits = rows.logits.masked_fill(~mates, 0)
         count = positives.shape[1] + mates.sum(1)
         mean = (positives.sum(1) + logits.sum(1)) / count

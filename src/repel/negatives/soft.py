@@ -1,7 +1,6 @@
 """Strategies that weigh all negatives, by similarity or by a prior on how many of them are none."""
 
 import math
-import warnings
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +56,6 @@ class Debiased(Strategy):
             raise ValueError(f"negatives.tau_plus must be in [0, 1), got {tau_plus}")
         self.tau_plus = tau_plus
         self.clamped, self.blocks = torch.zeros(()), 0  # shares of anchors at the floor, summed since statistics()
-        self.warned = False
 
     def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
         if self.tau_plus == 0:
@@ -79,13 +77,6 @@ class Debiased(Strategy):
             return {}
         share = self.clamped / self.blocks
         self.clamped, self.blocks = torch.zeros(()), 0
-        if share > 0.5 and not self.warned:
-            self.warned = True
-            warnings.warn(
-                f"debiasing is at its floor for {share:.0%} of the anchors, whose negatives then have no gradient: "
-                "raise loss.temperature or lower negatives.tau_plus",
-                stacklevel=2,
-            )
         return {"negatives/clamped_fraction": share}
 
 

@@ -15,6 +15,7 @@ class Rows(NamedTuple):
     anchors, candidates: (m, D) and (n, D) unit vectors.
     row_ids, col_ids: (m,) and (n,) dataset ids of the samples, or None.
     row_labels, col_labels: (m,) and (n,) labels, -1 where unknown, or None.
+    extra: (m, s) logits that stand for the strategy's extra() where they are known already, or None.
     """
 
     logits: Tensor
@@ -27,6 +28,7 @@ class Rows(NamedTuple):
     col_ids: Tensor | None = None
     row_labels: Tensor | None = None
     col_labels: Tensor | None = None
+    extra: Tensor | None = None
 
 
 class Strategy(nn.Module):
