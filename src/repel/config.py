@@ -34,6 +34,7 @@ CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
 OmegaConf.register_new_resolver(
     "run_folder", lambda resume, new: str(runs.find(resume)) if resume else new, replace=True
 )
+OmegaConf.register_new_resolver("given", lambda value, otherwise: otherwise if value is None else value, replace=True)
 
 
 def entry_point(name: str) -> Callable:
@@ -90,7 +91,7 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
             traceback.print_exc()
         if status == MISTAKE:
             runs.discard(folder)  # where nothing ran, leave nothing behind
-        if (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
+        if (folder / "config.yaml").exists() and (status != MISTAKE or runs.ours(folder)):
             (folder / "error.txt").write_text(traceback.format_exc())
             message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
         print(f"error: {message}", file=sys.stderr)
@@ -114,6 +115,17 @@ def explain(error: Exception, name: str) -> tuple[int, str]:
 def relative(path: Path) -> Path:
     """As the user would type it: below the working directory without its prefix."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def claim(cfg: DictConfig, folder: Path) -> None:
+    """Begin the folder of a command that writes files to take away.
+
+    Raises:
+        ValueError: there is something in it.
+    """
+    if any(folder.iterdir()):
+        raise ValueError(f"out={relative(folder)} is not empty; name another folder")
+    runs.claim(folder, plain(cfg), list(HydraConfig.get().overrides.task))
 
 
 def start(cfg: DictConfig, folder: Path) -> DictConfig:

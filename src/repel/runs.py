@@ -59,11 +59,15 @@ def add_device(folder: Path, device: str) -> None:
     write_json(path, json.loads(path.read_text()) | {"device": device})
 
 
+def ours(folder: Path) -> bool:
+    """Whether this process has claimed the folder."""
+    environment = folder / "environment.json"
+    return environment.exists() and json.loads(environment.read_text())["pid"] == os.getpid()
+
+
 def discard(folder: Path) -> None:
     """Remove the folder of a run in which nothing has run, if this process has claimed it."""
-    environment = folder / "environment.json"
-    ours = environment.exists() and json.loads(environment.read_text())["pid"] == os.getpid()
-    if ours and not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists():
+    if ours(folder) and not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists():
         for name in ("config.yaml", "environment.json"):
             (folder / name).unlink()
     if not any(folder.iterdir()):
