@@ -1,5 +1,6 @@
 """Features of every image of a set, with file names, as files that other programs read."""
 
+import copy
 import csv
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,22 @@ def embed(cfg: DictConfig, folder: Path) -> None:
         "images": len(rows),
         **{key: config["data"][key] for key in ("image_size", "channels", "mean", "std")},
         "classes": splits.classes,
-        "data": config["data"] | {"datamodule": config["data"]["datamodule"] | {"views": None}},
+        "data": data_record(config["data"]),
     }
     runs.write_json(folder / RECORD, record)
     if skipped:
         (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
         print(f"skipped  {len(skipped)} unreadable files, listed in skipped.txt, the first: {skipped[0]}")
+
+
+def data_record(config: dict[str, Any]) -> dict[str, Any]:
+    """The data's config, to read it again from anywhere: without views, its root absolute."""
+    config = copy.deepcopy(config)
+    config["datamodule"]["views"] = None
+    if "root" in config:
+        root = str(Path(config["root"]).expanduser().resolve())
+        config["root"] = config["datamodule"]["read"]["root"] = root
+    return config
 
 
 def check_format(format: str) -> None:
