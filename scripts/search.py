@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 
 from repel.data.decode import shown
-from repel.data.images import BadImage
 from repel.mistakes import nearest as close
-from repel.takeaway.search import draw, feature_of, nearest, open_folder, pictures
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root")
 
@@ -28,10 +26,7 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
     options = dict(a.split("=", 1) for a in arguments if "=" in a and not Path(a).exists())
     for key in options:
         if key not in OPTIONS:
-            close = difflib.get_close_matches(key, OPTIONS, n=1)
-            raise ValueError(
-                f"unknown option {key}; did you mean {(close or ['k'])[0]}? (there are: {', '.join(OPTIONS)})"
-            )
+            raise ValueError(f"unknown option {key}{close(key, list(OPTIONS))} (there are: {', '.join(OPTIONS)})")
     files = [Path(a).expanduser() for a in arguments if "=" not in a or Path(a).exists()]
     if len(files) != 2:
         raise ValueError("name an image and a folder of features: python scripts/search.py QUERY.png EMBED_FOLDER")
@@ -44,6 +39,8 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
 
 
 def search(query: Path, folder: Path, options: dict[str, str]) -> None:
+    from repel.takeaway.search import draw, feature_of, nearest, open_folder, pictures  # torch: after the options
+
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
     found = nearest(feature_of(query, embedded, options.get("ckpt")), embedded, int(options["k"]))
     for one in found:
@@ -60,7 +57,7 @@ def main() -> int:
         return 0
     try:
         search(*parsed(sys.argv[1:]))
-    except (ValueError, OSError, BadImage) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from repel.config import build_data, saved
 from repel.data.decode import decode, decode_files, reason, shown
-from repel.data.images import Images
+from repel.data.images import BadImage, Images
 from repel.evaluation.features import encode
 from repel.takeaway.embed import COLUMNS, RECORD, Layers, names_of, parts_of
 from repel.takeaway.network import load
@@ -119,11 +119,14 @@ def pictures(found: list[Found], record: dict[str, Any]) -> list[torch.Tensor | 
         return [None if i in errors else torch.from_numpy(array) for i, array in enumerate(arrays)]
     parts = parts_of(build_data(saved({"data": record["data"]})).read())
     places = {split: {name: i for i, name in enumerate(names_of(part, split))} for split, part in parts.items()}
-    made = []
-    for f in found:
-        place = places.get(f.split, {}).get(f.file)
-        made.append(None if place is None else next(iter(parts[f.split].plain([torch.tensor([place])])))[0][0])
-    return made
+    wanted = [places.get(f.split, {}).get(f.file) for f in found]
+    try:
+        return [
+            None if place is None else next(iter(parts[f.split].plain([torch.tensor([place])])))[0][0]
+            for f, place in zip(found, wanted, strict=True)
+        ]
+    except BadImage as error:
+        raise ValueError(str(error)) from error
 
 
 def draw(query: Path, found: list[Found], made: list[torch.Tensor | None], channels: int) -> Image.Image:
