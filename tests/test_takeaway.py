@@ -493,7 +493,7 @@ def test_later_mistakes(run, pictures, done, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="add checkpoint=last"):
         done(embed, f"ckpt={only_last}", *own, name="no_best")
     with pytest.raises(ValueError, match="no such folder"):
-        done(embed, f"ckpt={run}", *folder_data(tmp_path / "nowhere"), name="nowhere")
+        done(embed, f"ckpt={run}", *folder_data(tmp_path / "gone"), name="gone_data")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"format=parquet needs pyarrow: pip install -e '\.\[parquet\]'"):
         done(embed, f"ckpt={run}", *own, "format=parquet", name="parquet")

@@ -39,8 +39,6 @@ def export(cfg: DictConfig, folder: Path) -> None:
     """
     if missing := [name for name in ONNX_NEEDS if "onnx" in cfg.format and find_spec(name) is None]:
         raise ValueError(f"format=[onnx] needs {' '.join(missing)}: pip install -e '.[export]'")
-    if cfg.normalize and "onnx" not in cfg.format:
-        raise ValueError("normalize=true is for onnx: add format=[onnx], or leave it out")
     trained = load(cfg.ckpt, cfg.checkpoint)
     how = recipe(trained.encoder, trained.config["encoder"])
     images = compared_on(cfg, trained)
