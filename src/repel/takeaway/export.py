@@ -40,7 +40,11 @@ def export(cfg: DictConfig, folder: Path) -> None:
     if missing := [name for name in ONNX_NEEDS if "onnx" in cfg.format and find_spec(name) is None]:
         raise ValueError(f"format=[onnx] needs {' '.join(missing)}: pip install -e '.[export]'")
     trained = load(cfg.ckpt, cfg.checkpoint)
-    how = recipe(trained.encoder, trained.config["encoder"])
+    built = trained.config["encoder"]
+    if "safetensors" in cfg.format:
+        how = recipe(trained.encoder, built)
+    else:  # an ONNX file needs no source
+        how = Recipe(None, built.get("name", type(trained.encoder).__name__), trained.encoder, "")
     images = compared_on(cfg, trained)
     with torch.no_grad():
         expected = trained.encoder(trained.normalize(images))

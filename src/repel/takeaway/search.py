@@ -117,7 +117,10 @@ def pictures(found: list[Found], record: dict[str, Any]) -> list[torch.Tensor | 
     if any(file.is_file() for file in files):
         arrays, errors = decode_files(files, CELL, record["channels"])
         return [None if i in errors else torch.from_numpy(array) for i, array in enumerate(arrays)]
-    parts = parts_of(build_data(saved({"data": record["data"]})).read())
+    try:
+        parts = parts_of(build_data(saved({"data": record["data"]})).read())
+    except ValueError as error:
+        raise ValueError(f"{error}; where the images moved, add data_root=DIR") from error
     places = {split: {name: i for i, name in enumerate(names_of(part, split))} for split, part in parts.items()}
     wanted = [places.get(f.split, {}).get(f.file) for f in found]
     try:
