@@ -30,5 +30,7 @@ def test_it_runs(finished, path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     folder = finished.parents[2]  # where runs/train lies
     NotebookClient(notebook, timeout=180, resources={"metadata": {"path": os.fspath(folder)}}).execute()
-    pictures = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    pictures = [
+        o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})
+    ]
     assert len(pictures) >= 2

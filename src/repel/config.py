@@ -37,6 +37,7 @@ CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
 
 for resolver in (runs.run_folder, sweeps.sweep_folder, sweeps.job_folder, study.trials_left, study.sampler_seed):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+OmegaConf.register_new_resolver("given", lambda value, otherwise: otherwise if value is None else value, replace=True)
 
 
 def entry_point(name: str) -> Callable:
@@ -131,6 +132,17 @@ def explain(error: Exception, name: str) -> tuple[int, str]:
 def relative(path: Path) -> Path:
     """As the user would type it: below the working directory without its prefix."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def claim(cfg: DictConfig, folder: Path) -> None:
+    """Begin the folder of a command that writes files to take away.
+
+    Raises:
+        ValueError: there is something in it.
+    """
+    if any(folder.iterdir()):
+        raise ValueError(f"out={relative(folder)} is not empty; name another folder")
+    runs.claim(folder, plain(cfg), list(HydraConfig.get().overrides.task))
 
 
 def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:

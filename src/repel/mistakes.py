@@ -49,6 +49,29 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
 }
 
 
+def one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: v in choices), " or ".join(choices)
+
+
+def some_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    holds = lambda v: isinstance(v, ListConfig) and len(v) > 0 and all(item in choices for item in v)  # noqa: E731
+    return holds, f"a list of one or more of {', '.join(choices)}, such as [{choices[0]}]"
+
+
+OF_COMMAND = {  # the choices that are a command's own
+    "embed": {
+        "checkpoint": one_of("best", "last"),
+        "layer": one_of("h", "z", "both"),
+        "format": one_of("npy", "parquet"),
+    },
+    "export": {
+        "checkpoint": one_of("best", "last"),
+        "format": some_of("safetensors", "onnx"),
+        "compare_on": one_of("random", "data"),
+    },
+}
+
+
 def is_number(value: Any, kind: type = float) -> bool:
     """Whether value is an int, or for kind=float any real number; a bool is none."""
     return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
@@ -64,16 +87,23 @@ def check(cfg: DictConfig, name: str) -> None:
     for key, value in flatten(cfg).items():
         if value == "???":
             raise ValueError(f"{key} is not set; add {key}=...")
+    check_ranges(cfg, OF_COMMAND.get(name, {}))
     typed = [overrides, [o for o in overrides if not o.startswith("experiment=")]]
     defaults = [baseline(name, o) for o in typed[: 1 + (typed[0] != typed[1])]]  # composing takes a fifth of a second
     check_types(cfg, defaults, overrides)
-    for key, (holds, words) in RANGES.items():
+    check_ranges(cfg, RANGES)
+    if name in ("train", "show_views"):
+        check_train(cfg)
+    if name == "export" and cfg.normalize and "onnx" not in cfg.format:
+        raise ValueError("normalize=true is for onnx: add format=[onnx], or leave it out")
+    check_targets(plain(cfg))
+
+
+def check_ranges(cfg: DictConfig, ranges: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
+    for key, (holds, words) in ranges.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not holds(value):
             raise ValueError(f"{key} must be {words}, got {value!r}")
-    if name in ("train", "show_views"):
-        check_train(cfg)
-    check_targets(plain(cfg))
 
 
 def check_train(cfg: DictConfig) -> None:

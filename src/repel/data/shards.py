@@ -6,6 +6,7 @@ it is everywhere else, a function of (seed, epoch). scripts/pack_shards.py write
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ class Shards(Source):
         if self.process != os.getpid():
             from litdata import StreamingDataset
 
+            logging.getLogger("litdata").setLevel(logging.WARNING)  # it tells how it reads, each time
             self.process, self.reader = os.getpid(), StreamingDataset(self.folder, batch_decode=False)
         record = self.reader[index]
         return os.fsdecode(bytes(record["name"])), bytes(record["image"])

@@ -1,0 +1,20 @@
+"""Take the encoder away: python export.py ckpt=RUN_OR_FILE format=[safetensors,onnx]"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from repel.config import claim, entry_point
+
+
+@entry_point("export")
+def main(cfg: DictConfig, folder: Path) -> None:
+    claim(cfg, folder)
+
+    from repel.takeaway.export import export
+
+    export(cfg, folder)
+
+
+if __name__ == "__main__":
+    main()
