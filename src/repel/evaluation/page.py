@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def write_page(
         "± is the 95 % interval over episodes, or the standard deviation over draws of labels.</p>"
     )
     body = [[words, *(values.get(head, "") for head in heads)] for words, values in found.items()]
-    parts.append(table(["", *heads], body, mark=True))
+    plain = {r["words"] for r in records if r["evaluator"] == "geometry"}  # more is not better
+    parts.append(table(["", *heads], body, lambda words: words not in plain))
     for name, content in drawn.items():
         data = base64.b64encode(content).decode()
         words = html.escape(WORDS.get(name, name))
@@ -59,14 +61,15 @@ def settings(record: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in record["settings"].items() if key != "by_strength")
 
 
-def table(heads: list[str], rows: list[list[str]], mark: bool = False) -> str:
-    """An HTML table; mark makes the largest number of each row bold."""
+def table(heads: list[str], rows: list[list[str]], mark: Callable[[str], bool] = lambda _: False) -> str:
+    """An HTML table; the largest number of each row whose first cell is to be marked is bold."""
     lines = ["<table><tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>"]
     for row in rows:
-        numbers = [float(cell.split()[0]) if cell else -1.0 for cell in row[1:]] if mark else []
+        marked = mark(row[0])
+        numbers = [float(cell.split()[0]) if cell else -1.0 for cell in row[1:]] if marked else []
         best = max(numbers, default=-1.0)
         cells = [f"<td>{html.escape(row[0])}</td>"]
         for i, cell in enumerate(row[1:]):
-            cells.append(f"<td{' class=best' if mark and numbers[i] == best else ''}>{html.escape(cell)}</td>")
+            cells.append(f"<td{' class=best' if marked and numbers[i] == best else ''}>{html.escape(cell)}</td>")
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return "\n".join(lines) + "</table>"
