@@ -25,7 +25,7 @@ SAME = (
 # this too, but not the head's embeddings, so it must last
 CONSTANT = 1e-4  # range of an input's values, normalised to a deviation of about 1: above rounding, below 1 / 255
 FEW = 8  # negatives: the loss then is a choice among a handful, which chance gets right often
-COLD = 1.5  # negatives that act on an anchor, of all: the softmax is a maximum; at t = 0.2 it is over a hundred of 254
+COLD = 1.5  # negatives that act on an anchor: the softmax is a maximum; 1.3 at t = 0.005 and D = 64, 209 at t = 0.2
 FLOOR = 0.5  # of anchors at debiasing's floor: most of the batch repels nothing
 STEP = 0.05  # length of a step, relative to the weights; 0.001 to 0.01 is usual, and the default run's peak is 0.011
 DEAD = 0.5  # of the features' dimensions
@@ -111,7 +111,7 @@ class Health(Callback):
                 f"debiasing is at its floor for {clamped:.0%} of the anchors, whose negatives then have no gradient: "
                 "the loss only attracts. Raise loss.temperature (0.5 in the papers) or lower negatives.tau_plus"
             ))  # fmt: skip
-        yield from cold(module.loss, seen)
+        yield from cold(module.loss, seen, step.z.shape[-1])
         yield from collapse(module.loss, step, loss)
         yield from chance(module.loss, step, seen, loss)
         if risen := self.losses.risen(module):
@@ -172,22 +172,27 @@ def cannot_work(batch: Pair, module: Contrastive, seen: Influence) -> Iterator[S
     if number < FEW:
         yield Symptom("few", SOON if filling(module.loss) else 0, (
             f"an anchor has {number:.3g} negatives, in a batch of {module.last.z.shape[1]} samples: chance tells so "
-            "few apart, and batch norm has next to no batch. Raise data.batch_size (64 or more), or add queue.size=4096 "
-            "target=ema"
+            "few apart, and batch norm has next to no batch. Raise data.batch_size (64 or more), or add "
+            "queue.size=4096 target=ema"
         ))  # fmt: skip
 
 
-def cold(loss: Loss, seen: Influence) -> Iterator[Symptom]:
-    """A softmax that is a maximum, whatever the strategy chooses from it."""
+def cold(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]:
+    """A softmax that is a maximum, even where it should be the softest: among embeddings spread evenly over the sphere.
+
+    Their cosines have a deviation of 1 / sqrt(D). (What acts among the embeddings as they are says less: while they
+    still lie close together, every temperature looks high.)
+    """
     if not isinstance(loss, LogRatioLoss):
         return
-    logits = (seen.negative / seen.temperature).masked_fill(~seen.exists, -torch.inf)[seen.exists.any(1)]
-    number = float(geometry.effective_number(logits.softmax(1)).mean()) if len(logits) else COLD
+    n, t = int(seen.exists.sum(1).float().mean()), float(seen.temperature)
+    cosines = torch.randn(ANCHORS, min(n, 1024), generator=torch.Generator().manual_seed(0)) / dim**0.5
+    number = float(geometry.effective_number((cosines / t).softmax(1)).mean())
     if number < COLD:
-        yield Symptom("cold", SOON, (
-            f"the temperature of {float(seen.temperature):.3g} is too low: {number:.2f} of "
-            f"{float(seen.exists.sum(1).float().mean()):.0f} negatives act on an anchor, its single closest, which is "
-            "often of its own class; training tends to collapse. Raise loss.temperature (0.1 to 0.5 is usual)"
+        yield Symptom("cold", 0, (
+            f"the temperature of {t:.3g} is too low for {dim} dimensions: even of {n} negatives spread evenly, "
+            f"{number:.2f} would act on an anchor, its closest, which is often of its own class; training tends to "
+            "collapse. Raise loss.temperature (0.1 to 0.5 is usual)"
         ))  # fmt: skip
 
 
@@ -219,7 +224,7 @@ def chance(loss: Loss, step: Step, seen: Influence, value: float) -> Iterator[Sy
         yield Symptom("chance", LATE, (
             f"the loss is at chance: {value:.4f} ({equal:.4f} when all embeddings are equal), positives have a mean "
             f"cosine of {positive:.3f} and negatives of {float(negative.mean()):.3f}. The views of a sample may have "
-            "nothing in common (weaken views.augmentation), samples may be copies of one another, or optimizer.lr far off"
+            "nothing in common (weaken views.augmentation), samples may all be the same, or optimizer.lr may be far off"
         ))  # fmt: skip
 
 

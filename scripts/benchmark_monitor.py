@@ -1,0 +1,139 @@
+"""What Monitor and Health cost of a training step: docs/benchmarks/monitor.md
+
+    python scripts/benchmark_monitor.py [windows] [key=value ...]
+
+One run of the default config whose callbacks watch in every other window of steps and rest in between, so that both
+are measured on the same network and in the same minutes. A window is as many steps as lie between two measurements and
+holds one of each callback. The bundled images are repeated, so that no epoch ends within the run. On a CPU, time is the
+process's CPU time, which other processes disturb little; on a GPU it is wall time, synchronised.
+"""
+
+import dataclasses
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from repel.config import build_data, build_module, build_trainer
+from repel.data.images import Images
+from repel.mistakes import CONF
+
+TARGET = Path(__file__).parents[1] / "docs/benchmarks/monitor.md"
+QUIET = ["callbacks.knn=null", "callbacks.progress=null", "callbacks.pairs=null", "callbacks.monitor=null"]
+QUIET += ["callbacks.health=null", "trainer.max_epochs=1"]
+
+
+class EveryOtherWindow(Callback):
+    """Hands its hooks on to the callbacks in odd windows; keeps every window's time, and the hooks' own within it."""
+
+    def __init__(self, watching: list[Callback], windows: int):
+        self.watching, self.windows, self.times, self.hooks = watching, windows, [], []
+        self.started, self.within, self.cuda = None, 0.0, torch.cuda.is_available()
+
+    def clock(self) -> float:
+        if not self.cuda:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def on_train_batch_start(self, trainer, *args) -> None:
+        # half a window off, so that what a logged step costs afterwards is within its window
+        if trainer.global_step % trainer.log_every_n_steps == trainer.log_every_n_steps // 2:
+            now = self.clock()
+            if self.started is not None:
+                self.times.append(now - self.started)
+                self.hooks.append(self.within)
+            self.started, self.within, trainer.should_stop = now, 0.0, len(self.times) > self.windows
+        self.hand_on("on_train_batch_start", trainer, *args)
+
+    def hand_on(self, hook: str, *args) -> None:
+        if len(self.times) % 2:
+            started = self.clock()
+            for callback in self.watching:
+                getattr(callback, hook)(*args)
+            self.within += self.clock() - started
+
+    def on_after_backward(self, *args) -> None:
+        self.hand_on("on_after_backward", *args)
+
+    def on_before_optimizer_step(self, *args) -> None:
+        self.hand_on("on_before_optimizer_step", *args)
+
+    def on_train_batch_end(self, *args) -> None:
+        self.hand_on("on_train_batch_end", *args)
+
+
+def configs(overrides: list[str]) -> tuple[DictConfig, list[Callback]]:
+    """The run without the two callbacks, and these."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = compose("train", overrides=[*overrides, *QUIET])
+        callbacks = compose("train", overrides=overrides).callbacks
+        watching = [instantiate(callbacks.monitor), instantiate(callbacks.health)]
+    return OmegaConf.create(OmegaConf.to_container(plain, resolve=True)), watching
+
+
+def measure(windows: int, overrides: list[str]) -> str:
+    """One row of the table."""
+    cfg, watching = configs(overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, Path(folder), None)
+        data.trainer = trainer
+        data.setup()
+        train = data.splits.train
+        times = (windows + 3) * trainer.log_every_n_steps * data.batch_size // len(train) + 1
+        repeated = Images(train.pixels.repeat(times, 1, 1, 1), train.labels.repeat(times))
+        data.splits = dataclasses.replace(data.splits, train=repeated)
+        alternate = EveryOtherWindow(watching, windows)
+        trainer.callbacks.insert(0, alternate)
+        trainer.limit_val_batches = 0
+        trainer.fit(module, data)
+        every = trainer.log_every_n_steps
+    seconds = alternate.times[2:]  # the first two warm up
+    off, on = seconds[0::2], seconds[1::2]
+    hooks = [100 * h / t for h, t in zip(alternate.hooks[3::2], on, strict=True)]
+    ratios = [100 * (b / ((a + c) / 2) - 1) for a, b, c in zip(off, on, off[1:], strict=False)]
+    error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median
+    row = (
+        f"| {data.batch_size} | {1e3 * statistics.median(off) / every:.1f} | {1e3 * statistics.median(on) / every:.1f} "
+        f"| {statistics.median(ratios):+.1f} ± {error:.1f} % "
+        f"| {statistics.median(hooks):.2f} % ({min(hooks):.2f} to {max(hooks):.2f}) | {len(ratios)} |"
+    )
+    print(row, flush=True)
+    return row
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    windows = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else 24
+    if any("=" not in a for a in arguments):
+        print("error: usage: python scripts/benchmark_monitor.py [windows] [key=value ...]", file=sys.stderr)
+        return 2
+    rows = [measure(windows, arguments), measure(max(6, windows // 4), [*arguments, "data.batch_size=1024"])]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
+    command = " ".join(["python scripts/benchmark_monitor.py", str(windows), *arguments])
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    TARGET.write_text(
+        "# What Monitor and Health cost\n\n"
+        f"`{command}`, {device} of {os.cpu_count()} cores, Python {platform.python_version()}, torch "
+        f"{version('torch')}.\n\n"
+        "Medians over windows of as many steps as lie between two measurements, with the callbacks and without, in\n"
+        "turn. Difference: a watched window relative to the mean of its two neighbours, with the median's standard\n"
+        "error. Hooks: the time inside the callbacks' own hooks as a share of the window, with its range.\n\n"
+        "| batch | without, ms a step | with, ms a step | difference | hooks | windows |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
