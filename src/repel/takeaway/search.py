@@ -92,7 +92,7 @@ def feature_of(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Tenso
     if (trained.epoch, trained.step) != (record["epoch"], record["step"]):
         raise ValueError(
             f"{path} is of epoch {trained.epoch}, step {trained.step}; the features were made at epoch "
-            f"{record['epoch']}, step {record['step']}: make them again by embed.py, or name that checkpoint by ckpt=FILE"
+            f"{record['epoch']}, step {record['step']}: make them again, or name that checkpoint: ckpt=FILE"
         )
     images = Images(torch.from_numpy(pixels.copy())[None])
     features, _ = encode(Layers(trained, embedded.layer), images, trained.normalize, torch.device("cpu"))
