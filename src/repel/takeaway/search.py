@@ -87,12 +87,12 @@ def feature_of(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Tenso
         raise ValueError(f"cannot read the image {shown(query)} ({reason(error)})") from error
     path = ckpt or record["checkpoint"]
     if not Path(path).expanduser().is_file():
-        raise ValueError(f"there is no checkpoint {path}; say where the one that made the features lies: --ckpt FILE")
+        raise ValueError(f"there is no checkpoint {path}; say where the one that made the features lies: ckpt=FILE")
     trained = load(path, None)
     if (trained.epoch, trained.step) != (record["epoch"], record["step"]):
         raise ValueError(
             f"{path} is of epoch {trained.epoch}, step {trained.step}; the features were made at epoch "
-            f"{record['epoch']}, step {record['step']}: make them again by embed.py, or name that checkpoint by --ckpt"
+            f"{record['epoch']}, step {record['step']}: make them again, or name that checkpoint: ckpt=FILE"
         )
     images = Images(torch.from_numpy(pixels.copy())[None])
     features, _ = encode(Layers(trained, embedded.layer), images, trained.normalize, torch.device("cpu"))
@@ -112,8 +112,8 @@ def pictures(found: list[Found], record: dict[str, Any]) -> list[torch.Tensor | 
     Raises:
         ValueError: the data cannot be read.
     """
-    root = Path(str(record["data"].get("root") or "")).expanduser()
-    files = [root / f.file for f in found]
+    root = record["data"].get("root")
+    files = [] if root is None else [Path(root).expanduser() / f.file for f in found]
     if any(file.is_file() for file in files):
         arrays, errors = decode_files(files, CELL, record["channels"])
         return [None if i in errors else torch.from_numpy(array) for i, array in enumerate(arrays)]

@@ -83,7 +83,8 @@ $errors
 
 SAFETENSORS = Template("""## encoder.safetensors
 
-The weights, for normalised images; the header repeats the table above. With $needs, and `load_encoder.py` beside it:
+The weights, for normalised images; the header repeats the table above. After `pip install $needs`, with
+`load_encoder.py` beside it:
 
 ```python
 from load_encoder import load_encoder, normalize, read
