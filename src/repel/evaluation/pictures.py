@@ -121,7 +121,7 @@ def map_figure(x: Tensor, y: Tensor, classes: Sequence[str], method: str, seed: 
         axes.scatter(*points[here].T, s=7, color=colour, linewidths=0, alpha=0.8, label=name(classes, label))
     if len(labels.unique()) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2, fontsize=8)
-    axes.set(xticks=[], yticks=[], title=f"{len(few):,} test images, {'t-SNE' if method == 'tsne' else 'PCA'}")
+    axes.set(xticks=[], yticks=[], title=f"{len(few):,} images, {'t-SNE' if method == 'tsne' else 'PCA'}")
     return figure
 
 
@@ -136,7 +136,7 @@ def similarity_figure(x: Tensor, y: Tensor) -> Figure:
     for values, words in ((cosine[same], "same class"), (cosine[~same], "different classes")):
         if len(values):
             axes.hist(values.numpy(), bins=100, range=(-1, 1), density=True, alpha=0.6, label=words)
-    axes.set(xlabel="cosine of two test images' features", ylabel="density")
+    axes.set(xlabel="cosine of two images' features", ylabel="density")
     axes.legend(frameon=False)
     return figure
 
