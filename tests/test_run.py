@@ -505,6 +505,8 @@ MISTAKES = {  # what is typed -> what the line must hold
     "views.augmentation.blurr=1": ["views.augmentation.blurr", "did you mean views.augmentation.blur?"],
     "views=simclr_small": ["views=simclr_small", "did you mean"],
     "evaluation.bank=0": ["evaluation.bank", "at least 1"],
+    "evaluation.map=umap": ["evaluation.map", "pca or tsne"],
+    "evaluators=[knn,linaer]": ["linaer", "did you mean linear?"],
     "data=imagenet": ["data.root is not set"],
     "data=fashion_mini data.channels=3": ["data.mean", "data.channels=3"],
 }
@@ -568,6 +570,8 @@ LATER = {  # mistakes that only the data or the machine shows
     "negatives=topk anneal.values={negatives.k:[9,0]}": ["negatives.k", "at least 1"],
     "target=ema target.momentum=1.0": ["target.momentum"],
     "anneal.shape=square": ["anneal.shape"],
+    "evaluators.knn.others=[0]": ["kNN", "k >= 1"],
+    "evaluators.linear.l2=[]": ["evaluators.linear.l2"],
     "+loss.colour=red": ["colour"],
 }
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
     from lightning.pytorch.loggers import Logger
 
+    from repel.evaluation.protocol import Evaluator
     from repel.module import Contrastive
 
 CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
@@ -203,6 +204,11 @@ def with_data(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
 
 def build_data(cfg: DictConfig) -> "LightningDataModule":
     return instantiate(cfg.data.datamodule)
+
+
+def build_evaluators(nodes: Mapping[str, Any]) -> "dict[str, Evaluator]":
+    """Name -> what is measured at the end; a name set to null is left out."""
+    return {name: instantiate(node) for name, node in nodes.items() if node}
 
 
 def build_module(cfg: DictConfig) -> "Contrastive":

@@ -1,6 +1,7 @@
 """What a user can get wrong in a config, answered in one line each, before torch or lightning is imported."""
 
 import difflib
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -92,6 +93,8 @@ def check(cfg: DictConfig, name: str) -> None:
     defaults = [baseline(name, o) for o in typed[: 1 + (typed[0] != typed[1])]]  # composing takes a fifth of a second
     check_types(cfg, defaults, overrides)
     check_ranges(cfg, RANGES)
+    if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
+        raise ValueError("evaluation.map=tsne needs scikit-learn: pip install -e '.[map]'; or use evaluation.map=pca")
     if name in ("train", "show_views"):
         check_train(cfg)
     if name == "export" and cfg.normalize and "onnx" not in cfg.format:
@@ -226,7 +229,7 @@ def one_line(error: BaseException | str) -> str:
 def config_mistake(error: Exception, name: str) -> str:
     """One line for an error of Hydra or OmegaConf: which key, and the nearest valid one."""
     text = str(error)
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, choice = found.groups()
         if (group, choice) == ("hydra/sweeper", "optuna"):
             return "sweep=optuna needs Optuna's plugin for Hydra: pip install -e '.[optuna]'"

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from repel import checkpoints, runs
-from repel.config import build_data, build_module, build_trainer, on_gpu
+from repel.config import build_data, build_evaluators, build_module, build_trainer, on_gpu
 from repel.data.datamodule import ImageData
 from repel.mistakes import flatten, plain
 from repel.module import Contrastive, Diverged
@@ -46,6 +46,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
         warnings.filterwarnings("ignore", message)
     last = folder / "checkpoints" / "last.ckpt"
     step = checkpoints.load(last)["global_step"] if resume else None
+    build_evaluators(cfg.evaluators)  # of which mistakes should not come out after training
     module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, folder, step)
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
     data.setup()

@@ -22,7 +22,6 @@ from repel.views.sheet import GAP, picture
 CELL, LINE = 64, 11  # pixels: a picture's side, and a line of text
 QUERIES, NEIGHBOURS = 12, 10
 MAP_POINTS = 2000  # t-SNE of more takes minutes
-MAPS = ("pca", "tsne")
 
 
 def pixels_of(images: Images | Encoded, places: Tensor) -> Tensor:
@@ -74,19 +73,6 @@ def neighbour_sheet(
 
 def name(classes: Sequence[str], label: int) -> str:
     return classes[label] if 0 <= label < len(classes) else str(label)
-
-
-def check_map(method: str | None) -> None:
-    """Raises ValueError where the map cannot be made, before anything is measured."""
-    if method is not None and method not in MAPS:
-        raise ValueError(f"evaluation.map must be null, {' or '.join(MAPS)}, got {method!r}")
-    if method == "tsne":
-        try:
-            import sklearn  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                "evaluation.map=tsne needs scikit-learn: pip install -e '.[map]', or use evaluation.map=pca"
-            ) from error
 
 
 def plane(x: Tensor, method: str, seed: int) -> Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +12,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from repel import checkpoints, runs
-from repel.config import build_data, build_module, saved, with_data
+from repel.config import build_data, build_evaluators, build_module, saved, with_data
 from repel.data.datamodule import ImageData
 from repel.distributed import rank, world_size
 from repel.evaluation import pictures
@@ -106,9 +105,8 @@ def report(
         Records, see protocol.measure, and pictures by name. Both are empty for data without labels.
     """
     weights = {prefix: checkpoints.load(path) for prefix, path in paths.items()}
-    evaluators = {name: instantiate(node) for name, node in job["evaluators"].items() if node}
+    evaluators = build_evaluators(job["evaluators"])
     options = job["evaluation"]
-    pictures.check_map(options["map"])
     if data is None:
         data = build_data(cfg)
         data.setup()
@@ -240,7 +238,6 @@ def evaluate(cfg: DictConfig, folder: Path) -> float | None:
     job = plain(OmegaConf.merge(cfg, {"evaluation": own}))
     if unknown := [layer for layer in job["layers"] if layer not in LAYERS]:
         raise ValueError(f"layers must be of {', '.join(LAYERS)}, got {unknown[0]!r}")
-    pictures.check_map(job["evaluation"]["map"])
     runs.claim(
         folder, {**job, "run": run, "paths": {k: str(p.resolve()) for k, p in paths.items()}}, [f"ckpt={cfg.ckpt}"]
     )
