@@ -92,7 +92,8 @@ def last_values(folder: Path) -> dict[str, float]:
 def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
     """TensorBoard's hyperparameter table, from the start; it takes the metrics from the scalars of that name."""
     values = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flatten(plain(cfg)).items()}
-    experiment, start, _ = hparams(values, dict.fromkeys(("val/knn_top1", "val/loss", "test/knn_top1"), 0.0))
+    metrics = "val/knn_top1", "val/loss", "test/knn_top1", "test/linear_top1"
+    experiment, start, _ = hparams(values, dict.fromkeys(metrics, 0.0))
     for summary in (experiment, start):
         logger.experiment.file_writer.add_summary(summary)
 
