@@ -117,7 +117,7 @@ def report(
 
     def look(row: Row, train: Part, val: Part, test: Part) -> None:
         if row.prefix == "test/":
-            drawn["validation"] = train, val
+            drawn["validation"] = val, data.splits.classes
             drawn.update(pictures_of(train, test, data.splits.classes, options["map"], cfg.seed))
 
     rows = rows_of(cfg, weights, job["layers"], data, device)
@@ -221,10 +221,11 @@ def to_tensorboard(writer: SummaryWriter, step: int, records: list[dict[str, Any
     for name in ("neighbours", "map", "similarities"):
         if name in drawn:
             writer.add_image(f"embedding/{name}", pictures.array(drawn[name]), step, dataformats="HWC")
-    _, val = drawn["validation"]
+    val, classes = drawn["validation"]
     few = pictures.evenly(len(val.y), PROJECTED)
     images = pictures.thumbnails(val.images, few, THUMBNAIL)
-    writer.add_embedding(val.x[few], val.y[few].tolist(), images, step, tag="validation")
+    names = [pictures.name(classes, label) for label in val.y[few].tolist()]
+    writer.add_embedding(val.x[few], names, images, step, tag="validation")
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> float | None:
