@@ -15,7 +15,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # a run of seconds in any test
-TINY = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null"]
+SMALL = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null"]
+TINY = [*SMALL, "evaluators=[knn]"]  # measured by little at the end
 
 
 def options(group: str) -> list[str]:
@@ -28,7 +29,7 @@ def config(*overrides: str, name: str = "train") -> DictConfig:
     return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
 
 
-def command(script: str, *args: str, cwd: Path, timeout: float = 180, **env: str) -> subprocess.CompletedProcess:
+def command(script: str, *args: str, cwd: Path, timeout: float = 400, **env: str) -> subprocess.CompletedProcess:
     """Run an entry point as a user would, in cwd; every process it leaves is killed when the time is over."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / script), *args], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -66,7 +67,7 @@ def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int]
 def finished(tmp_path_factory) -> Path:
     """One finished run, made by the command."""
     cwd = tmp_path_factory.mktemp("finished")
-    result = command("train.py", *TINY, "callbacks.pairs={_target_:repel.callbacks.PairsGrid,pairs:4,mean:[0],std:[1]}",
+    result = command("train.py", *SMALL, "callbacks.pairs={_target_:repel.callbacks.PairsGrid,pairs:4,mean:[0],std:[1]}",
                      cwd=cwd)  # fmt: skip
     assert result.returncode == 0, result.stderr
     return run_folder(result, cwd)
