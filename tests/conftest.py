@@ -67,8 +67,8 @@ def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int]
 def finished(tmp_path_factory) -> Path:
     """One finished run, made by the command."""
     cwd = tmp_path_factory.mktemp("finished")
-    result = command("train.py", *SMALL, "callbacks.pairs={_target_:repel.callbacks.PairsGrid,pairs:4,mean:[0],std:[1]}",
-                     cwd=cwd)  # fmt: skip
+    sheet = "callbacks.pairs={_target_:repel.callbacks.PairsGrid,pairs:4,mean:[0],std:[1]}"
+    result = command("train.py", *SMALL, sheet, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return run_folder(result, cwd)
 
