@@ -33,7 +33,7 @@ def command(script: str, *args: str, cwd: Path, timeout: float = 400, **env: str
     """Run an entry point as a user would, in cwd; every process it leaves is killed when the time is over."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / script), *args], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "120", **env}, start_new_session=True,
+        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": str(threads()), **env}, start_new_session=True,
     )  # fmt: skip
     try:
         out, err = process.communicate(timeout=timeout)
@@ -79,11 +79,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
 
 
+def threads() -> int:
+    """Workers share out the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _threads():
-    """Workers share out the cores."""
-    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    torch.set_num_threads(threads())
 
 
 @pytest.fixture(autouse=True)
