@@ -57,8 +57,13 @@ def test_what_it_leaves(finished, whole):
     assert {r["metric"]: r["value"] for r in records} == measured(folder)
     for r in records:
         assert {"normalize"} <= set(r["settings"])
-        assert r["test_images"] == 2000
-        assert r["train_images"] == 6000
+        if r["split"] == "val":
+            assert (r["fitted_on"], r["scored_on"]) == (5400, 600)
+        else:
+            assert r["scored_on"] == (500 if r["evaluator"] == "corruptions" else 2000)
+            assert r["fitted_on"] == {"few_label": r["settings"].get("labels"), "episodes": 5400}.get(
+                r["evaluator"], 6000
+            )
     page = (folder / "report.html").read_text()
     assert page.count("src='data:image/png;base64,") == page.count("<img") >= 5
     assert not re.search(r"(src|href)=.?(http|/|\w+\.)", page)
@@ -106,7 +111,7 @@ def test_other_data_with_columns_of_labels(finished, tmp_path):
     folder = run_folder(result, tmp_path)
     records = json.loads((folder / "evaluation.json").read_text())["records"]
     assert {r["task"] for r in records} == {"class", "warm"}  # nobody is labelled in the last column
-    assert {r["test_images"] for r in records} == {12}
+    assert {r["scored_on"] for r in records if r["split"] == "test"} == {12}
     run = runs.read_config(folder)["run"]
     assert (run["data"]["channels"], run["data"]["image_size"], run["data"]["mean"]) == (1, 28, [0.286])
     assert run["data"]["datamodule"]["read"]["channels"] == 1

@@ -206,9 +206,9 @@ def build_data(cfg: DictConfig) -> "LightningDataModule":
     return instantiate(cfg.data.datamodule)
 
 
-def build_evaluators(nodes: Mapping[str, Any]) -> "dict[str, Evaluator]":
+def build_evaluators(nodes: Mapping[str, Any] | None) -> "dict[str, Evaluator]":
     """Name -> what is measured at the end; a name set to null is left out."""
-    return {name: instantiate(node) for name, node in nodes.items() if node}
+    return {name: instantiate(node) for name, node in (nodes or {}).items() if node}
 
 
 def build_module(cfg: DictConfig) -> "Contrastive":

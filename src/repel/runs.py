@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -82,13 +83,17 @@ def hold(folder: Path) -> None:
         ValueError: another process has it.
     """
     file = (folder / "config.yaml").open("r+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ValueError(f"{folder} is still running in another process; wait for it, or end it") from None
-    except OSError:
-        pass  # a file system without locks, as some clusters have: nobody can be kept away
+    for last in (False,) * 9 + (True,):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if last:
+                file.close()
+                raise ValueError(f"{folder} is still running in another process; wait for it, or end it") from None
+            time.sleep(0.1)  # somebody may only be looking, see is_held
+        except OSError:
+            break  # a file system without locks, as some clusters have: nobody can be kept away
     held[folder] = file
 
 

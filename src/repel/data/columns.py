@@ -21,7 +21,7 @@ class Table:
 
     def __init__(self, path: str):
         try:
-            with Path(path).expanduser().open(newline="") as file:
+            with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
                 columns, rows = reader.fieldnames or [], list(reader)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -37,12 +37,11 @@ class Table:
         """name of a column -> labels (N,) int64 of the images of these names, -1 where there is none.
 
         Raises:
-            ValueError: the table lists none of them.
+            ValueError: the images have no names.
         """
-        places = torch.tensor([self.row.get(name, -1) for name in ([] if names is None else names)])
-        if not len(places) or (places < 0).all():
-            example = "have no file names" if names is None else f"are named such as {names[0]}"
-            raise ValueError(f"data.labels={self.path} lists none of the images, which {example}")
+        if names is None:
+            raise ValueError(f"data.labels={self.path}: the images of this data have no file names; leave it out")
+        places = torch.tensor([self.row.get(name, -1) for name in names], dtype=torch.int64)
         return {name: codes[places].where(places >= 0, -1) for name, codes in self.codes.items()}
 
 

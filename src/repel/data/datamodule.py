@@ -104,6 +104,7 @@ class ImageData(LightningDataModule):
         self.read, self.batch_size, self.seed = read, batch_size, seed
         self.fractions, self.split_seed, self.device_cache = (val_fraction, test_fraction), split_seed, device_cache
         self.tasks, self.table = tasks, None if labels is None else Table(labels)
+        self.first: str | None = None  # the table's column that took the classes' place
         self.views, self.normalize = views, normalize
         self.splits: Splits | None = None
         self.cache: Tensor | None = None
@@ -116,12 +117,26 @@ class ImageData(LightningDataModule):
             splits = self.read()
             if self.table is not None and splits.train.labels is None:
                 splits = labelled_by(splits, self.table)
+                self.first = next(iter(self.table.codes))  # it is the class now, no further task
             self.splits = held_out(splits, *self.fractions, self.split_seed)
+            self.check_columns()
+
+    def check_columns(self) -> None:
+        """Raises ValueError where further labels cannot be used, before anything is trained on or measured."""
+        if bad := {"class", "last", "z"} & {*self.tasks, *(self.table.codes if self.table else ())} - {self.first}:
+            raise ValueError(f"data.tasks, data.labels: {min(bad)} is a name of the report's own; rename it")
+        parts = [part for part in (self.splits.train, self.splits.val, self.splits.test) if part.labels is not None]
+        found = [self.columns(part) for part in parts]
+        listed = any((labels >= 0).any() for one in found for labels in one.values())
+        if self.table is not None and self.first is None and not listed:
+            name = self.splits.train.names[0]
+            raise ValueError(f"data.labels={self.table.path} lists none of the images, which are named such as {name}")
 
     def columns(self, images: Images | Encoded) -> dict[str, Tensor]:
         """Name of each further task -> its labels (N,) of these images, -1 where unknown."""
         found = of_classes(self.tasks, self.splits.classes, images.labels)
-        return found if self.table is None else found | self.table.of(images.names)
+        table = {} if self.table is None else self.table.of(images.names)
+        return found | {name: labels for name, labels in table.items() if name != self.first}
 
     @property
     def labelled(self) -> bool:
@@ -247,6 +262,9 @@ def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: in
 def labelled_by(splits: Splits, table: Table) -> Splits:
     """Splits of unlabelled images, labelled by the first column of a table."""
     column, classes = next(iter(table.classes.items()))
+    if (table.of(splits.train.names)[column] < 0).all():
+        name = splits.train.names[0]
+        raise ValueError(f"data.labels={table.path} lists none of the images, which are named such as {name}")
     parts = {
         name: part if part is None else replace(part, labels=table.of(part.names)[column])
         for name, part in (("train", splits.train), ("test", splits.test), ("val", splits.val))

@@ -74,6 +74,11 @@ class Corruptions(Evaluator):
     """
 
     def __init__(self, k: int, temperature: float, images: int, seed: int):
+        if images < 1 or k < 1 or not temperature > 0:
+            raise ValueError(
+                "evaluators.corruptions needs images >= 1, k >= 1 and temperature > 0, "
+                f"got {images}, {k} and {temperature}"
+            )
         self.k, self.temperature, self.images, self.seed = k, temperature, images, seed
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:

@@ -34,12 +34,14 @@ class Episodes(Evaluator):
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         def score(test: Part) -> list[Score]:
-            scores = []
+            scores, ways = [], min(self.ways, len(set(train.y.tolist()) & set(test.y.tolist())))
+            if ways < 2:
+                return []  # no two classes in common: there is nothing to tell apart
             for shots in self.shots:
                 generator = seeding.generator(self.seed, seeding.EPISODES, shots)
-                top1 = episodes(train, test, self.ways, shots, self.queries, self.episodes, generator)
-                ways = min(self.ways, len(train.y.unique()))
+                top1 = episodes(train, test, ways, shots, self.queries, self.episodes, generator)
                 settings = {"ways": ways, "shots": shots, "queries": self.queries, "episodes": self.episodes,
+                            "labels": len(train.y),
                             "normalize": "l2", "seed": self.seed, "ci95": interval(top1)}  # fmt: skip
                 name = f"episodes_{ways}way_{shots}shot"
                 scores.append(Score(name, f"{ways}-way {shots}-shot episodes", float(top1.mean()), settings))

@@ -59,7 +59,8 @@ def raw_pixels(images: Images | Encoded) -> tuple[Tensor, Tensor]:
 
 
 def subset(images: Images | Encoded, limit: int | None) -> Images | Encoded:
-    """At most so many images, evenly spaced over the set; all where the limit is None."""
+    """At most so many images, evenly spaced over the set sorted by label; all where the limit is None."""
     if limit is None or len(images) <= limit:
         return images
-    return images[torch.arange(limit) * len(images) // limit]
+    by_label = torch.arange(len(images)) if images.labels is None else images.labels.argsort(stable=True)
+    return images[by_label[torch.arange(limit) * len(images) // limit].sort().values]

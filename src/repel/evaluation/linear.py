@@ -121,6 +121,11 @@ def chosen_l2(train: Part, val: Part, grid: Sequence[float], classes: int) -> tu
     return best
 
 
+def check_l2(name: str, l2: Sequence[float]) -> None:
+    if not l2 or any(not value > 0 for value in l2):
+        raise ValueError(f"evaluators.{name}.l2 needs numbers > 0, got {list(l2)}")
+
+
 class LinearProbe(Evaluator):
     """Logistic regression on standardised features; l2 chosen on validation, then refitted on both splits.
 
@@ -131,8 +136,7 @@ class LinearProbe(Evaluator):
     of_tasks = ("linear_top1",)
 
     def __init__(self, l2: Sequence[float]):
-        if not l2 or any(not value > 0 for value in l2):
-            raise ValueError(f"evaluators.linear.l2 needs numbers > 0, got {list(l2)}")
+        check_l2("linear", l2)
         self.l2 = list(l2)
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
@@ -158,9 +162,10 @@ class FewLabels(Evaluator):
     """
 
     def __init__(self, fractions: Sequence[float], draws: int, l2: Sequence[float], seed: int):
-        if any(not 0 < f <= 1 for f in fractions) or draws < 1:
+        check_l2("few_label", l2)
+        if not fractions or any(not 0 < f <= 1 for f in fractions) or draws < 1:
             raise ValueError(
-                f"evaluators.few_labels: fractions must be in (0, 1] and draws >= 1, got {list(fractions)}, {draws}"
+                f"evaluators.few_label needs fractions in (0, 1] and draws >= 1, got {list(fractions)} and {draws}"
             )
         self.fractions, self.draws, self.l2, self.seed = list(fractions), draws, list(l2), seed
 

@@ -50,7 +50,7 @@ def write_page(
         data = base64.b64encode(content).decode()
         words = html.escape(WORDS.get(name, name))
         parts.append(f"<h2>{words}</h2><img alt='{words}' src='data:image/png;base64,{data}'>")
-    columns = ["metric", "split", "value", "layer", "epoch", "seed", "train_images", "test_images"]
+    columns = ["metric", "split", "value", "layer", "epoch", "seed", "fitted_on", "scored_on"]
     rows = [[str(r[c]) for c in columns] + [settings(r)] for r in records]
     parts.append(f"<h2>Settings</h2><details><summary>all {len(rows)} numbers</summary>")
     parts.append(table([*columns, "settings"], rows) + "</details>")

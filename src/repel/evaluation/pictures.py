@@ -81,7 +81,7 @@ def plane(x: Tensor, method: str, seed: int) -> Tensor:
     van der Maaten, Hinton 2008, JMLR 9.
     """
     x = F.normalize(x.double().cpu(), dim=1)
-    if method == "tsne":
+    if method == "tsne" and len(x) > 3:  # of fewer there is no map to learn
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, max(2.0, (len(x) - 1) / 3))

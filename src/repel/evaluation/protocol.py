@@ -108,7 +108,7 @@ def measure(
         seed: of the run, recorded. What evaluators draw has seeds of their own.
 
     Returns:
-        Dicts with at least metric, value, split, row, features, layer, epoch, task, seed, train and test images.
+        Dicts with at least metric, value, split, row, layer, epoch, task, seed, settings, and numbers of images.
     """
     records = []
     splits = data.splits
@@ -126,9 +126,14 @@ def measure(
         labels = {"class": test.y} | columns(data, test)
         for (task, name), one in fitted.items():
             queries = test._replace(y=labels[task]).known()
+            if not len(queries.y):
+                continue  # nobody is labelled for this task
             kept = None if task == "class" else evaluators[name].of_tasks
             for score in (s for s in [*one.score(queries), *one.chosen] if kept is None or s.name in kept):
-                records.append(record(row, task, name, score, seed, len(train.y) + len(val.y), len(queries.y)))
+                fitted_on, scored_on = (len(p.y) for p in tasks[task])
+                if score.split == "test":
+                    fitted_on, scored_on = fitted_on + scored_on, len(queries.y)
+                records.append(record(row, task, name, score, seed, fitted_on, scored_on))
         if look is not None:
             look(row, train, val, test)
     return records
@@ -158,7 +163,8 @@ def record(row: Row, task: str, evaluator: str, score: Score, seed: int, train: 
     return {
         "metric": prefix + name, "value": score.value, "split": score.split, "row": row.words,
         "layer": row.layer, "epoch": row.epoch, "task": task, "evaluator": evaluator, "words": score.words,
-        "settings": score.settings, "seed": seed, "train_images": train, "test_images": test,
+        "settings": score.settings, "seed": seed, "fitted_on": score.settings.get("labels", train),
+        "scored_on": score.settings.get("images", test),
     }  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def report(
     if data is None:
         data = build_data(cfg)
         data.setup()
-    if not data.labelled or data.splits.test.labels is None:
+    if not data.labelled or data.splits.test.labels is None or not len(data.splits.test.labelled):
         print("no labels: there is no label metric to report")
         return [], {}
     drawn: dict[str, Any] = {}
@@ -236,6 +236,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> float | None:
     run = with_data(cfg, checkpoints.load(paths["test/"])["config"])
     saved(run)
     own = {key: value for key, value in run["evaluation"].items() if cfg.evaluation.get(key, 0) is None}
+    if cfg.get("data") is not None and cfg.evaluation.bank is None:
+        own["bank"] = run["data"]["bank"]  # of the other data, which may be much larger
     job = plain(OmegaConf.merge(cfg, {"evaluation": own}))
     if unknown := [layer for layer in job["layers"] if layer not in LAYERS]:
         raise ValueError(f"layers must be of {', '.join(LAYERS)}, got {unknown[0]!r}")

@@ -20,6 +20,8 @@ class Spread(Evaluator):
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         def score(test: Part) -> list[Score]:
+            if len(test.x) < 2:
+                return []
             x = test.x[:: -(-len(test.x) // self.images)]
             found = {
                 "effective_rank": ("effective rank", geometry.effective_rank(x), "none"),
