@@ -25,7 +25,7 @@ SAME = (
 # this too, but not the head's embeddings, so it must last
 CONSTANT = 1e-4  # range of an input's values, normalised to a deviation of about 1: above rounding, below 1 / 255
 FEW = 8  # negatives: the loss then is a choice among a handful, which chance gets right often
-COLD = 1.5  # negatives that act on an anchor: the softmax is a maximum; 1.3 at t = 0.005 and D = 64, 209 at t = 0.2
+COLD = 2.0  # negatives that act on an anchor: the softmax is a maximum; 1.45 at t = 0.005 and D = 128, 230 at t = 0.2
 FLOOR = 0.5  # of anchors at debiasing's floor: most of the batch repels nothing
 STEP = 0.05  # length of a step, relative to the weights; 0.001 to 0.01 is usual, and the default run's peak is 0.011
 DEAD = 0.5  # of the features' dimensions

@@ -169,11 +169,12 @@ class RowwiseLoss(Loss):
             anchors = torch.cat([anchors, unit(crops)])
             groups.append(torch.arange(views, len(anchors), device=z.device))
         for group in groups:
+            columns = self.columns(keys, labels, ids, group)
             view, sample = group.repeat_interleave(len(mine)), mine.repeat(len(group))
             others = torch.arange(views - (int(group[0]) < views), device=z.device)
             others = others + (others >= view[:, None])  # (m, P): every view but the anchor's
             rows = anchors[view, sample], keys[others, sample[:, None]]
-            yield sample, self.columns(keys, labels, ids, group), rows, scale
+            yield sample, columns, rows, scale
 
     def columns(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None, anchor_views: Tensor) -> Embeddings:
         """The candidates of anchors of these views."""
