@@ -223,8 +223,13 @@ def test_every_option_of_every_group_is_tested(group):
         "target": test_targets_make_embeddings_without_gradient_and_follow,
     }
     elsewhere = {"views": "test_views", "loss": "test_losses", "negatives": "test_losses", "data": "test_data"}
-    elsewhere |= {"data_views": "test_parts", "sweep": "test_sweeps"}
-    one_option = {"callbacks", "logger", "trainer"}
+    elsewhere |= {
+        "data_views": "test_parts",
+        "sweep": "test_sweeps",
+        "evaluators": "test_protocol",
+        "logger": "test_run",
+    }
+    one_option = {"callbacks", "trainer"}
     assert group in tested or group in elsewhere or group in one_option or group == "hydra"
     if group in one_option:
         assert options(group) == ["default"]  # test_run trains with it

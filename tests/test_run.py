@@ -600,12 +600,26 @@ def test_later_mistakes_raise_before_training(typed, tmp_path):
 def test_devices_that_are_not_there(monkeypatch, gpus, typed, words):
     from repel.launch import check_devices
 
+    options = {key: config(typed).trainer[key] for key in ("accelerator", "devices", "precision")}
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        check_devices(config(typed))
+        check_devices("trainer.", **options)
     assert all(word in str(caught.value) for word in words)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    check_devices(config(typed))
+    check_devices("trainer.", **options)
+
+
+def test_a_missing_logger_says_how_to_get_it(monkeypatch, tmp_path):
+    """conf/logger/wandb.yaml is built as far as it goes without its package."""
+    from repel.config import MISTAKE, explain
+
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    cfg = config("logger=[default,wandb]")
+    assert list(cfg.logger) == ["tensorboard", "csv", "wandb"]
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        build_trainer(cfg, tmp_path, None)
+    status, line = explain(caught.value, "train")
+    assert (status, "pip install -e '.[wandb]'" in line) == (MISTAKE, True)
 
 
 def test_a_mistake_leaves_no_folder_and_a_taken_folder_stays(finished, tmp_path):
