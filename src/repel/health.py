@@ -29,7 +29,7 @@ COLD = 2.0  # negatives that act on an anchor: the softmax is a maximum; 1.45 at
 FLOOR = 0.5  # of anchors at debiasing's floor: most of the batch repels nothing
 STEP = 0.05  # length of a step, relative to the weights; 0.001 to 0.01 is usual, and the default run's peak is 0.011
 DEAD = 0.5  # of the features' dimensions
-APART = 0.1  # deviations between positives and negatives; an untrained encoder has 0.2 to 1
+APART = 0.1  # deviations between positives and negatives, above what n positives have by chance (1 / sqrt(n)), twice
 RISEN = 0.1  # of the loss above its start, relative to it
 AGAIN, SOON, LATE = 10, 20, 100  # optimiser steps for which a symptom must last: a bad start passes within 20
 
@@ -219,7 +219,8 @@ def collapse(loss: Loss, step: Step, value: float) -> Iterator[Symptom]:
 def chance(loss: Loss, step: Step, seen: Influence, value: float) -> Iterator[Symptom]:
     """Positives no closer than negatives, long after the start."""
     negative, positive = seen.negative[seen.exists], float(seen.positive.mean())
-    if len(negative) and positive - float(negative.mean()) < APART * float(negative.std()):
+    apart = APART + 2 / len(seen.positive) ** 0.5
+    if len(negative) and positive - float(negative.mean()) < apart * float(negative.std()):
         equal = at(loss, step, unit(step.z[0]).mean(0).expand_as(step.z))
         yield Symptom("chance", LATE, (
             f"the loss is at chance: {value:.4f} ({equal:.4f} when all embeddings are equal), positives have a mean "
