@@ -1,5 +1,6 @@
 """Shared by the tests: tiny images, composed configs, commands."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -30,18 +32,28 @@ def config(*overrides: str, name: str = "train") -> DictConfig:
 
 
 def command(script: str, *args: str, cwd: Path, timeout: float = 400, **env: str) -> subprocess.CompletedProcess:
-    """Run an entry point as a user would, in cwd; every process it leaves is killed when the time is over."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / script), *args], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": str(threads()), **env}, start_new_session=True,
-    )  # fmt: skip
+    """Run an entry point as a user would, in cwd; every process it leaves is killed when the time is over.
+
+    In a Python of its own where env says something about that, else forked from one that has imported everything.
+    """
+    argv = [str(ROOT / script), *args]
+    own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"})
+    env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": str(threads()), **env}
+    status, out, err = alone(argv, cwd, env, timeout) if own else ranks.script(argv, cwd, env, timeout)
+    if status is None:
+        pytest.fail(f"{script} {' '.join(args)} did not end within {timeout} s\n{out}\n{err}")
+    return subprocess.CompletedProcess(args, status, out, err)
+
+
+def alone(argv: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
+    process = subprocess.Popen([sys.executable, *argv], cwd=cwd, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, env=env, start_new_session=True)  # fmt: skip
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        pytest.fail(f"{script} {' '.join(args)} did not end within {timeout} s\n{out}\n{err}")
-    return subprocess.CompletedProcess(args, process.returncode, out, err)
+        return None, *process.communicate()
+    return process.returncode, out, err
 
 
 def run_folder(result: subprocess.CompletedProcess, cwd: Path) -> Path:
@@ -61,6 +73,33 @@ def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int]
             pixels[..., number % 3] += 100
             Image.fromarray(pixels.numpy()).save(root / name / f"{i:03d}.png")
     return root
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def left_over(folder: Path) -> list[str]:
+    """Commands of live processes that name the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            found.append(path.read_bytes().replace(b"\0", b" ").decode())
+    return [c for c in found if str(folder) in c]
+
+
+def check_mistake(result, words):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,9 @@ def rank_main(rank: int, world: int, address: str, results: str) -> None:
 @pytest.fixture(scope="module", params=[2, 4], ids=["two", "four"])
 def ranks(request, tmp_path_factory):
     folder, world = tmp_path_factory.mktemp("ranks"), request.param
-    mp.spawn(rank_main, (world, f"file://{folder}/store", str(folder)), nprocs=world)
+    mp.start_processes(
+        rank_main, (world, f"file://{folder}/store", str(folder)), nprocs=world, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

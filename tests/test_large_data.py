@@ -1,7 +1,6 @@
 """Images that are decoded batch by batch, hostile files, shards."""
 
 import json
-import multiprocessing
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from conftest import ROOT, TINY, config, make_folder
 from hostile import make_hostile, picture, turned
@@ -409,7 +409,7 @@ def test_killed_and_resumed_on_shards_equals_never_killed(shards, tmp_path):
              "callbacks.knn=null"]  # fmt: skip
     cfg, run = config(*TINY, *typed), tmp_path / "run"
     runs.claim(run, plain(cfg), [])
-    process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(str(run), 6))
+    process = ranks.server.Process(target=train_until_killed, args=(str(run), 6))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL

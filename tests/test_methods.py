@@ -3,11 +3,11 @@
 import copy
 import csv
 import itertools
-import multiprocessing
 import signal
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 from conftest import CONF, TINY, config, make_folder, options
 from hydra import compose, initialize_config_dir
@@ -19,7 +19,6 @@ from test_run import LAYERNORM, same, table, train, train_until_killed
 
 from repel import checkpoints, runs
 from repel.config import MISTAKE, build_data, build_module, build_trainer, explain, plain
-from repel.launch import launch
 from repel.mistakes import check
 from repel.training import fit, notes
 
@@ -145,7 +144,7 @@ def test_killed_and_resumed_equals_never_killed_with_every_state(tmp_path):
     folder = tmp_path / "run"
     cfg = config(*TINY, *STATEFUL, "callbacks.last.every_n_train_steps=1")
     runs.claim(folder, plain(cfg), [])
-    process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(str(folder), 7))
+    process = ranks.server.Process(target=train_until_killed, args=(str(folder), 7))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
@@ -183,10 +182,7 @@ def test_two_ranks_train_as_one_with_targets_and_queues(tmp_path, method):
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         cfg = config(method, *changes, f"trainer.devices={devices}")
-        if method == "experiment=nnclr":  # batch norm would see half a batch
-            cfg.predictor = {"_target_": "repel.heads.linear"}
-        runs.claim(folder, plain(cfg), [])
-        launch(cfg, folder, resume=False)
+        assert ranks.run(cfg, folder) == [0] * devices
         states.append(checkpoints.load(folder / "checkpoints/last.ckpt")["state_dict"])
     assert states[0]["loss.queue.written"] == 6 * 32
     for name, one in states[0].items():

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import multiprocessing
 import os
 import re
 import select
@@ -14,8 +13,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
-from conftest import CONF, ROOT, TINY, command, config, make_folder, run_folder
+from conftest import CONF, ROOT, TINY, check_mistake, command, config, left_over, make_folder, run_folder, same
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
@@ -208,7 +208,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, dropout, killed_after,
     folder = tmp_path / "run"
     cfg = config(*TINY, *RESUMABLE, f"callbacks.last.every_n_train_steps={every or 'null'}")
     runs.claim(folder, plain(cfg), [])
-    process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(str(folder), killed_after))
+    process = ranks.server.Process(target=train_until_killed, args=(str(folder), killed_after))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
@@ -222,16 +222,6 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, dropout, killed_after,
         assert same(resumed[part], whole[part]), part
     columns = ("step", "train/loss", "val/loss", "val/knn_top1")
     assert table(folder / "metrics.csv", columns) == table(tmp_path / "whole/metrics.csv", columns)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -272,31 +262,30 @@ def test_resume_by_command(finished):
 # ----------------------------------------------------------------------------------------------------- several devices
 
 
-def left_over(folder: Path) -> list[str]:
-    """Commands of live processes that name the folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it ended while we looked
-            found.append(path.read_bytes().replace(b"\0", b" ").decode())
-    return [c for c in found if str(folder) in c]
-
-
 @pytest.mark.slow
 def test_a_sweep_on_several_devices(tmp_path):
-    """Every job runs once, in one folder of its own; a failing job does not stop the rest; no process is left."""
-    result = command("train.py", "-m", *TINY, "trainer.devices=2", "optimizer.lr=1e-3,1e30,-1",
+    """Every job runs once, in one folder of its own, as it would alone; a failing job does not stop the rest."""
+    rates = ["1e-3", "1e30", "2e-3", "3e-3"]
+    options = [*TINY, "trainer.devices=2", "evaluators=[]", "evaluation.map=null"]
+    result = command("train.py", "-m", *options, "optimizer.lr=" + ",".join(rates),
                      "hydra.sweep.dir=" + str(tmp_path / "sweep"), cwd=tmp_path, timeout=300)  # fmt: skip
     assert result.returncode == 3, result.stderr
-    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "multirun.yaml"]
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
     assert not (tmp_path / "runs").exists()
-    assert json.loads((tmp_path / "sweep/0/metrics.json").read_text())["train/steps"] == 8
-    assert len(list((tmp_path / "sweep/0/tensorboard").glob("events*"))) <= 2  # the first rank's, and the report's
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 2
-    assert "the loss is" in errors[0]
-    assert "optimizer.lr must be a number > 0" in errors[1]
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("error: ")
+    assert "is no longer finite after step" in lines[0] or "the loss is" in lines[0]
+    assert lines[1:] == ["hint: the traceback is in sweep/1/error.txt"]
     assert not (tmp_path / "sweep/1/metrics.json").exists()
     assert "Diverged" in (tmp_path / "sweep/1/error.txt").read_text()
+    for job in (0, 2, 3):
+        folder = tmp_path / f"sweep/{job}"
+        assert json.loads((folder / "metrics.json").read_text())["train/steps"] == 8
+        assert len(list((folder / "tensorboard").glob("events*"))) <= 2  # the first rank's, and the report's
+        alone = tmp_path / f"alone{job}"
+        assert ranks.run(config(*options, f"optimizer.lr={rates[job]}"), alone) == [0, 0]
+        one, two = (checkpoints.load(f / "checkpoints/last.ckpt") for f in (folder, alone))
+        assert same(one["state_dict"], two["state_dict"])
     assert left_over(tmp_path) == []
 
 
@@ -306,72 +295,36 @@ LAYERNORM = [  # a network without batch norm, whose training does not depend on
 ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_two_ranks_train_as_one(tmp_path):
-    """The whole pipeline: order, views, gather, gradients, schedule. 20 steps in float64."""
-    from repel.launch import launch
-
-    cfg = ["experiment=debug", *LAYERNORM, "data.batch_size=16", "trainer.limit_train_batches=10"]
-    weights, losses = [], []
-    for devices in (1, 2):
-        folder = tmp_path / str(devices)
-        made = config(*cfg, f"trainer.devices={devices}")
-        runs.claim(folder, plain(made), [])
-        launch(made, folder, resume=False)
-        weights.append(checkpoints.load(folder / "checkpoints/last.ckpt")["state_dict"])
-        losses.append(json.loads((folder / "metrics.json").read_text())["val/loss"])
-    assert weights[0].keys() == weights[1].keys()
-    for name, one in weights[0].items():
-        torch.testing.assert_close(weights[1][name], one, rtol=0, atol=1e-12, msg=name)
-    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_interrupted_runs_say_how_to_go_on(tmp_path, devices):
-    """^C, as a terminal sends it: to every process of the group."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *TINY, f"trainer.devices={devices}", "trainer.max_epochs=100000"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )  # fmt: skip
-    alarm = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
-    alarm.start()
-    try:
-        assert any(line.startswith("epoch 2/") for line in process.stdout)
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        alarm.cancel()
-        process.kill()
-    assert process.returncode == 130
-    assert re.search(r"^interrupted; go on with: python train\.py resume=runs/train/\S+_debug$", err, re.M), err
-    assert checkpoints.load(next(tmp_path.rglob("last.ckpt")))["global_step"] >= 4
-    assert left_over(tmp_path) == []
+def listening(processes: list[int]) -> set[str]:
+    """The addresses at which these processes wait for connections."""
+    table = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
+    ours = [line for line in table.splitlines() if any(f"pid={process}," in line for process in processes)]
+    return {line.split()[3].rsplit(":", 1)[0].strip("[]") for line in ours}
 
 
 @pytest.mark.slow
 def test_ranks_die_with_their_parent(tmp_path):
-    """kill -9 of the command, in the middle of training: no rank goes on without it."""
+    """kill -9 of the command, in the middle of training: no rank goes on without it. None can be reached from afar."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.devices=2", "trainer.max_epochs=100000"],
         cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    ranks = []
+    alive = []
     alarm = threading.Timer(120, process.kill)  # if the ranks never train, the output ends and the test fails
     alarm.start()
     try:
         assert any(line.startswith("epoch 1/") for line in process.stdout)  # both ranks train now
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        ranks = [os.pidfd_open(int(pid)) for pid in children.split()]
-        assert len(ranks) == 2
+        alive = [os.pidfd_open(int(pid)) for pid in children.split()]
+        assert len(alive) == 2
+        assert listening([process.pid, *map(int, children.split())]) <= {"127.0.0.1", "::1"}
         process.kill()
-        for rank in ranks:
+        for rank in alive:
             assert select.select([rank], [], [], 20)[0], "a rank outlived its parent"
     finally:
         alarm.cancel()
         process.kill()
-        for rank in ranks:
+        for rank in alive:
             if not select.select([rank], [], [], 0)[0]:
                 signal.pidfd_send_signal(rank, signal.SIGKILL)
 
@@ -527,22 +480,6 @@ def test_config_mistakes_get_one_line_before_torch_is_imported(typed, tmp_path, 
 def test_a_target_deep_in_a_checkpoints_config_is_refused():
     with pytest.raises(ValueError, match=r"torch\.hub\.load"):
         saved({"encoder": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.hub.load"}]}})
-
-
-def test_a_rank_started_by_torchrun_is_told_how_to_start(tmp_path, monkeypatch):
-    from repel.launch import launch
-
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(ValueError, match=r"trainer\.devices"):
-        launch(config(), tmp_path, resume=False)
-
-
-def check_mistake(result, words):
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    for word in words:
-        assert word in result.stderr
 
 
 LATER = {  # mistakes that only the data or the machine shows

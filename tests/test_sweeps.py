@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import ranks
 import yaml
-from conftest import ROOT, TINY, command, config, make_folder
-from test_run import check_mistake, left_over
+from conftest import ROOT, TINY, check_mistake, command, config, left_over, make_folder
 
 from repel import compare, runs
 from repel.mistakes import plain
@@ -221,7 +220,7 @@ def in_process(arguments: list[str], cwd: Path, kill_at: int | None = None, kill
     log = cwd / "batches.txt"
     log.write_text("")
     arguments = ([str(a) for a in arguments], str(cwd), str(log), kill_at, kill_in)
-    process = multiprocessing.get_context("spawn").Process(target=run_train, args=arguments)
+    process = ranks.server.Process(target=run_train, args=arguments)
     process.start()
     process.join(180)
     return process.exitcode, [tuple(map(int, line.split())) for line in log.read_text().splitlines()]

@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, plain containers and tensors only, the last and the best."""
 
 import os
+import zipfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch words a full disk as a RuntimeError of its zip writer
+            cause = error if isinstance(error, OSError) else error.__context__ or error
+            kept = f"; {path.name} of before is as it was" if path.exists() else ""
+            raise OSError(f"cannot write {path}: {cause}{kept}") from error
         finally:
             temporary.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -68,23 +73,63 @@ def load(path: Path) -> dict[str, Any]:
     """A checkpoint's contents on the CPU, without running any code in it.
 
     Raises:
-        ValueError: no file, or not a checkpoint of this project.
+        ValueError: no file, a damaged one, or not a checkpoint of this project; names the newest good one beside it.
     """
+    try:
+        return read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}{instead(path)}") from error
+
+
+def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
     try:
+        with zipfile.ZipFile(path) as records:
+            if changed := records.testzip():  # torch writes each record's CRC-32, and does not look at it
+                raise ValueError(f"its record {changed} is not what was written")
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises a dozen kinds for a damaged or foreign file, some with advice to unpickle it
-        raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
+    # torch raises a dozen kinds for a damaged or foreign file, some with advice to unpickle it
+    except Exception as error:
+        why = str(error) if isinstance(error, ValueError) and "record" in str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged or not a checkpoint ({why})") from error
     if not isinstance(contents, dict) or "config" not in contents or "state_dict" not in contents:
         raise ValueError(f"{path} is not a checkpoint written by train.py")
     return contents
 
 
+def instead(path: Path) -> str:
+    """What to use in place of a bad file, in words: the newest good checkpoint of the same run."""
+    others = sorted(path.parent.glob("*.ckpt"), key=lambda other: other.stat().st_mtime_ns, reverse=True)
+    for other in others:
+        if other != path:
+            try:
+                epoch = read(other)["epoch"] + 1
+            except ValueError:
+                continue
+            return f"; {other.name} beside it is good, of epoch {epoch}: use resume={other} or ckpt={other}"
+    return ""
+
+
+def check_fits(module: LightningModule, contents: dict[str, Any], path: Path) -> None:
+    """Raises ValueError where a checkpoint's weights are not those of this network; names the first."""
+    ours, theirs = module.state_dict(), contents["state_dict"]
+    for name in [n for n in dict.fromkeys([*ours, *theirs]) if not n.startswith("loss.")]:  # a queue grows
+        here, there = (tuple(state[name].shape) if name in state else "absent" for state in (ours, theirs))
+        if here != there:
+            raise ValueError(
+                f"{path} is of another network: {name} is {there} there and {here} here; use the code that wrote it"
+            )
+
+
 def path_of(trainer: Trainer, name: str) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
+
+
+def save_last(trainer: Trainer) -> None:
+    """`last.ckpt`, the work of all ranks; raises Diverged instead where a weight is no number."""
+    check_finite(trainer.lightning_module)
+    trainer.save_checkpoint(path_of(trainer, "last"))
 
 
 class LastCheckpoint(Checkpoint):
@@ -106,14 +151,10 @@ class LastCheckpoint(Checkpoint):
         stepped = (progress.current.processed % trainer.accumulate_grad_batches) == 0
         # not at the epoch's end: validation comes first, and then the epoch's own checkpoint
         if self.every and stepped and trainer.global_step % self.every == 0 and not progress.is_last_batch:
-            self.save(trainer, pl_module)
+            save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save(trainer, pl_module)
-
-    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_finite(pl_module)
-        trainer.save_checkpoint(path_of(trainer, "last"))
+        save_last(trainer)
 
 
 def objective(metrics: dict[str, torch.Tensor]) -> float:

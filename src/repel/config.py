@@ -9,6 +9,7 @@ import copy
 import functools
 import math
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -24,8 +25,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from repel import runs, study, sweeps
+from repel import runs, slurm, study, sweeps
 from repel.mistakes import CONF, check, check_targets, chosen_sweeper, config_mistake, one_line, plain
+from repel.signals import SIGNALS, Asked, Stopped, stop_at_once
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -34,9 +36,15 @@ if TYPE_CHECKING:
     from repel.evaluation.protocol import Evaluator
     from repel.module import Contrastive
 
-CRASHED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses; 0: done
+CRASHED, MISTAKE, DIVERGED = 1, 2, 3  # exit statuses; 0: done; 130 and 143: stopped by a signal
 
-for resolver in (runs.run_folder, sweeps.sweep_folder, sweeps.job_folder, study.trials_left, study.sampler_seed):
+
+def run_folder(resume: str | None, new: str, overrides: list[str]) -> str:
+    """Where a run lies: the folder that resume names, or where a requeued SLURM job began it, or a new one."""
+    return str(runs.find(resume)) if resume else slurm.begun_before(Path(new).parent, overrides) or new
+
+
+for resolver in (run_folder, sweeps.sweep_folder, sweeps.job_folder, study.trials_left, study.sampler_seed):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 OmegaConf.register_new_resolver("given", lambda value, otherwise: otherwise if value is None else value, replace=True)
 
@@ -50,31 +58,62 @@ def entry_point(name: str) -> Callable:
 
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
         def command() -> None:
+            stop_at_once()
+            if outside := "RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ:
+                outside = take_place(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on, for us to word
             failures: list[int] = []
             job = functools.wraps(task)(functools.partial(run_job, task, name, tracebacks, failures))
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+            except Stopped as stopped:
+                sys.exit(stopped.status)
             except KeyboardInterrupt:
-                sys.exit(INTERRUPTED)
+                sys.exit(Stopped(signal.SIGINT).status)
             except (HydraException, OmegaConfBaseException) as error:  # the config could not be composed
                 if tracebacks:
                     traceback.print_exc()
                 print(f"error: {config_mistake(error, name)}", file=sys.stderr)
-                sys.exit(MISTAKE)
+                failures.append(MISTAKE)
             except ValueError as error:  # the sweeper's: jobs have words for their own
                 if tracebacks:
                     traceback.print_exc()
                 if not failures:  # else it misses the best of trials that all failed
                     print(f"error: {one_line(error)}", file=sys.stderr)
-                    sys.exit(MISTAKE)
+                    failures.append(MISTAKE)
+            if failures and outside:
+                dismiss(failures[0])
             if failures:
                 sys.exit(failures[0])
 
         return command
 
     return decorate
+
+
+def take_place(name: str) -> bool:
+    """Whether this is the first of several ranks from outside; another one does its part here, and ends."""
+    from repel.launch import from_outside, join
+
+    if not from_outside():
+        return False
+    if name != "train" or "-m" in sys.argv or "--multirun" in sys.argv:
+        print(f"error: torchrun and srun may start one run of train.py; start {name}.py once", file=sys.stderr)
+        sys.exit(MISTAKE)
+    if os.environ["RANK"] != "0":
+        os._exit(join())
+    return True
+
+
+def dismiss(status: int) -> None:
+    """The first rank's end where it failed: those that still wait for its word are sent away."""
+    from repel.launch import kept, tell
+
+    if not kept:
+        tell({"failed": status})
+    sys.stdout.flush()
+    os._exit(status)  # not sys.exit: the other ranks may never answer the farewell of the process group
 
 
 def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
@@ -88,13 +127,14 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         result = task(cfg, folder)
         print(f"run: {relative(folder)}", flush=True)
         return result
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ^C would cut off the line that says how to go on
+    except (KeyboardInterrupt, Stopped) as stop:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # another one would cut off the line that says how to go on
         last = folder / "checkpoints" / "last.ckpt"
         hint = f"go on with: python {name}.py resume={relative(folder)}" if last.exists() else "no checkpoint yet"
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             hint = f"the same command with sweep.resume={relative(folder.parent)} runs what is missing"
-        print(f"interrupted; {hint}", file=sys.stderr)
+        print(f"{str(stop) or 'interrupted'}; {hint}", file=sys.stderr)
         raise
     except Exception as error:
         status, message = explain(error, name)
@@ -156,7 +196,7 @@ def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         ValueError: the folder is taken, or options were given beside resume=.
     """
     overrides = list(HydraConfig.get().overrides.task)
-    if cfg.sweep.resume is not None and runs.begun(folder):
+    if (cfg.sweep.resume is not None or (slurm.requeued() and cfg.resume is None)) and runs.begun(folder):
         state = sweeps.take_up(folder, plain(cfg), overrides)
         if state == sweeps.NEW:
             return cfg, state
@@ -165,13 +205,28 @@ def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         return saved(runs.read_config(folder)), state
     if cfg.resume is None:
         runs.claim(folder, plain(cfg), overrides)
+        if HydraConfig.get().mode == RunMode.RUN:
+            slurm.remember(folder, overrides)
         return cfg, sweeps.NEW
     if others := [o for o in overrides if not o.startswith("resume=")]:
         raise ValueError(f"resume= goes on with the run's own config; leave out {' '.join(others)}, or start a new run")
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
         raise ValueError(f"resume={cfg.resume}: no checkpoint was written yet; start the run again")
     runs.hold(folder)
+    if (chosen := Path(cfg.resume).expanduser().resolve()) not in (folder, last):
+        go_back(chosen, last)
     return saved(runs.read_config(folder)), sweeps.RESUME
+
+
+def go_back(chosen: Path, last: Path) -> None:
+    """Put another of the run's checkpoints into the last one's place."""
+    from repel import checkpoints
+
+    checkpoints.load(chosen)  # that it is one
+    copy = last.with_name(f".{last.name}.tmp")
+    shutil.copyfile(chosen, copy)
+    os.replace(copy, last)
 
 
 def saved(config: dict[str, Any]) -> DictConfig:
@@ -253,22 +308,34 @@ def annealed(cfg: DictConfig) -> list[DictConfig]:
     return configs
 
 
-def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None) -> "Trainer":
-    """Lightning's Trainer for a run that starts anew (purge_step None) or goes on from a step."""
+def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None, asked: Asked | None = None) -> "Trainer":
+    """Lightning's Trainer for a run that starts anew (purge_step None) or goes on from a step.
+
+    Args:
+        asked: where a signal to stop is noted.
+    """
+    from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
+    from repel.batchnorm import AcrossRanks
     from repel.checkpoints import AtomicCheckpointIO, ConfigInCheckpoint
+    from repel.together import Together
 
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
 
     def logger(node: DictConfig) -> "Logger":
         return instantiate(node, save_dir=str(folder), **({"purge_step": purge_step} if "purge_step" in node else {}))
 
+    synchronised = cfg.trainer.devices * cfg.trainer.num_nodes > 1
+    # what started the ranks is said, not guessed: Lightning would take any SLURM job for one with srun
+    environment = TorchElasticEnvironment() if "RANK" in os.environ else LightningEnvironment()
+    plugins = [AtomicCheckpointIO(), environment, *([AcrossRanks()] if synchronised and not on_gpu(cfg) else [])]
     return instantiate(
         cfg.trainer,
         default_root_dir=str(folder),
-        callbacks=[*callbacks, ConfigInCheckpoint(plain(cfg))],
+        callbacks=[*callbacks, ConfigInCheckpoint(plain(cfg)), Together(asked or Asked())],
         logger=[logger(node) for node in cfg.logger.values() if node],
-        plugins=[AtomicCheckpointIO()],
-        sync_batchnorm=cfg.trainer.devices > 1 and on_gpu(cfg),
+        plugins=plugins,
+        sync_batchnorm=synchronised and on_gpu(cfg),
         use_distributed_sampler=False,  # the datamodule shares out its own batches
         num_sanity_val_steps=0,
         enable_model_summary=False,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 
 class CSVHistory(CSVLogger):
@@ -21,6 +22,7 @@ class CSVHistory(CSVLogger):
         self.purge_step = purge_step
 
     @property
+    @rank_zero_experiment  # the others would rewrite the same file
     def experiment(self) -> ExperimentWriter:
         if self._experiment is None:
             self._experiment = HistoryWriter(self.log_dir, self.purge_step)
@@ -45,21 +47,35 @@ def wandb_logger(save_dir: str, project: str, offline: bool) -> Logger:
 
 
 class HistoryWriter(ExperimentWriter):
+    """Whatever a kill leaves of the file, whole rows stay, and it can be gone on with."""
+
     def __init__(self, folder: str, purge_step: int | None):
         self.purge_step = purge_step
         super().__init__(folder)
-        try:
-            with open(self.metrics_file_path, newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) < (purge_step or 0)]
-        except FileNotFoundError:
+        path = Path(self.metrics_file_path)
+        if not path.exists():
             return
-        os.unlink(self.metrics_file_path)
-        if kept:
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        rows = [row for row in csv.DictReader(lines) if row.get("step", "").isdigit() and None not in row.values()]
+        if kept := [row for row in rows if int(row["step"]) < (purge_step or 0)]:
             self.metrics_keys = list(kept[0])
-            with open(self.metrics_file_path, "w", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-                writer.writeheader()
-                writer.writerows(kept)
+            self.write(kept)
+        else:
+            path.unlink()
+
+    def write(self, rows: list[dict[str, str]]) -> None:
+        temporary = f"{self.metrics_file_path}.tmp"
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.metrics_file_path)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """As Lightning's, but whole or not at all."""
+        with open(self.metrics_file_path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        self.write(rows)
 
     def _check_log_dir_exists(self) -> None:
         """The folder always exists and holds the config; nothing in it is to be deleted."""

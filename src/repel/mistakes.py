@@ -29,6 +29,7 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
     "trainer.devices": AT_LEAST_1,
+    "trainer.num_nodes": AT_LEAST_1,
     "devices": AT_LEAST_1,
     "evaluation.map": (lambda v: v in ("pca", "tsne"), "null, pca or tsne"),
     "trainer.max_epochs": AT_LEAST_1,
@@ -111,7 +112,7 @@ def check_ranges(cfg: DictConfig, ranges: dict[str, tuple[Callable[[Any], bool],
 
 def check_train(cfg: DictConfig) -> None:
     """What options of a training run have to do with one another."""
-    world, batch, channels = cfg.trainer.devices, cfg.data.batch_size, cfg.data.channels
+    world, batch, channels = cfg.trainer.devices * cfg.trainer.num_nodes, cfg.data.batch_size, cfg.data.channels
     if batch % world:
         raise ValueError(f"data.batch_size={batch} cannot be divided over {world} ranks; use a multiple of {world}")
     for key in ("mean", "std"):
@@ -169,6 +170,8 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
         if override.is_add() and not reaches_a_part(cfg, key):
             raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
         expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
+        if got is None and key in RANGES and "null" in RANGES[key][1]:
+            continue
         if all(words := [mismatch(e, got) for e in expected]):
             raise ValueError(f"{key} must be {words[0]}, got {got!r}")
 

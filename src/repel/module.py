@@ -22,7 +22,7 @@ from repel.optim import Schedule, parameter_groups
 
 
 class Diverged(RuntimeError):
-    """The loss is not finite."""
+    """The loss or a weight is no finite number."""
 
 
 class Step(NamedTuple):
@@ -87,9 +87,7 @@ class Contrastive(LightningModule):
 
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
         loss, self.last = self.contrast(batch)
-        if not torch.isfinite(loss):
-            raise Diverged(f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch})")
-        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
+        self.value = loss.detach()  # logged in together.py, as the mean over ranks, where it is also seen to be finite
         return loss
 
     def on_after_backward(self) -> None:

@@ -19,20 +19,17 @@ held: dict[Path, TextIO] = {}  # runs of this process, whose config.yaml it has 
 
 
 def find(run: str) -> Path:
-    """The run folder that was meant.
+    """The run folder that was meant, by itself or by one of its checkpoints.
 
     Raises:
         ValueError: it is none.
     """
     folder = Path(run).expanduser().resolve()
+    if folder.suffix == ".ckpt" and folder.parent.name == "checkpoints":
+        folder = folder.parents[1]
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{run} is not a run folder (no config.yaml in {folder})")
     return folder
-
-
-def run_folder(resume: str | None, new: str) -> str:
-    """Where a run lies: the folder that resume names, or a new one."""
-    return str(find(resume)) if resume else new
 
 
 def begun(folder: Path) -> bool:
@@ -165,7 +162,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import signal
 import warnings
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from repel import checkpoints, runs
+from repel.batchnorm import left_alone
 from repel.config import build_data, build_evaluators, build_module, build_trainer, on_gpu
 from repel.data.datamodule import ImageData
 from repel.mistakes import flatten, plain
 from repel.module import Contrastive, Diverged
+from repel.signals import Asked, Stopped
 
 SILENCED = (  # warnings of the stack about which a user can do nothing
     ".*does not have many workers.*",  # batches are one indexing operation each
@@ -38,6 +41,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     Raises:
         ValueError: the user's mistake, before training.
         Diverged: the loss or a weight is no longer finite.
+        Stopped: a signal asked for it; the step that was under way is done and saved.
         RuntimeError: anything that goes wrong in training, a ValueError of the code that trains included.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -45,9 +49,14 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     last = folder / "checkpoints" / "last.ckpt"
-    step = checkpoints.load(last)["global_step"] if resume else None
-    build_evaluators(cfg.evaluators)  # of which mistakes should not come out after training
-    module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, folder, step)
+    before = checkpoints.load(last) if resume else None
+    step = before and before["global_step"]
+    build_evaluators(cfg.get("evaluators"))  # of which mistakes should not come out after training
+    asked = Asked()
+    module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, folder, step, asked)
+    if before is not None:
+        checkpoints.check_fits(module, before, last)
+        del before
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
     data.setup()
     check_data(data, cfg.data.batch_size, trainer.world_size)
@@ -59,11 +68,12 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
             log_hyperparameters(logger, cfg)
     try:
-        trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+        with asked:
+            trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except SystemExit:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
-        raise KeyboardInterrupt from None  # Lightning turns ^C into exit status 1
+        raise Stopped(signal.SIGINT) from None  # Lightning turns a second ^C into exit status 1
     except ValueError as error:  # nobody's option: those were checked before
         raise RuntimeError(f"ValueError: {error}") from error
     except Diverged as error:
@@ -150,9 +160,9 @@ def tell_skipped(folder: Path) -> None:
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     """What is allowed and may surprise."""
     found = []
-    norms = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in module.modules())
-    if world > 1 and not on_gpu(cfg) and norms:
-        found.append("batch norm takes its statistics on each rank alone: on CPUs they are not synchronised")
+    if world > 1 and not on_gpu(cfg) and left_alone(module):
+        found.append("some batch norms of this network take their statistics on each rank alone: on CPUs, only plain "
+                     "BatchNorm1d and BatchNorm2d are synchronised")  # fmt: skip
     if cfg.queue.size and module.target is None and not module.loss.tolerates_old_keys:
         found.append("a queue without target=ema holds embeddings of a network that has moved on since")
     tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))

@@ -150,6 +150,11 @@ class ImageData(LightningDataModule):
         limit = self.trainer.limit_train_batches
         return min(full, limit) if isinstance(limit, int) else int(full * limit)
 
+    def sizes(self) -> dict[str, int]:
+        """What must be the same on all ranks."""
+        train, val = self.splits.train, self.splits.val
+        return {"training images": len(train), "validation images": len(val), "batches": self.batches_per_epoch()}
+
     def order(self, epoch: int):
         """The places of all training samples in an epoch's order, in pieces."""
         return self.splits.train.order(seeding.generator(self.seed, seeding.ORDER, epoch))

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from repel.data.decode import File, decode, decode_crops, opened, reason, shown, upright_size
 from repel.data.images import BadImage
+from repel.signals import leave_to_parent
 from repel.views import crop
 from repel.views.views import Params, Views
 
@@ -221,7 +222,8 @@ class Plain(Dataset):
 
 def worked(dataset: Dataset, sampler, workers: int, **options) -> DataLoader:
     """Items of the dataset in the sampler's order, made by worker processes."""
-    return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=as_is, num_workers=workers, **options)
+    common = {"batch_size": None, "collate_fn": as_is, "worker_init_fn": leave_to_parent}
+    return DataLoader(dataset, sampler=sampler, num_workers=workers, **common, **options)
 
 
 def as_is(batch):

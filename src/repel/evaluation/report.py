@@ -203,7 +203,7 @@ def finish(cfg: DictConfig, folder: Path, data: ImageData | None) -> float | Non
         never a test metric.
     """
     job = plain(cfg)
-    job = {"evaluators": job["evaluators"], "layers": ["h"], "evaluation": job["evaluation"]}
+    job = {"evaluators": job.get("evaluators"), "layers": ["h"], "evaluation": job["evaluation"]}
     records, drawn = report(cfg, job, of_run(folder), device_of(cfg.trainer.accelerator), data)
     if records:
         leave(folder, folder.name, records, drawn, folder / "metrics.csv")
