@@ -144,6 +144,7 @@ def start_ranks(folder: Path, ranks: int, task: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     signals = heeded()
     config = LaunchConfig(  # ranks meet in a file: a port would be open to the network
         min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=folder.name, rdzv_backend="c10d",
