@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format lock tensorboard clean
+.PHONY: help install train test soak doctor lint format lock tensorboard clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,12 @@ train: .venv/installed ## train on the bundled images, evaluate, print the table
 
 test: .venv/installed ## all tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+soak: .venv/installed ## kill and resume runs at random (MINUTES=10)
+	$(RUN) tests/soak.py $(or $(MINUTES),10)
+
+doctor: .venv/installed ## is this machine ready?
+	$(RUN) scripts/doctor.py
 
 lint: .venv/installed ## ruff, lint and format
 	$(RUN) -m ruff check .

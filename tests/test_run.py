@@ -16,12 +16,15 @@ import pytest
 import ranks
 import torch
 from conftest import CONF, ROOT, TINY, check_mistake, command, config, left_over, make_folder, run_folder, same
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 from repel import checkpoints, runs
-from repel.config import build_data, build_module, build_trainer, plain, saved
+from repel.config import MISTAKE, build_data, build_module, build_trainer, explain, plain, saved
 from repel.evaluation.report import finish
+from repel.mistakes import check
 from repel.module import Contrastive, Diverged
 from repel.training import fit
 from repel.views import sheet
@@ -516,7 +519,6 @@ LATER = {  # mistakes that only the data or the machine shows
 @pytest.mark.parametrize("typed", LATER, ids=str)
 def test_later_mistakes_raise_before_training(typed, tmp_path):
     """In this process, through the command's own path, to save its start-up."""
-    from repel.config import MISTAKE, explain
     from repel.launch import launch
 
     cfg = config(*typed.split())
@@ -527,6 +529,33 @@ def test_later_mistakes_raise_before_training(typed, tmp_path):
     assert "\n" not in line
     for word in LATER[typed]:
         assert word in line
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("typed", [t for t in [*MISTAKES, *LATER] if "devices" not in t and "-m" not in t], ids=str)
+def test_mistakes_on_two_devices(typed, tmp_path, monkeypatch):
+    """The same line from the second of two ranks, before it needs the first; and before anything is written."""
+    words = {**MISTAKES, **LATER}[typed]
+    options = [*typed.split(), "trainer.devices=2"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", overrides=options, return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            cfg._set_flag("struct", False)
+            del cfg["hydra"]
+            check(cfg, "train")
+        fit(saved(plain(cfg)), tmp_path, resume=False)
+    except Exception as error:
+        status, line = explain(error, "train")
+    else:
+        status, line = 0, ""
+    assert status == MISTAKE, line
+    assert "\n" not in line
+    for word in words:
+        assert word in line or word in ("nowhere", "not a run folder")
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -548,8 +577,6 @@ def test_devices_that_are_not_there(monkeypatch, gpus, typed, words):
 
 def test_a_missing_logger_says_how_to_get_it(monkeypatch, tmp_path):
     """conf/logger/wandb.yaml is built as far as it goes without its package."""
-    from repel.config import MISTAKE, explain
-
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     cfg = config("logger=[default,wandb]")
     assert list(cfg.logger) == ["tensorboard", "csv", "wandb"]

@@ -5,6 +5,7 @@ With mistakes.py, sweeps.py and study.py, all that knows of Hydra.
 Nothing here imports torch or lightning at the top, so that a mistake in a command is answered at once.
 """
 
+import contextlib
 import copy
 import functools
 import math
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel import runs, slurm, study, sweeps
-from repel.mistakes import CONF, check, check_targets, chosen_sweeper, config_mistake, one_line, plain
+from repel.mistakes import CONF, check, check_targets, chosen_sweeper, config_mistake, one_line, plain, without_secrets
 from repel.signals import SIGNALS, Asked, Stopped, stop_at_once
 
 if TYPE_CHECKING:
@@ -144,8 +145,9 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         if status == MISTAKE:
             runs.discard(folder)  # where nothing ran, leave nothing behind
         if folder in runs.held and (folder / "config.yaml").exists() and not (status == MISTAKE and cfg.get("resume")):
-            (folder / "error.txt").write_text(traceback.format_exc())
-            message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
+            with contextlib.suppress(OSError):  # the disk may be full
+                (folder / "error.txt").write_text(without_secrets(traceback.format_exc()))
+                message += f"\nhint: the traceback is in {relative(folder / 'error.txt')}"
         if status == DIVERGED and folder in runs.held:
             runs.note(folder, outcome="diverged", objective=None)  # it would again
         print(f"error: {message}", file=sys.stderr)

@@ -6,6 +6,7 @@ Either way a rank gets the run folder, which holds the config, and never a comma
 the sweep again, and no two ranks can run different configs.
 """
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 
 from repel import runs
 from repel.config import CRASHED, DIVERGED, MISTAKE, explain, saved
+from repel.mistakes import without_secrets
 from repel.signals import Stopped, heeded
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def launch(cfg: DictConfig, folder: Path, resume: bool) -> "LightningDataModule 
             tell({"folder": str(folder.resolve()), "task": "resume" if resume else "new"})
     elif nodes > 1:
         raise ValueError(
-            f"trainer.num_nodes={nodes}: start train.py on each machine with torchrun or srun, see docs/clusters.md"
+            f"trainer.num_nodes={nodes}: start train.py on each machine with torchrun or srun, see docs/reliability.md"
         )
     elif devices > 1:
         start_ranks(folder, devices, "resume" if resume else "new")
@@ -249,7 +251,8 @@ def train_rank(folder: Path, task: str, store: str | None = None, tell_user: boo
         status, message = explain(error, "train")
         rank = os.environ.get("RANK", "0")
         record = folder / f"error_rank{rank}.txt"
-        record.write_text(f"{status}\n{message}\n{traceback.format_exc()}")
+        with contextlib.suppress(OSError):  # the disk may be full
+            record.write_text(f"{status}\n{message}\n{without_secrets(traceback.format_exc())}")
         if tell_user:
             print(f"error: rank {rank}: {message}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):

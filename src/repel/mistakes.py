@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ CONF = Path(__file__).parents[2] / "conf"
 TARGETS = (  # what a config may call besides
     r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
 )
+
+SECRET = re.compile("key|token|secret|passw|credential", re.IGNORECASE)  # in the name of an environment variable
 
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
@@ -86,6 +89,7 @@ def check(cfg: DictConfig, name: str) -> None:
         ValueError: one line that names the key.
     """
     overrides = list(HydraConfig.get().overrides.task)
+    check_secrets(overrides)
     for key, value in flatten(cfg).items():
         if value == "???":
             raise ValueError(f"{key} is not set; add {key}=...")
@@ -154,8 +158,35 @@ def check_loss(cfg: DictConfig) -> None:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain containers."""
-    return OmegaConf.to_container(cfg, resolve=True)
+    """The resolved config as plain containers, but for what secrets of the environment are in it."""
+    return without_secrets(OmegaConf.to_container(cfg, resolve=True))
+
+
+def secrets() -> dict[str, str]:
+    """Value -> name of the environment's variables that are called like secrets."""
+    return {value: name for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
+
+
+def without_secrets(value: Any) -> Any:
+    """Containers in which a secret's value is the interpolation that finds it again, so that no file ever holds it."""
+    if isinstance(value, dict):
+        return {key: without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    if isinstance(value, str):
+        for secret, name in secrets().items():
+            value = value.replace(secret, f"${{oc.env:{name}}}")
+    return value
+
+
+def check_secrets(overrides: list[str]) -> None:
+    """Raises ValueError where a secret was typed: Hydra and a run keep what was typed."""
+    for override in overrides:
+        for secret, name in secrets().items():
+            if secret in override:
+                key = override.split("=")[0]
+                instead = f"{key}='${{oc.env:{name}}}'"
+                raise ValueError(f"{key} holds the value of ${name}, which would be kept: type {instead}")
 
 
 def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str]) -> None:

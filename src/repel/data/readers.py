@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -71,6 +72,10 @@ def torchvision_splits(name: str, root: str, channels: int) -> Splits:
     return Splits(*(images(p.data, p.targets, channels) for p in (train, test)), classes=list(train.classes))
 
 
+# gigabytes that an archive takes with what is in it; torchvision compares its MD5 with the published one, then extracts
+ROOM = {"CIFAR10": 0.4, "CIFAR100": 0.4, "FashionMNIST": 0.1, "STL10": 6}
+
+
 def downloaded(dataset: Callable, root: str, **split):
     """The torchvision dataset, downloaded on first use; a lock keeps several ranks or runs from fetching it at once.
 
@@ -82,6 +87,9 @@ def downloaded(dataset: Callable, root: str, **split):
     folder = Path(root)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free / 1e9
+        if free < (room := ROOM[dataset.__name__]):
+            raise OSError(f"{room} GB are needed, and {free:.1f} GB are free")
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             return dataset(root=root, download=True, **split)
