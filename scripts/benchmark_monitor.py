@@ -1,4 +1,4 @@
-"""What Monitor and Health cost of a training step: docs/benchmarks/monitor.md
+"""What Monitor and Health, and Together's checks, cost of a training step: docs/benchmarks/monitor.md
 
     python scripts/benchmark_monitor.py [windows] [key=value ...]
 
@@ -29,6 +29,7 @@ from repel.data.images import Images
 from repel.mistakes import CONF
 
 TARGET = Path(__file__).parents[1] / "docs/benchmarks/monitor.md"
+CHECKS, WATCHING = "checks", "Monitor and Health"
 QUIET = ["callbacks.knn=null", "callbacks.progress=null", "callbacks.pairs=null", "callbacks.monitor=null"]
 QUIET += ["callbacks.health=null", "trainer.max_epochs=1"]
 
@@ -63,6 +64,9 @@ class EveryOtherWindow(Callback):
                 getattr(callback, hook)(*args)
             self.within += self.clock() - started
 
+    def on_before_backward(self, *args) -> None:
+        self.hand_on("on_before_backward", *args)
+
     def on_after_backward(self, *args) -> None:
         self.hand_on("on_after_backward", *args)
 
@@ -82,7 +86,7 @@ def configs(overrides: list[str]) -> tuple[DictConfig, list[Callback]]:
     return OmegaConf.create(OmegaConf.to_container(plain, resolve=True)), watching
 
 
-def measure(windows: int, overrides: list[str]) -> str:
+def measure(what: str, windows: int, overrides: list[str]) -> str:
     """One row of the table."""
     cfg, watching = configs(overrides)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +97,10 @@ def measure(windows: int, overrides: list[str]) -> str:
         times = (windows + 3) * trainer.log_every_n_steps * data.batch_size // len(train) + 1
         repeated = Images(train.pixels.repeat(times, 1, 1, 1), train.labels.repeat(times))
         data.splits = dataclasses.replace(data.splits, train=repeated)
-        alternate = EveryOtherWindow(watching, windows)
+        together = trainer.callbacks[-1]
+        alternate = EveryOtherWindow([together] if what == CHECKS else watching, windows)
+        if what == CHECKS:
+            trainer.callbacks.remove(together)
         trainer.callbacks.insert(0, alternate)
         trainer.limit_val_batches = 0
         trainer.fit(module, data)
@@ -104,7 +111,7 @@ def measure(windows: int, overrides: list[str]) -> str:
     ratios = [100 * (b / ((a + c) / 2) - 1) for a, b, c in zip(off, on, off[1:], strict=False)]
     error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median
     row = (
-        f"| {data.batch_size} | {1e3 * statistics.median(off) / every:.1f} | {1e3 * statistics.median(on) / every:.1f} "
+        f"| {what} | {data.batch_size} | {1e3 * statistics.median(off) / every:.1f} | {1e3 * statistics.median(on) / every:.1f} "
         f"| {statistics.median(ratios):+.1f} ± {error:.1f} % "
         f"| {statistics.median(hooks):.2f} % ({min(hooks):.2f} to {max(hooks):.2f}) | {len(ratios)} |"
     )
@@ -118,19 +125,21 @@ def main() -> int:
     if any("=" not in a for a in arguments):
         print("error: usage: python scripts/benchmark_monitor.py [windows] [key=value ...]", file=sys.stderr)
         return 2
-    rows = [measure(windows, arguments), measure(max(6, windows // 4), [*arguments, "data.batch_size=1024"])]
+    few, large = max(6, windows // 4), [*arguments, "data.batch_size=1024"]
+    rows = [measure(CHECKS, windows, arguments), measure(WATCHING, windows, arguments), measure(WATCHING, few, large)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     command = " ".join(["python scripts/benchmark_monitor.py", str(windows), *arguments])
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(
-        "# What Monitor and Health cost\n\n"
+        "# What Monitor and Health, and the checks of every step, cost\n\n"
         f"`{command}`, {device} of {os.cpu_count()} cores, Python {platform.python_version()}, torch "
         f"{version('torch')}.\n\n"
         "Medians over windows of as many steps as lie between two measurements, with the callbacks and without, in\n"
         "turn. Difference: a watched window relative to the mean of its two neighbours, with the median's standard\n"
         "error. Hooks: the time inside the callbacks' own hooks as a share of the window, with its range.\n\n"
-        "| batch | without, ms a step | with, ms a step | difference | hooks | windows |\n"
-        "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        "The checks are Together's: that no signal came, and that the loss is finite.\n\n"
+        "| | batch | without, ms a step | with, ms a step | difference | hooks | windows |\n"
+        "|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     return 0
 
