@@ -111,7 +111,8 @@ def measure(what: str, windows: int, overrides: list[str]) -> str:
     ratios = [100 * (b / ((a + c) / 2) - 1) for a, b, c in zip(off, on, off[1:], strict=False)]
     error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median
     row = (
-        f"| {what} | {data.batch_size} | {1e3 * statistics.median(off) / every:.1f} | {1e3 * statistics.median(on) / every:.1f} "
+        f"| {what} | {data.batch_size} "
+        f"| {1e3 * statistics.median(off) / every:.1f} | {1e3 * statistics.median(on) / every:.1f} "
         f"| {statistics.median(ratios):+.1f} ± {error:.1f} % "
         f"| {statistics.median(hooks):.2f} % ({min(hooks):.2f} to {max(hooks):.2f}) | {len(ratios)} |"
     )
