@@ -142,7 +142,7 @@ def start_ranks(folder: Path, ranks: int, task: str) -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # run_job words what happened, once
-    before, meet = dict(os.environ), tempfile.TemporaryDirectory(prefix="repel_")
+    before, place = dict(os.environ), tempfile.TemporaryDirectory(prefix="repel_")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
@@ -150,13 +150,13 @@ def start_ranks(folder: Path, ranks: int, task: str) -> None:
     signals = heeded()
     config = LaunchConfig(  # ranks meet in a file: a port would be open to the network
         min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=folder.name, rdzv_backend="c10d",
-        rdzv_configs={"store_type": "file"}, rdzv_endpoint=f"{meet.name}/launcher", local_addr="127.0.0.1",
+        rdzv_configs={"store_type": "file"}, rdzv_endpoint=f"{place.name}/launcher", local_addr="127.0.0.1",
         max_restarts=0, logs_specs=DefaultLogsSpecs(), signals_to_handle=",".join(number.name for number in signals),
     )  # fmt: skip
     handlers = {number: signal.getsignal(number) for number in signals}
     for old in records(folder):
         old.unlink()
-    command = ["-m", "repel.launch", str(folder), task, str(os.getpid()), f"{meet.name}/ranks"]
+    command = ["-m", "repel.launch", str(folder), task, str(os.getpid()), f"{place.name}/ranks"]
     try:
         elastic_launch(config, sys.executable)(*command)
     except SignalException as stopped:  # it was handed on to the ranks, which have ended
@@ -164,7 +164,7 @@ def start_ranks(folder: Path, ranks: int, task: str) -> None:
     except ChildFailedError as failed:
         raise failure(failed, folder) from None
     finally:
-        meet.cleanup()
+        place.cleanup()
         for number, handler in handlers.items():
             signal.signal(number, handler)  # the launcher leaves its own behind
         os.environ.clear()

@@ -169,12 +169,17 @@ def secrets() -> dict[str, str]:
 
 def without_secrets(value: Any) -> Any:
     """Containers in which a secret's value is the interpolation that finds it again, so that no file ever holds it."""
+    known = secrets()
+    return replaced(value, known) if known else value
+
+
+def replaced(value: Any, known: dict[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: without_secrets(item) for key, item in value.items()}
+        return {key: replaced(item, known) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_secrets(item) for item in value]
+        return [replaced(item, known) for item in value]
     if isinstance(value, str):
-        for secret, name in secrets().items():
+        for secret, name in known.items():
             value = value.replace(secret, f"${{oc.env:{name}}}")
     return value
 
