@@ -135,6 +135,7 @@ def check_devices(group: str, accelerator: str, devices: int, precision: str = "
 
 def start_ranks(folder: Path, ranks: int, task: str) -> None:
     """Run new, resume or evaluate on so many ranks, see rank_main; returns when all are done."""
+    import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -143,7 +144,9 @@ def start_ranks(folder: Path, ranks: int, task: str) -> None:
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # run_job words what happened, once
     before, place = dict(os.environ), tempfile.TemporaryDirectory(prefix="repel_")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    shared = max(1, (os.cpu_count() or 1) // ranks)
+    # what is measured should not depend on how many measure, and another number of threads rounds differently
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads() if task == "evaluate" else shared))
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
