@@ -532,12 +532,13 @@ def test_later_mistakes_raise_before_training(typed, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("typed", [t for t in [*MISTAKES, *LATER] if "devices" not in t and "-m" not in t], ids=str)
+@pytest.mark.parametrize("typed", [t for t in [*MISTAKES, *LATER] if not re.search("devices|-m|resume", t)], ids=str)
 def test_mistakes_on_two_devices(typed, tmp_path, monkeypatch):
     """The same line from the second of two ranks, before it needs the first; and before anything is written."""
     words = {**MISTAKES, **LATER}[typed]
     options = [*typed.split(), "trainer.devices=2"]
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", None)  # where a mistake goes so far, it is too late
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     try:
@@ -555,7 +556,7 @@ def test_mistakes_on_two_devices(typed, tmp_path, monkeypatch):
     assert status == MISTAKE, line
     assert "\n" not in line
     for word in words:
-        assert word in line or word in ("nowhere", "not a run folder")
+        assert word in line
     assert not (tmp_path / "checkpoints").exists()
 
 
