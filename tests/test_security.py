@@ -6,7 +6,7 @@ import re
 import tomllib
 
 import pytest
-from conftest import ROOT, TINY, check_mistake, command, config
+from conftest import ROOT, TINY, check_mistake, command, config, make_folder
 
 from repel import mistakes
 
@@ -25,17 +25,20 @@ def test_what_a_config_may_call(target):
 
 def test_secrets_stay_out_of_the_run_folder(tmp_path):
     """By an interpolation they reach the run and no file; typed, they are refused."""
-    typed = [*TINY, "evaluators=[]", "evaluation.map=null"]
-    result = command("train.py", *typed, "name='a_${oc.env:MY_API_KEY}'", cwd=tmp_path, MY_API_KEY=TOKEN)
+    secret = str(make_folder(tmp_path / TOKEN, ["red", "green"], 30))
+    typed = [*TINY, "evaluators=[]", "evaluation.map=null", "data=image_folder", "data.image_size=16"]
+    result = command("train.py", *typed, "data.root='${oc.env:MY_API_KEY}'", cwd=tmp_path, MY_API_KEY=secret)
     assert result.returncode == 0, result.stderr
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
-    config_file = next(path for path in files if path.name == "config.yaml")
-    assert "${oc.env:MY_API_KEY}" in config_file.read_text()
-    result = command("train.py", *typed, f"name={TOKEN}", cwd=tmp_path, MY_API_KEY=TOKEN)
-    check_mistake(result, ["name holds the value of $MY_API_KEY", "name='${oc.env:MY_API_KEY}'"])
+    assert "${oc.env:MY_API_KEY}" in next(path for path in files if path.name == "config.yaml").read_text()
+    assert "${oc.env:MY_API_KEY}" in next(path for path in files if path.name == "environment.json").read_text()
+    result = command("train.py", *typed, f"data.root={secret}", cwd=tmp_path, MY_API_KEY=secret)
+    check_mistake(result, ["data.root holds the value of $MY_API_KEY", "data.root='${oc.env:MY_API_KEY}'"])
     assert TOKEN not in result.stderr
+    result = command("train.py", *typed, "data.root='${oc.env:NO_SUCH}'", cwd=tmp_path)
+    check_mistake(result, ["NO_SUCH"])
 
 
 def test_files_of_a_dataset_that_were_tampered_with_are_not_read(tmp_path, monkeypatch):

@@ -23,11 +23,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel import runs, slurm, study, sweeps
-from repel.mistakes import CONF, check, check_targets, chosen_sweeper, config_mistake, one_line, plain, without_secrets
+from repel.mistakes import (
+    CONF,
+    as_typed,
+    check,
+    check_targets,
+    chosen_sweeper,
+    config_mistake,
+    one_line,
+    plain,
+    without_secrets,
+)
 from repel.signals import SIGNALS, Asked, Stopped, stop_at_once
 
 if TYPE_CHECKING:
@@ -40,12 +50,20 @@ if TYPE_CHECKING:
 CRASHED, MISTAKE, DIVERGED = 1, 2, 3  # exit statuses; 0: done; 130 and 143: stopped by a signal
 
 
-def run_folder(resume: str | None, new: str, overrides: list[str]) -> str:
+def run_folder(resume: str | None, new: str, overrides: ListConfig) -> str:
     """Where a run lies: the folder that resume names, or where a requeued SLURM job began it, or a new one."""
-    return str(runs.find(resume)) if resume else slurm.begun_before(Path(new).parent, overrides) or new
+    return str(runs.find(resume)) if resume else slurm.begun_before(Path(new).parent, unresolved(overrides)) or new
 
 
-for resolver in (run_folder, sweeps.sweep_folder, sweeps.job_folder, study.trials_left, study.sampler_seed):
+def unresolved(overrides: ListConfig) -> list[str]:
+    return OmegaConf.to_container(overrides, resolve=False)
+
+
+def job_folder(resume: str | None, sweep: str, number: int, overrides: ListConfig) -> str:
+    return sweeps.job_folder(resume, sweep, number, unresolved(overrides))
+
+
+for resolver in (run_folder, sweeps.sweep_folder, job_folder, study.trials_left, study.sampler_seed):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 OmegaConf.register_new_resolver("given", lambda value, otherwise: otherwise if value is None else value, replace=True)
 
@@ -185,7 +203,7 @@ def claim(cfg: DictConfig, folder: Path) -> None:
     """
     if any(folder.iterdir()):
         raise ValueError(f"out={relative(folder)} is not empty; name another folder")
-    runs.claim(folder, plain(cfg), list(HydraConfig.get().overrides.task))
+    runs.claim(folder, plain(cfg), as_typed())
 
 
 def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
@@ -197,7 +215,7 @@ def start(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     Raises:
         ValueError: the folder is taken, or options were given beside resume=.
     """
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = as_typed()
     if (cfg.sweep.resume is not None or (slurm.requeued() and cfg.resume is None)) and runs.begun(folder):
         state = sweeps.take_up(folder, plain(cfg), overrides)
         if state == sweeps.NEW:
@@ -254,7 +272,7 @@ def with_data(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
         run["data"]["root"] = run["data"]["datamodule"]["read"]["root"] = cfg.data_root
     if cfg.get("data") is None:
         return run
-    typed = {o.split("=")[0] for o in HydraConfig.get().overrides.task}
+    typed = {o.split("=")[0] for o in as_typed()}
     kept = {key: run["data"][key] for key in ("channels", "mean", "std", "image_size") if f"data.{key}" not in typed}
     return run | {"data": plain(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 

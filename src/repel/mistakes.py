@@ -88,7 +88,7 @@ def check(cfg: DictConfig, name: str) -> None:
     Raises:
         ValueError: one line that names the key.
     """
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = as_typed()
     check_secrets(overrides)
     for key, value in flatten(cfg).items():
         if value == "???":
@@ -129,6 +129,11 @@ def check_train(cfg: DictConfig) -> None:
         raise ValueError("callbacks.pruning compares the trials of a study: it needs sweep=optuna")
     if cfg.callbacks.last is None:
         raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
+
+
+def as_typed() -> list[str]:
+    """The job's overrides as they were typed: read one by one, interpolations in them would be resolved."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def chosen_sweeper() -> str:
