@@ -307,9 +307,13 @@ def test_required_presets_are_there():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [e for e in options("experiment") if e not in ("founding", "cifar10_simclr", "debug")])
-def test_presets_train_on_the_bundled_images(name, tmp_path):
-    small = ["encoder.width=4", "data.batch_size=64", "trainer.max_epochs=1", "trainer.limit_train_batches=12"]
+@pytest.mark.parametrize("name", options("experiment"))
+def test_presets_train_and_their_checkpoints_load(name, pictures, tmp_path):
+    """On the bundled images; those for CIFAR-10 on a few in colour, without what must be downloaded."""
+    colour = ["data=image_folder", f"data.root={pictures}", "data.image_size=16", "data.batch_size=8"]
+    other = {"founding": [*colour, "encoder.weights=null"], "cifar10_simclr": [*colour, "trainer.precision=32-true"]}
+    small = other.get(name, ["encoder.width=4", "data.batch_size=64"])
+    small += ["trainer.max_epochs=1", "trainer.limit_train_batches=12"]
     code, line = status(tmp_path / "run", f"experiment={name}", *small, "callbacks.pairs=null",
                         "trainer.log_every_n_steps=1", "callbacks.progress=null")  # fmt: skip
     assert code == 0, line
@@ -317,6 +321,8 @@ def test_presets_train_on_the_bundled_images(name, tmp_path):
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert len(losses) == 12
     assert len(set(losses)) == 12
+    for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
+        assert torch.load(path, weights_only=True)["global_step"] == 12
 
 
 def test_matrix_is_complete():
