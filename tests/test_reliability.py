@@ -152,6 +152,16 @@ def test_a_signal_to_the_command_stops_it_and_says_how_to_go_on(tmp_path, device
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.parametrize("fault", ["TERM:group:2", "INT:group:2"])
+def test_a_signal_that_reaches_the_data_workers_too(tmp_path, whole, image_folder, fault):
+    data = ["data=image_folder", f"data.root={image_folder}", "data.image_size=28", "data.batch_size=8"]
+    cfg, folder = config(*STATEFUL, *data, "data.workers=2"), tmp_path / "run"
+    assert ranks.run(cfg, folder, fault) == [130 if "INT" in fault else 143]
+    assert last(folder)["global_step"] == 3
+    assert ranks.run(cfg, folder, resume=True) == [0]
+    assert_same_run(folder, whole(1, *data, "data.workers=0"))
+
+
 def test_what_was_told_to_be_ignored_stays_ignored(monkeypatch):
     """nohup, and SIGINT of a script's background jobs."""
     from repel.signals import Asked, heeded, stop_at_once
