@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from repel.config import build_data, build_module, build_trainer
 from repel.data.images import Images
 from repel.mistakes import CONF
+from repel.together import Together
 
 TARGET = Path(__file__).parents[1] / "docs/benchmarks/monitor.md"
 CHECKS, WATCHING = "checks", "Monitor and Health"
@@ -97,7 +98,7 @@ def measure(what: str, windows: int, overrides: list[str]) -> str:
         times = (windows + 3) * trainer.log_every_n_steps * data.batch_size // len(train) + 1
         repeated = Images(train.pixels.repeat(times, 1, 1, 1), train.labels.repeat(times))
         data.splits = dataclasses.replace(data.splits, train=repeated)
-        together = trainer.callbacks[-1]
+        together = next(callback for callback in trainer.callbacks if isinstance(callback, Together))
         alternate = EveryOtherWindow([together] if what == CHECKS else watching, windows)
         if what == CHECKS:
             trainer.callbacks.remove(together)

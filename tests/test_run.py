@@ -19,6 +19,7 @@ from conftest import CONF, ROOT, TINY, check_mistake, command, config, left_over
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from repel import checkpoints, runs
@@ -538,6 +539,7 @@ def test_mistakes_on_two_devices(typed, tmp_path, monkeypatch):
     words = {**MISTAKES, **LATER}[typed]
     options = [*typed.split(), "trainer.devices=2"]
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # which Lightning sets, and which would stay
     monkeypatch.setattr("lightning.pytorch.Trainer.fit", None)  # where a mistake goes so far, it is too late
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)

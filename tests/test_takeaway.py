@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, command, config, make_folder
+from conftest import CONF, check_mistake, command, config, make_folder
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
-from test_run import check_mistake
 
 from repel import checkpoints
 from repel.config import build_data, build_module, claim, plain
@@ -67,7 +67,7 @@ def done(monkeypatch, tmp_path):
     """What a command does, in this process: done(embed, "ckpt=...") -> its folder."""
 
     def call(task, *typed: str, name: str = "out") -> Path:
-        job = SimpleNamespace(overrides=SimpleNamespace(task=list(typed)))
+        job = SimpleNamespace(overrides=SimpleNamespace(task=OmegaConf.create(list(typed))))
         monkeypatch.setattr("repel.config.HydraConfig.get", lambda: job)
         with initialize_config_dir(str(CONF), version_base="1.3"):  # interpolations stay, as in the command
             cfg, folder = compose(task.__name__, overrides=list(typed)), tmp_path / name

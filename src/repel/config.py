@@ -338,9 +338,10 @@ def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None, asked: 
 
     from repel.batchnorm import AcrossRanks
     from repel.checkpoints import AtomicCheckpointIO, ConfigInCheckpoint
-    from repel.together import Together
+    from repel.together import StopTogether, Together
 
-    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
+    together = Together(asked or Asked())
+    chosen = [instantiate(node) for node in cfg.callbacks.values() if node]
 
     def logger(node: DictConfig) -> "Logger":
         return instantiate(node, save_dir=str(folder), **({"purge_step": purge_step} if "purge_step" in node else {}))
@@ -352,7 +353,7 @@ def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None, asked: 
     return instantiate(
         cfg.trainer,
         default_root_dir=str(folder),
-        callbacks=[*callbacks, ConfigInCheckpoint(plain(cfg)), Together(asked or Asked())],
+        callbacks=[together, *chosen, ConfigInCheckpoint(plain(cfg)), StopTogether(together)],
         logger=[logger(node) for node in cfg.logger.values() if node],
         plugins=plugins,
         sync_batchnorm=synchronised and on_gpu(cfg),

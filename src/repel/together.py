@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
@@ -16,12 +16,11 @@ from repel.module import Diverged
 from repel.signals import Asked, Stopped
 
 
-class Together(Checkpoint):  # as one, Lightning calls it after all other callbacks
-    """Three things that one rank must not do alone.
+class Together(Callback):
+    """What one rank must not do alone; the first of the callbacks, so that no other looks at what is refused here.
 
     A loss that is no finite number, on any rank, raises Diverged on all of them before the optimiser steps. A signal to
-    any rank stops all after the same optimiser step, with `last.ckpt` as of that step; one that comes during
-    validation, after the epoch's own checkpoint. Data that are not the same on all ranks end the epoch at its start.
+    any rank is told to all, for StopTogether. Data that are not the same on all ranks end the epoch at its start.
 
     It costs one exchange of two numbers a batch, beside the backward pass, which also gives `train/loss`: the mean over
     the ranks, as each has the loss of its own anchors.
@@ -31,7 +30,7 @@ class Together(Checkpoint):  # as one, Lightning calls it after all other callba
     """
 
     def __init__(self, asked: Asked):
-        self.asked, self.stop, self.saved = asked, 0, False
+        self.asked, self.stop = asked, 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning's own handler exchanges data among the ranks, in the middle of whatever they exchange, and hangs
@@ -53,32 +52,6 @@ class Together(Checkpoint):  # as one, Lightning calls it after all other callba
         mean = pl_module.value.new_tensor(sum(losses) / len(losses))
         pl_module.log("train/loss", mean, on_step=True, on_epoch=False, prog_bar=True)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
-    ) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        stepped = progress.current.processed % trainer.accumulate_grad_batches == 0
-        # not at the epoch's end: validation comes first, and then the epoch's own checkpoint
-        if self.stop and stepped and not progress.is_last_batch:
-            save_last(trainer)
-            self.saved = True
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
-        if self.saved:  # not before: Lightning hands a step's values to the loggers when the step's hooks are done
-            self.end(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.send(torch.zeros((), device=pl_module.device))
-        self.receive()
-        if self.stop:
-            self.end(trainer)
-
-    def end(self, trainer: Trainer) -> None:
-        self.asked.number = 0  # answered
-        if trainer.is_global_zero:
-            print(f"stopped  after step {trainer.global_step}", flush=True)
-        raise Stopped(self.stop)
-
     def send(self, loss: Tensor) -> None:
         """Begin to tell the other ranks this one's loss and signal."""
         mine = torch.stack([loss.double(), loss.new_tensor(self.asked.number, dtype=torch.float64)])
@@ -94,6 +67,42 @@ class Together(Checkpoint):  # as one, Lightning calls it after all other callba
         losses, signals = zip(*torch.stack(self.told).tolist(), strict=True)
         self.stop = int(max(signals))
         return list(losses)
+
+
+class StopTogether(Checkpoint):  # as one, Lightning calls it after all other callbacks
+    """Stops all ranks after the same optimiser step, with `last.ckpt` as of that step.
+
+    During validation, after it and the epoch's own checkpoint.
+    """
+
+    def __init__(self, together: Together):
+        self.together, self.saved = together, False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
+    ) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        stepped = progress.current.processed % trainer.accumulate_grad_batches == 0
+        # not at the epoch's end: validation comes first, and then the epoch's own checkpoint
+        if self.together.stop and stepped and not progress.is_last_batch:
+            save_last(trainer)
+            self.saved = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
+        if self.saved:  # not before: Lightning hands a step's values to the loggers when the step's hooks are done
+            self.end(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.together.send(torch.zeros((), device=pl_module.device))
+        self.together.receive()
+        if self.together.stop:
+            self.end(trainer)
+
+    def end(self, trainer: Trainer) -> None:
+        self.together.asked.number = 0  # answered
+        if trainer.is_global_zero:
+            print(f"stopped  after step {trainer.global_step}", flush=True)
+        raise Stopped(self.together.stop)
 
 
 def check_same(sizes: dict[str, int], device: torch.device) -> None:
