@@ -15,9 +15,11 @@ import ranks
 import torch
 import yaml
 from conftest import ROOT, TINY, command, config, left_over, make_folder, same
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from repel import checkpoints, runs, together
+from repel.loggers import CSVHistory
 from repel.signals import Stopped
 from repel.training import fit
 
@@ -316,6 +318,34 @@ def test_going_back_to_another_checkpoint(written):
     go_back(written / "best.ckpt", written / "last.ckpt")
     assert checkpoints.load(written / "last.ckpt")["epoch"] == 0
     assert runs.find is not None
+
+
+HISTORY = "epoch,step,train/loss,val/loss\n0,0,3.5,\n0,1,3.4,\n0,1,,3.3\n1,2,3.2,\n"
+
+
+@pytest.mark.parametrize("torn", ["", "1,3,3.1", "1,", "1,3\n", "\n", "1,x,3.1,\n"])
+def test_a_history_that_a_kill_has_torn_can_be_gone_on_with(tmp_path, torn):
+    """Whole rows before the step stay, new columns included later; what is left of a row goes."""
+    (tmp_path / "metrics.csv").write_text(HISTORY + torn)
+    logger = CSVHistory(str(tmp_path), purge_step=2)
+    logger.log_metrics({"train/loss": 3.0}, step=2)
+    logger.log_metrics({"speed/samples_per_second": 9.0}, step=2)
+    logger.save()
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["train/loss"], row["val/loss"]) for row in rows] == [
+        ("0", "3.5", ""), ("1", "3.4", ""), ("1", "", "3.3"), ("2", "3.0", ""), ("2", "", "")
+    ]  # fmt: skip
+
+
+def test_the_first_rank_alone_touches_the_history(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    (tmp_path / "metrics.csv").write_text(HISTORY)
+    logger = CSVHistory(str(tmp_path), purge_step=1)
+    assert logger.experiment is not None
+    logger.log_metrics({"train/loss": 3.0}, step=2)
+    logger.save()
+    assert (tmp_path / "metrics.csv").read_text() == HISTORY
 
 
 # ----------------------------------------------------------------------------------------------------- 1, 2 and 4 ranks
