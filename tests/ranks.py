@@ -10,12 +10,15 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from repel import runs
 from repel.config import plain
 
 PRELOAD = ["repel.training", "repel.evaluation.report", "repel.takeaway.embed", "faults"]
+NOTICE = 10  # seconds in which a rank notices that another one is gone
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(PRELOAD)
 
@@ -80,12 +83,22 @@ def start(folder: Path, world: int, task: str, fault: str | None = None) -> list
 
 
 def end(processes: list[multiprocessing.Process], timeout: float = 120) -> list[int]:
-    """Wait for all; their exit statuses, negative for a signal. None outlives this."""
+    """Wait for all; their exit statuses, negative for a signal. None outlives this.
+
+    As torch's launcher does, it ends the others when one has failed; here it gives them time to notice by themselves.
+    """
+    until, failed = time.monotonic() + timeout, None
     try:
-        for process in processes:
-            process.join(timeout)
-        hung = [process.pid for process in processes if process.is_alive()]
-        assert not hung, f"ranks that did not end: {hung}"
+        while alive := [process for process in processes if process.is_alive()]:
+            wait([process.sentinel for process in alive], 0.5)
+            now = time.monotonic()
+            if failed is None and any(process.exitcode for process in processes):
+                failed = now
+            if failed is not None and now - failed > NOTICE:
+                for process in alive:
+                    process.terminate()  # it waits where nobody comes: they had not met yet
+                    process.waited = True
+            assert now < until, f"ranks that did not end: {[process.pid for process in alive]}"
     finally:
         for process in processes:
             process.kill()

@@ -97,6 +97,7 @@ class Soak:
         except AssertionError:
             self.tally["hung"] += 1
             statuses = [None]
+        self.tally["waited for a rank that had died at its start"] += any(hasattr(p, "waited") for p in processes)
         self.tally["left behind"] += not gone(leaders, 15)
         for file in folder.glob("checkpoints/*.ckpt"):
             try:
