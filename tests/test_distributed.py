@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_losses import NO_NEGATIVES, PAIRS, make, remember
 
+from repel.batchnorm import AcrossRanks, left_alone
 from repel.distributed import gather
 
 TOTAL = 12  # samples, over all ranks
@@ -41,6 +42,23 @@ def data() -> tuple[torch.Tensor, ...]:
     return samples, torch.tensor([0, 1, 0, 2, 1, 1, 3, 3, 0, 2, 2, -1]), torch.arange(10, 10 + TOTAL), target
 
 
+SHAPES = [(TOTAL, 5), (TOTAL, 5, 3, 2)]  # of what batch norm sees
+
+
+def normalised(shape: tuple[int, ...], local: slice, apply) -> dict[str, torch.Tensor]:
+    """What batch norm makes of this rank's part of a batch, in training and then in evaluation, with all gradients."""
+    generator = torch.Generator().manual_seed(2)
+    x, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    x = (3 * x[local] + 2).requires_grad_()
+    kind = torch.nn.BatchNorm1d if len(shape) == 2 else torch.nn.BatchNorm2d
+    norm = apply(torch.nn.Sequential(kind(5).double()))
+    out = norm(x)
+    (out * weight[local]).sum().backward()
+    made = {"out": out, "x": x.grad, "evaluated": norm.eval()(x)} | dict(norm.state_dict())
+    made |= {f"d{name}": parameter.grad for name, parameter in norm.named_parameters()}
+    return {name: value.detach() for name, value in made.items()}
+
+
 def everything():
     return [(pair, memory) for pair in PAIRS for memory in (False, True)]
 
@@ -58,6 +76,8 @@ def rank_main(rank: int, world: int, address: str, results: str) -> None:
         value = ddp(samples[:, local], labels[local], ids[local], target if memory else None, local)
         value.backward()
         out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
+    for shape in SHAPES:
+        out[shape] = normalised(shape, local, AcrossRanks().apply)
     torch.save(out, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -95,6 +115,34 @@ def test_learned_parameters_have_gradients():
         learned = [p.grad for p in net.loss.parameters()]
         assert learned
         assert all(g.abs().sum() > 0 for g in learned)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["features", "images"])
+def test_batch_norm_over_ranks_is_that_of_one(ranks, shape):
+    """Values, gradients of inputs and parameters, running statistics, and evaluation, of torch's own on the whole."""
+    whole = normalised(shape, slice(None), lambda model: model)
+    for name, expected in whole.items():
+        parts = [rank[shape][name] for rank in ranks]
+        if name in ("out", "x", "evaluated"):
+            found = torch.cat(parts)
+        elif name.startswith("d"):
+            found = sum(parts)  # each has its part of the batch; DDP takes the mean, of losses that are means
+        else:
+            found = parts[0]
+            assert all(torch.equal(part, found) for part in parts)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_batch_norms_are_put_back_and_others_left():
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
+    kinds, sync = [type(m) for m in model], AcrossRanks()
+    assert [type(m) for m in sync.apply(model)] != kinds
+    assert [type(m) for m in sync.revert(model)] == kinds
+    assert not left_alone(model)
+    odd = torch.nn.BatchNorm1d(2, affine=False), torch.nn.BatchNorm1d(2, momentum=None)
+    for other in (torch.nn.BatchNorm3d(2), *odd):
+        assert type(sync.apply(torch.nn.Sequential(other))[0]) is type(other)
+        assert left_alone(torch.nn.Sequential(other))
 
 
 def test_one_rank_gathers_nothing():

@@ -317,7 +317,8 @@ def test_going_back_to_another_checkpoint(written):
     faults.cut(written / "last.ckpt", 100)
     go_back(written / "best.ckpt", written / "last.ckpt")
     assert checkpoints.load(written / "last.ckpt")["epoch"] == 0
-    assert runs.find is not None
+    (written.parent / "config.yaml").touch()
+    assert runs.find(str(written / "best.ckpt")) == written.parent  # resume=RUN/checkpoints/best.ckpt
 
 
 HISTORY = "epoch,step,train/loss,val/loss\n0,0,3.5,\n0,1,3.4,\n0,1,,3.3\n1,2,3.2,\n"

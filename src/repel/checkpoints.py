@@ -86,13 +86,13 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"there is no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as records:
-            if changed := records.testzip():  # torch writes each record's CRC-32, and does not look at it
-                raise ValueError(f"its record {changed} is not what was written")
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+            changed = records.testzip()  # torch writes each record's CRC-32, and does not look at it
+        contents = None if changed else torch.load(path, map_location="cpu", weights_only=True)
     # torch raises a dozen kinds for a damaged or foreign file, some with advice to unpickle it
     except Exception as error:
-        why = str(error) if isinstance(error, ValueError) and "record" in str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged or not a checkpoint ({why})") from error
+        raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
+    if changed:
+        raise ValueError(f"{path} is damaged or not a checkpoint (its record {changed} is not what was written)")
     if not isinstance(contents, dict) or "config" not in contents or "state_dict" not in contents:
         raise ValueError(f"{path} is not a checkpoint written by train.py")
     return contents

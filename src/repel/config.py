@@ -36,8 +36,8 @@ from repel.mistakes import (
     config_mistake,
     one_line,
     plain,
-    without_secrets,
 )
+from repel.secrets import without_secrets
 from repel.signals import SIGNALS, Asked, Stopped, stop_at_once
 
 if TYPE_CHECKING:
@@ -52,15 +52,11 @@ CRASHED, MISTAKE, DIVERGED = 1, 2, 3  # exit statuses; 0: done; 130 and 143: sto
 
 def run_folder(resume: str | None, new: str, overrides: ListConfig) -> str:
     """Where a run lies: the folder that resume names, or where a requeued SLURM job began it, or a new one."""
-    return str(runs.find(resume)) if resume else slurm.begun_before(Path(new).parent, unresolved(overrides)) or new
-
-
-def unresolved(overrides: ListConfig) -> list[str]:
-    return OmegaConf.to_container(overrides, resolve=False)
+    return str(runs.find(resume)) if resume else slurm.begun_before(Path(new).parent, as_typed(overrides)) or new
 
 
 def job_folder(resume: str | None, sweep: str, number: int, overrides: ListConfig) -> str:
-    return sweeps.job_folder(resume, sweep, number, unresolved(overrides))
+    return sweeps.job_folder(resume, sweep, number, as_typed(overrides))
 
 
 for resolver in (run_folder, sweeps.sweep_folder, job_folder, study.trials_left, study.sampler_seed):

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from repel import runs
 from repel.config import CRASHED, DIVERGED, MISTAKE, explain, saved
-from repel.mistakes import without_secrets
+from repel.secrets import without_secrets
 from repel.signals import Stopped, heeded
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+STOPPED = {Stopped(number).status: number for number in (signal.SIGINT, signal.SIGTERM)}  # by a rank's exit status
 RUN = "run"  # the store's key under which the first rank tells the others what to do
 kept: "list[Store]" = []  # the first rank may be its server, as long as the process lives
 
@@ -182,8 +183,8 @@ def records(folder: Path) -> list[Path]:
 def failure(failed: "ChildFailedError", folder: Path) -> BaseException:
     """What the first rank to fail died of, as the exception it would have been here, its traceback as a note."""
     rank, first = failed.get_first_failure()
-    for number in signals_of(first.exitcode):
-        return Stopped(number)
+    if first.exitcode in STOPPED:
+        return Stopped(STOPPED[first.exitcode])
     left = records(folder)
     # a rank killed from outside leaves no record; then its neighbours complain of a lost connection. One that the
     # launcher itself had to kill, long after another failed, is no cause.
@@ -201,7 +202,7 @@ def failure(failed: "ChildFailedError", folder: Path) -> BaseException:
     if int(status) == DIVERGED:
         from repel.module import Diverged
 
-        error: Exception = Diverged(f"{message}, on rank {rank}")
+        error: Exception = Diverged(message)  # it names the rank, where that matters
     else:
         error = RuntimeError(f"rank {rank}: {message}")
     error.add_note(details)
@@ -215,11 +216,6 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before we asked
             os._exit(CRASHED)
-
-
-def signals_of(status: int) -> list[int]:
-    """The signal that a rank says it was stopped by."""
-    return [number for number in (signal.SIGINT, signal.SIGTERM) if status == Stopped(number).status]
 
 
 def rank_main() -> None:

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.util
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +15,12 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from repel.secrets import check_secrets, without_secrets
+
 CONF = Path(__file__).parents[2] / "conf"
 TARGETS = (  # what a config may call besides
     r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
 )
-
-SECRET = re.compile("key|token|secret|passw|credential", re.IGNORECASE)  # in the name of an environment variable
 
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
@@ -131,9 +130,9 @@ def check_train(cfg: DictConfig) -> None:
         raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
 
 
-def as_typed() -> list[str]:
-    """The job's overrides as they were typed: read one by one, interpolations in them would be resolved."""
-    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+def as_typed(overrides: ListConfig | None = None) -> list[str]:
+    """Overrides, by default the job's, as they were typed: read one by one, interpolations would be resolved."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task if overrides is None else overrides, resolve=False)
 
 
 def chosen_sweeper() -> str:
@@ -165,38 +164,6 @@ def check_loss(cfg: DictConfig) -> None:
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain containers, but for what secrets of the environment are in it."""
     return without_secrets(OmegaConf.to_container(cfg, resolve=True))
-
-
-def secrets() -> dict[str, str]:
-    """Value -> name of the environment's variables that are called like secrets."""
-    return {value: name for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
-
-
-def without_secrets(value: Any) -> Any:
-    """Containers in which a secret's value is the interpolation that finds it again, so that no file ever holds it."""
-    known = secrets()
-    return replaced(value, known) if known else value
-
-
-def replaced(value: Any, known: dict[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {key: replaced(item, known) for key, item in value.items()}
-    if isinstance(value, list):
-        return [replaced(item, known) for item in value]
-    if isinstance(value, str):
-        for secret, name in known.items():
-            value = value.replace(secret, f"${{oc.env:{name}}}")
-    return value
-
-
-def check_secrets(overrides: list[str]) -> None:
-    """Raises ValueError where a secret was typed: Hydra and a run keep what was typed."""
-    for override in overrides:
-        for secret, name in secrets().items():
-            if secret in override:
-                key = override.split("=")[0]
-                instead = f"{key}='${{oc.env:{name}}}'"
-                raise ValueError(f"{key} holds the value of ${name}, which would be kept: type {instead}")
 
 
 def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str]) -> None:

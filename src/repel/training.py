@@ -67,6 +67,19 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
             log_hyperparameters(logger, cfg)
+    train(trainer, module, data, asked, last, resume)
+    if trainer.is_global_zero:
+        if len(data.skipped) > len(data.splits.skipped):
+            tell_skipped(folder)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not metrics:  # nothing was left to train: it was stopped on its way from the last step to here
+            metrics = last_values(folder)
+        runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
+    return data
+
+
+def train(trainer: Trainer, module: Contrastive, data: ImageData, asked: Asked, last: Path, resume: bool) -> None:
+    """Lightning's fit, whose ends get the words that the callers know; see fit."""
     try:
         with asked:
             trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
@@ -79,14 +92,6 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     except Diverged as error:
         kept = f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
         raise Diverged(f"{error}; {kept}") from error
-    if trainer.is_global_zero:
-        if len(data.skipped) > len(data.splits.skipped):
-            tell_skipped(folder)
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not metrics:  # nothing was left to train: it was stopped on its way from the last step to here
-            metrics = last_values(folder)
-        runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
-    return data
 
 
 def last_values(folder: Path) -> dict[str, float]:
