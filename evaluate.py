@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.config import entry_point
+from repel.command import entry_point
 
 
 @entry_point("evaluate")

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from repel import runs
-from repel.config import entry_point, start
+from repel.command import entry_point, start
 from repel.sweeps import FINISHED, RESUME
 
 

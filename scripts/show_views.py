@@ -7,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.config import build_data, entry_point
+from repel.command import entry_point
+from repel.config import build_data
 
 
 @entry_point("show_views")

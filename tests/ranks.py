@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from repel import runs
-from repel.config import plain
+from repel.mistakes import plain
 
 PRELOAD = ["repel.training", "repel.evaluation.report", "repel.takeaway.embed", "faults"]
 NOTICE = 10  # seconds in which a rank notices that another one is gone

@@ -20,7 +20,7 @@ from conftest import config, make_folder
 from test_reliability import EVERY, STATEFUL, losses, same
 
 from repel import checkpoints, runs
-from repel.config import plain
+from repel.mistakes import plain
 
 PATIENCE = 60  # seconds in which ranks whose neighbour died must end, and a whole run
 

@@ -18,13 +18,15 @@ from test_methods import status
 from test_run import same, train, train_until_killed
 
 from repel import checkpoints, runs, seeding
-from repel.config import MISTAKE, build_module, build_trainer, explain, plain
+from repel.command import MISTAKE, explain
+from repel.config import build_module, build_trainer
 from repel.data import datamodule, folder
 from repel.data.decode import MAX_PIXELS, decode, decode_crops, shown
 from repel.data.encoded import Encoded, Files, Source, Texts, processes
 from repel.data.images import BadImage
 from repel.data.order import GlobalBatches, Rows
 from repel.data.shards import Shards, stream
+from repel.mistakes import plain
 from repel.views import crop
 from repel.views.views import rows
 

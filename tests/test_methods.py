@@ -18,8 +18,9 @@ from test_losses import REFUSED
 from test_run import LAYERNORM, same, table, train, train_until_killed
 
 from repel import checkpoints, runs
-from repel.config import MISTAKE, build_data, build_module, build_trainer, explain, plain
-from repel.mistakes import check
+from repel.command import MISTAKE, explain
+from repel.config import build_data, build_module, build_trainer
+from repel.mistakes import check, plain
 from repel.training import fit, notes
 
 # everything that has a state of its own

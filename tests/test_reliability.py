@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,20 @@ def test_a_requeued_job_finds_its_run(tmp_path):
     assert other.returncode == 2  # another command of the job is another run
 
 
+@pytest.mark.slow
+def test_a_requeued_job_finds_its_sweep(tmp_path):
+    job, sweep = {"SLURM_JOB_ID": "7"}, ["-m", "seed=1,2", *TINY, "evaluators=[]", "evaluation.map=null"]
+    first = command("train.py", *sweep, cwd=tmp_path, **job, **faults.injected("USR1:parent:4"))
+    assert first.returncode == 143, first.stderr
+    again = command("train.py", *sweep, cwd=tmp_path, **job, SLURM_RESTART_COUNT="1")
+    assert again.returncode == 0, again.stderr
+    assert "from step 5" in again.stdout
+    found = sorted(tmp_path.glob("sweeps/train/*/*/checkpoints"))
+    assert [path.parent.name for path in found] == ["0", "1"]
+    assert len({path.parents[1] for path in found}) == 1
+    assert [last(path.parent)["global_step"] for path in found] == [8, 8]
+
+
 # -------------------------------------------------------------------------------------------------------------- faults
 
 
@@ -312,7 +327,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, whole):
 
 
 def test_going_back_to_another_checkpoint(written):
-    from repel.config import go_back
+    from repel.command import go_back
 
     faults.cut(written / "last.ckpt", 100)
     go_back(written / "best.ckpt", written / "last.ckpt")
@@ -381,15 +396,27 @@ def test_any_number_of_ranks_trains_the_same(tmp_path, network):
 
 
 @pytest.mark.slow
-def test_ranks_of_torchrun_meet_in_one_run(tmp_path, whole):
-    options = [*TINY, "trainer.devices=2"]
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    start += [str(ROOT / "train.py")]
-    done = subprocess.run([*start, *options], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_ranks_of_torchrun_meet_in_one_run(tmp_path, nodes):
+    """Of one machine, and of two as far as one can play both."""
+    options = [*TINY, f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", "evaluators=[]"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*free.getsockname())
+    start = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={2 // nodes}"]
+    start += ["--rdzv-backend=c10d", f"--rdzv-endpoint={address}", "--local-addr=127.0.0.1"]
+    begun = [
+        subprocess.Popen([*start, str(ROOT / "train.py"), *options, "evaluation.map=null"], cwd=tmp_path,
+                         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        for _ in range(nodes)
+    ]  # fmt: skip
+    try:
+        assert [node.wait(300) for node in begun] == [0] * nodes
+    finally:
+        for node in begun:
+            node.kill()
     (folder,) = tmp_path.glob("runs/train/*")
-    assert ranks.run(config(*options), tmp_path / "ours") == [0, 0]
+    assert ranks.run(config(*TINY, "trainer.devices=2"), tmp_path / "ours") == [0, 0]
     assert same(last(folder)["state_dict"], last(tmp_path / "ours")["state_dict"])
 
 

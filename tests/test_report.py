@@ -9,9 +9,10 @@ import torch
 from conftest import command, config, make_folder, run_folder
 
 from repel import checkpoints, runs
-from repel.config import build_data, plain, saved
+from repel.config import build_data, saved
 from repel.evaluation.protocol import Network
 from repel.evaluation.report import device_of, of_run, report, rows_of
+from repel.mistakes import plain
 
 QUICK = ["evaluators=[knn,linear]"]
 

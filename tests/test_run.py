@@ -18,14 +18,16 @@ import torch
 from conftest import CONF, ROOT, TINY, check_mistake, command, config, left_over, make_folder, run_folder, same
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from repel import checkpoints, runs
-from repel.config import MISTAKE, build_data, build_module, build_trainer, explain, plain, saved
+from repel.command import MISTAKE, explain
+from repel.config import build_data, build_module, build_trainer, saved
 from repel.evaluation.report import finish
-from repel.mistakes import check
+from repel.mistakes import check, check_names, config_mistake, plain
 from repel.module import Contrastive, Diverged
 from repel.training import fit
 from repel.views import sheet
@@ -479,6 +481,25 @@ def test_config_mistakes_get_one_line_before_torch_is_imported(typed, tmp_path, 
     result = command("train.py", *typed.split(), cwd=cwd, PYTHONPATH=str(blocker))
     check_mistake(result, MISTAKES[typed])
     assert [p for p in cwd.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize("typed", ["loss=ntxnt", "losss=ntxent", "views.augmentation.blurr=1", "loss.a.b=1", "los/s=a"])
+def test_names_are_judged_before_hydra_and_as_hydra_does(typed):
+    with pytest.raises(ValueError, match=re.escape(typed.split("=")[0])) as caught:
+        check_names("train", [typed])
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(HydraException) as hydras:
+        compose("train", overrides=[typed])
+    assert str(caught.value) == config_mistake(hydras.value, "train")
+
+
+@pytest.mark.parametrize("typed", [
+    "", "loss=infonce loss.learn_temperature=true", "experiment=null", "predictor=none",
+    "predictor=mlp predictor.hidden=3", "data_views=null", "evaluators=[knn]", "+loss.x=1", "~callbacks.knn",
+    "queue.dim=3", "loss.negatives.beta=1", "-m losss=a", "hydra.searchpath=[file:///a] loss=mine", "loss=[",
+    "loss=ntxent,triplet loss.margin=1", "views.local=null", "loss=ntxent,infonce", "data.mean.0=1",
+])  # fmt: skip
+def test_what_may_be_right_is_left_to_hydra(typed):
+    check_names("train", typed.split())
 
 
 def test_a_target_deep_in_a_checkpoints_config_is_refused():

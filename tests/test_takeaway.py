@@ -16,9 +16,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from repel import checkpoints
-from repel.config import build_data, build_module, claim, plain
+from repel.command import claim
+from repel.config import build_data, build_module
 from repel.data.decode import decode
 from repel.evaluation.features import encode
+from repel.mistakes import plain
 from repel.takeaway import export as exports
 from repel.takeaway.embed import embed
 from repel.takeaway.export import difference, export
@@ -68,7 +70,7 @@ def done(monkeypatch, tmp_path):
 
     def call(task, *typed: str, name: str = "out") -> Path:
         job = SimpleNamespace(overrides=SimpleNamespace(task=OmegaConf.create(list(typed))))
-        monkeypatch.setattr("repel.config.HydraConfig.get", lambda: job)
+        monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: job)
         with initialize_config_dir(str(CONF), version_base="1.3"):  # interpolations stay, as in the command
             cfg, folder = compose(task.__name__, overrides=list(typed)), tmp_path / name
         folder.mkdir()

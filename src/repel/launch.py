@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from repel import runs
-from repel.config import CRASHED, DIVERGED, MISTAKE, explain, saved
+from repel.command import CRASHED, DIVERGED, MISTAKE, explain
+from repel.config import saved
 from repel.secrets import without_secrets
 from repel.signals import Stopped, heeded
 

@@ -1,6 +1,7 @@
 """What a user can get wrong in a config, answered in one line each, before torch or lightning is imported."""
 
 import difflib
+import functools
 import importlib.util
 import re
 import sys
@@ -81,6 +82,37 @@ def is_number(value: Any, kind: type = float) -> bool:
     return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
 
 
+def check_names(name: str, arguments: list[str]) -> None:
+    """Keys and choices that do not exist, answered before Hydra composes the config, which it does twice.
+
+    What this cannot judge, as choices in other folders or a sweep over choices with keys of their own, Hydra will.
+
+    Raises:
+        ValueError: one line that names the key or the choice, and the nearest valid one.
+    """
+    if any(argument.startswith(("-", "hydra")) for argument in arguments):
+        return
+    try:
+        overrides = OverridesParser.create().parse_overrides(arguments)
+    except HydraException:
+        return
+    for override in overrides:
+        group, choice = override.key_or_group, override.value()
+        if (CONF / group).is_dir() and isinstance(choice, str) and choice not in group_options(group):
+            raise ValueError(no_such_choice(group, choice))
+    if any(override.is_sweep_override() for override in overrides):
+        return
+    known = OmegaConf.to_container(baseline(name, arguments), resolve=False)
+    for override in overrides:
+        key = override.key_or_group
+        if not (override.is_add() or (CONF / key).is_dir()):
+            node = known
+            for part in key.split("."):
+                if isinstance(node, dict) and part not in node:
+                    raise ValueError(unknown(key, name))
+                node = node[part] if isinstance(node, dict) else None
+
+
 def check(cfg: DictConfig, name: str) -> None:
     """Types, ranges and missing values, before anything is built.
 
@@ -94,7 +126,7 @@ def check(cfg: DictConfig, name: str) -> None:
             raise ValueError(f"{key} is not set; add {key}=...")
     check_ranges(cfg, OF_COMMAND.get(name, {}))
     typed = [overrides, [o for o in overrides if not o.startswith("experiment=")]]
-    defaults = [baseline(name, o) for o in typed[: 1 + (typed[0] != typed[1])]]  # composing takes a fifth of a second
+    defaults = [baseline(name, o) for o in typed]
     check_types(cfg, defaults, overrides)
     check_ranges(cfg, RANGES)
     if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
@@ -244,15 +276,23 @@ def config_mistake(error: Exception, name: str) -> str:
         group, choice = found.groups()
         if (group, choice) == ("hydra/sweeper", "optuna"):
             return "sweep=optuna needs Optuna's plugin for Hydra: pip install -e '.[optuna]'"
-        options = group_options(group)
-        return f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)})"
+        return no_such_choice(group, choice)
     if found := re.search(r"Could not override '([^']+)'", text):
-        return f"unknown option {found[1]}{nearest(found[1], known_keys(name))}"
+        return unknown(found[1], name)
     if found := re.search(r"^\w+ raised while resolving interpolation: (.*)", text):
         return found[1]  # raised by a resolver of ours
     if isinstance(error, MissingConfigException):
         return one_line(error)
     return one_line(text.splitlines()[0]) if text else type(error).__name__
+
+
+def no_such_choice(group: str, choice: str) -> str:
+    options = group_options(group)
+    return f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)})"
+
+
+def unknown(key: str, name: str) -> str:
+    return f"unknown option {key}{nearest(key, known_keys(name))}"
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -277,10 +317,14 @@ def known_keys(name: str) -> list[str]:
 
 def baseline(name: str, overrides: list[str]) -> DictConfig:
     """The config before any value was changed: groups chosen, those that do not exist left at their default."""
-    chosen = [o for o in overrides if is_choice(o)]
+    return composed(name, tuple(o for o in overrides if is_choice(o)))
+
+
+@functools.cache  # composing takes a third of a second
+def composed(name: str, choices: tuple[str, ...]) -> DictConfig:
     with hydra_compose() as compose:
         try:
-            return compose(name, overrides=chosen)
+            return compose(name, overrides=list(choices))
         except HydraException:
             return compose(name)
 

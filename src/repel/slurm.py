@@ -1,11 +1,13 @@
-"""A SLURM job that is requeued finds the runs that it had begun: a note beside them says which command made which.
+"""A SLURM job that is requeued finds the runs and sweeps it had begun: notes beside them say which command made which.
 
 Names with a date would otherwise give the second attempt another folder, in which it begins anew.
 """
 
 import json
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from repel import runs
 
@@ -23,18 +25,20 @@ def notes(parent: Path) -> Path:
     return parent / ".slurm" / f"{job()}.json"
 
 
-def begun_before(parent: Path, overrides: list[str]) -> str | None:
+def begun(parent: Path) -> list[dict[str, Any]]:
+    """What this job's attempts began below parent: commands and their folders."""
+    return json.loads(notes(parent).read_text()) if notes(parent).exists() else []
+
+
+def begun_before(parent: Path) -> str | None:
     """The folder below parent in which this job's earlier attempt ran the same command, if it had come so far."""
-    if not requeued() or not notes(parent).exists():
-        return None
-    known = json.loads(notes(parent).read_text())
-    return next((entry["folder"] for entry in known if entry["overrides"] == list(overrides)), None)
+    same = (entry["folder"] for entry in begun(parent) if entry["command"] == sys.argv[1:])
+    return next(same, None) if requeued() else None
 
 
-def remember(folder: Path, overrides: list[str]) -> None:
-    """Note for a later attempt of this job, if it is one of SLURM."""
-    if job() is not None:
-        path = notes(folder.parent)
-        path.parent.mkdir(exist_ok=True)
-        known = json.loads(path.read_text()) if path.exists() else []
-        runs.write_json(path, [*known, {"overrides": overrides, "folder": str(folder)}])
+def remember(folder: Path) -> None:
+    """Note the folder of this command's run or sweep for a later attempt of this job, if it is one of SLURM."""
+    entry = {"command": sys.argv[1:], "folder": str(folder)}
+    if job() is not None and entry not in (known := begun(folder.parent)):
+        notes(folder.parent).parent.mkdir(exist_ok=True)
+        runs.write_json(notes(folder.parent), [*known, entry])

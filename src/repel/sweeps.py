@@ -10,26 +10,26 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from repel import runs
+from repel import runs, slurm
 from repel.mistakes import flatten
 
 FINISHED, RESUME, NEW = "finished", "resume", "new"  # what start() found in a run's folder
 
 
 def sweep_folder(resume: str | None, new: str) -> str:
-    """Where a sweep's runs lie: the folder that sweep.resume names, or a new one.
+    """Where a sweep's runs lie: the folder that sweep.resume names, where a requeued SLURM job began it, or a new one.
 
     Raises:
         ValueError: sweep.resume is no folder.
     """
     if resume and not Path(str(resume)).expanduser().is_dir():
         raise ValueError(f"sweep.resume={resume}: there is no such folder; name one that a sweep was run in")
-    return str(Path(str(resume)).expanduser()) if resume else new
+    return str(Path(str(resume)).expanduser()) if resume else slurm.begun_before(Path(new).parent) or new
 
 
 def job_folder(resume: str | None, sweep: str, number: int, overrides: list[str]) -> str:
     """The name of a job's folder in its sweep's: its number; in a sweep that is taken up, where the job ran before."""
-    if not resume:
+    if not resume and not slurm.requeued():
         return str(number)
     wanted = identity(overrides)
     for folder in run_folders(Path(sweep)):
