@@ -3,10 +3,10 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test soak doctor lint format lock tensorboard clean
+.PHONY: help install train test test-all soak doctor lint format lock tensorboard clean
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -21,7 +21,10 @@ install: .venv/installed ## create .venv with the locked versions, tests and too
 train: .venv/installed ## train on the bundled images, evaluate, print the table (ARGS="seed=2 ..." for options)
 	$(RUN) train.py $(ARGS)
 
-test: .venv/installed ## all tests
+test: .venv/installed ## the tests, but for the slow ones
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow" $(ARGS)
+
+test-all: .venv/installed ## all tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 soak: .venv/installed ## kill and resume runs at random (MINUTES=10)

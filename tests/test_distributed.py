@@ -82,7 +82,7 @@ def rank_main(rank: int, world: int, address: str, results: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["two", "four"])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["two", "four"])
 def ranks(request, tmp_path_factory):
     folder, world = tmp_path_factory.mktemp("ranks"), request.param
     mp.start_processes(

@@ -124,7 +124,14 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, whole):
 
 @pytest.mark.parametrize(
     ("world", "fault"),
-    [(1, "TERM:0:2"), (1, "INT:0:3"), (2, "TERM:0:2"), (2, "USR1:1:3"), (2, "INT:1:4"), (4, "TERM:3:2")],
+    [
+        (1, "TERM:0:2"),
+        (1, "INT:0:3"),
+        (2, "TERM:0:2"),
+        (2, "USR1:1:3"),
+        (2, "INT:1:4"),
+        pytest.param(4, "TERM:3:2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_any_rank_stops_all_after_the_same_step(tmp_path, whole, world, fault):
     """In the middle of an epoch (even steps) as of that step; in its last step, after validation."""
@@ -376,7 +383,8 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [name if name == "batch norm" else pytest.param(name, marks=pytest.mark.slow)
+                                     for name in NETWORKS])  # fmt: skip
 def test_any_number_of_ranks_trains_the_same(tmp_path, network):
     """The whole pipeline: order, views, gather, batch norm, gradients, schedule. 20 steps in float64."""
     found = {}

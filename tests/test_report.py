@@ -30,6 +30,7 @@ def whole(finished, tmp_path_factory):
     return run_folder(result, cwd), result.stdout
 
 
+@pytest.mark.slow
 def test_it_reproduces_the_runs_numbers(finished, whole):
     known = {n: v for n, v in measured(finished).items() if re.match("test/|baseline/|val/.*linear", n)}
     found = measured(whole[0])
@@ -37,6 +38,7 @@ def test_it_reproduces_the_runs_numbers(finished, whole):
     assert {name: found[name] for name in known} == known
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_alone(finished, tmp_path):
     file = tmp_path / "moved.ckpt"
     file.write_bytes((finished / "checkpoints/best.ckpt").read_bytes())
@@ -47,6 +49,7 @@ def test_a_checkpoint_file_alone(finished, tmp_path):
     assert not [name for name in found if "last" in name or "z_" in name]
 
 
+@pytest.mark.slow
 def test_what_it_leaves(finished, whole):
     folder, printed = whole
     records = json.loads((folder / "evaluation.json").read_text())["records"]
@@ -74,6 +77,7 @@ def test_what_it_leaves(finished, whole):
     assert all(len(line) <= 120 for line in printed.splitlines())
 
 
+@pytest.mark.slow
 def test_raw_pixels_on_the_bundled_images_are_what_they_are(whole):
     """Known values, so that a change of the protocol does not go unnoticed."""
     found = measured(whole[0])
