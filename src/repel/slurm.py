@@ -32,8 +32,9 @@ def begun(parent: Path) -> list[dict[str, Any]]:
 
 def begun_before(parent: Path) -> str | None:
     """The folder below parent in which this job's earlier attempt ran the same command, if it had come so far."""
-    same = (entry["folder"] for entry in begun(parent) if entry["command"] == sys.argv[1:])
-    return next(same, None) if requeued() else None
+    if not requeued():
+        return None
+    return next((entry["folder"] for entry in begun(parent) if entry["command"] == sys.argv[1:]), None)
 
 
 def remember(folder: Path) -> None:
