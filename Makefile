@@ -28,7 +28,7 @@ test-all: .venv/installed ## all tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 soak: .venv/installed ## kill and resume runs at random (MINUTES=10)
-	$(RUN) tests/soak.py $(or $(MINUTES),10)
+	$(RUN) tests/support/soak.py $(or $(MINUTES),10)
 
 doctor: .venv/installed ## is this machine ready?
 	$(RUN) scripts/doctor.py

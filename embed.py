@@ -4,14 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.command import claim, entry_point
+from repel.cli.command import claim, entry_point
 
 
 @entry_point("embed")
 def main(cfg: DictConfig, folder: Path) -> None:
     claim(cfg, folder)
 
-    from repel.takeaway.embed import embed
+    from repel.export.embed import embed
 
     embed(cfg, folder)
 

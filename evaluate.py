@@ -4,12 +4,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.command import entry_point
+from repel.cli.command import entry_point
 
 
 @entry_point("evaluate")
 def main(cfg: DictConfig, folder: Path) -> float | None:
-    from repel.evaluation.report import evaluate
+    from repel.report.report import evaluate
 
     return evaluate(cfg, folder)
 

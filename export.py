@@ -4,14 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.command import claim, entry_point
+from repel.cli.command import claim, entry_point
 
 
 @entry_point("export")
 def main(cfg: DictConfig, folder: Path) -> None:
     claim(cfg, folder)
 
-    from repel.takeaway.export import export
+    from repel.export.export import export
 
     export(cfg, folder)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel import runs
-from repel.command import entry_point, start
-from repel.sweeps import FINISHED, RESUME
+from repel.cli.command import entry_point, start
+from repel.cli.sweeps import FINISHED, RESUME
+from repel.engine import runs
 
 
 @entry_point("train")
@@ -15,11 +15,11 @@ def main(cfg: DictConfig, folder: Path) -> float | None:
     if state == FINISHED:
         return runs.read_environment(folder)["objective"]
 
-    from repel.launch import launch
+    from repel.engine.launch import launch
 
     data = launch(cfg, folder, resume=state == RESUME)
 
-    from repel.evaluation.report import finish
+    from repel.report.report import finish
 
     return runs.end(folder, finish(cfg, folder, data))
 

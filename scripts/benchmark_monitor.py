@@ -24,10 +24,10 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from repel.config import build_data, build_module, build_trainer
-from repel.data.images import Images
-from repel.mistakes import CONF
-from repel.together import Together
+from repel.cli.checks import CONF
+from repel.engine.agreement import Together
+from repel.engine.build import build_data, build_module, build_trainer
+from repel.images.memory import Images
 
 TARGET = Path(__file__).parents[1] / "docs/benchmarks/monitor.md"
 CHECKS, WATCHING = "checks", "Monitor and Health"

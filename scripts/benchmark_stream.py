@@ -22,8 +22,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from repel import seeding
-from repel.data.order import GlobalBatches
+from repel.base import seeding
+from repel.data.sampler import GlobalBatches
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs/benchmarks/stream.md"

@@ -242,7 +242,7 @@ all take turns; ratios are of the same round.
 DIFFERENCE = """
 ## What the fused path leaves out
 
-Values are clamped once, and hue is turned about the gray axis (`src/repel/views/fused.py`). Of the same draws on
+Values are clamped once, and hue is turned about the gray axis (`src/repel/images/views/fused.py`). Of the same draws on
 photographs of 32 pixels, the difference of the two paths in grey levels of 255:
 
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-TARGET = Path(__file__).parents[1] / "src/repel/data/fashion_mini/images.npz"
+TARGET = Path(__file__).parents[1] / "src/repel/images/fashion_mini/images.npz"
 
 
 def read_idx(path: Path) -> np.ndarray:

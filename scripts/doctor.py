@@ -51,7 +51,7 @@ def cores() -> Finding:
 def memory() -> Finding:
     import torch
 
-    from repel.losses.memory import free_bytes
+    from repel.losses.chunking import free_bytes
 
     gib = free_bytes(torch.device("cpu")) / 2**30
     return (GOOD if gib > 4 else LOOK if gib > 2 else BAD), f"{gib:.1f} GiB free; the default run takes about 1"
@@ -99,8 +99,8 @@ def gradient(local: slice):
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from repel.distributed import gather, world_size
-    from repel.mistakes import CONF
+    from repel.base.collectives import gather, world_size
+    from repel.cli.checks import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loss = instantiate(compose("train", overrides=["loss=ntxent", "negatives=tilt"]).loss)

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from repel.data.datamodule import held_out
-from repel.data.decode import on_white, opened, reason, shown, to_8_bit
-from repel.data.encoded import Encoded
-from repel.data.folder import SPLITS, image_folder, run_parallel
-from repel.data.shards import FORMAT
+from repel.images.decode import on_white, opened, reason, shown, to_8_bit
+from repel.images.encoded import Encoded
+from repel.images.folder import SPLITS, image_folder, run_parallel
+from repel.images.shards import FORMAT
 
 CHUNK = 100  # files read at a time
 

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repel import compare
-from repel.compare import Cell, Run
-from repel.runs import write_json
+from repel.cli import compare
+from repel.cli.compare import Cell, Run
+from repel.engine.runs import write_json
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ EMBED_FOLDER is what embed.py wrote. Prints cosine similarity, class and file of
 import sys
 from pathlib import Path
 
-from repel.data.decode import shown
-from repel.mistakes import nearest as close
+from repel.cli.checks import nearest as close
+from repel.images.decode import shown
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root")
 
@@ -39,7 +39,7 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
 
 
 def search(query: Path, folder: Path, options: dict[str, str]) -> None:
-    from repel.takeaway.search import draw, feature_of, nearest, open_folder, pictures  # torch: after the options
+    from repel.export.search import draw, feature_of, nearest, open_folder, pictures  # torch: after the options
 
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
     found = nearest(feature_of(query, embedded, options.get("ckpt")), embedded, int(options["k"]))

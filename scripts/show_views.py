@@ -7,13 +7,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.command import entry_point
-from repel.config import build_data
+from repel.cli.command import entry_point
+from repel.engine.build import build_data
 
 
 @entry_point("show_views")
 def main(cfg: DictConfig, folder: Path) -> None:
-    from repel.views.sheet import contact_sheet
+    from repel.images.contact_sheet import contact_sheet
 
     data = build_data(cfg)
     data.setup()

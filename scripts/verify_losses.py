@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(TESTS / room) for room in ("", "support", "losses", "negatives", "engine")]
 
 import test_distributed as ranks
 import test_losses as losses

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from repel import seeding
-from repel.anneal import Anneal
+from repel.base import seeding
+from repel.base.collectives import gather
 from repel.data.pair import Pair
-from repel.distributed import gather
-from repel.ema import EMA
 from repel.losses.base import Loss
-from repel.optim import Schedule, parameter_groups
+from repel.model.anneal import Anneal
+from repel.model.ema import EMA
+from repel.model.optim import Schedule, parameter_groups
 
 
 class Diverged(RuntimeError):

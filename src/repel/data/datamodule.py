@@ -11,14 +11,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from repel import seeding
-from repel.data.columns import Table, of_classes
-from repel.data.encoded import Encoded, worked
-from repel.data.images import BadImage, Images, Splits
-from repel.data.order import GlobalBatches, Rows
+from repel.base import seeding
+from repel.data.labels import Table, of_classes
 from repel.data.pair import Pair
-from repel.views.normalize import Normalize
-from repel.views.views import Params, Views, rows
+from repel.data.sampler import GlobalBatches, Rows
+from repel.images.encoded import Encoded, worked
+from repel.images.memory import BadImage, Images, Splits
+from repel.images.views.normalize import Normalize
+from repel.images.views.views import Params, Views, rows
 
 CACHE_SHARE = 0.25  # of a device's free memory, which data.device_cache=auto may take
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel import seeding
+from repel.base import seeding
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from repel.data.encoded import Encoded
-from repel.data.images import Images
-from repel.distributed import gather, rank, world_size
+from repel.base.collectives import gather, rank, world_size
+from repel.images.encoded import Encoded
+from repel.images.memory import Images
 
 BATCH = 500
 RAW_SIDE = 32

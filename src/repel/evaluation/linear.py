@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel import seeding
+from repel.base import seeding
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
 
 CHOICE, FINAL = 1e-3, 1e-4  # tolerances while l2 is chosen, and of the probe

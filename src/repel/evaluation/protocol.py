@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from repel.data.datamodule import ImageData
-from repel.data.encoded import Encoded
-from repel.data.images import Images
 from repel.evaluation.features import subset
+from repel.images.encoded import Encoded
+from repel.images.memory import Images
 
 
 class Part(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from repel.losses.base import Loss, check_views, unit
-from repel.losses.memory import auto_chunk, in_blocks
+from repel.losses.chunking import auto_chunk, in_blocks
 from repel.losses.queue import Queue
 from repel.negatives.strategy import Rows, Strategy, masked
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel import seeding
+from repel.base import seeding
 from repel.negatives.hard import negatives_only
 from repel.negatives.strategy import Rows, Strategy
 

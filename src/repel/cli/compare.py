@@ -1,0 +1,192 @@
+"""Runs side by side: cells over seeds, paired differences, what of a sweep is still missing. Reads files alone."""
+
+import csv
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repel.engine import runs
+
+ASIDE = ("seed", "name", "resume", "sweep", "hydra")  # overrides that do not make a cell
+DONE = ("finished", "pruned")
+
+
+@dataclass
+class Run:
+    """One run as its folder tells it: finished, pruned, diverged, running, failed, interrupted or unreadable."""
+
+    folder: Path
+    state: str
+    seed: int | None = None
+    cell: dict[str, str] = field(default_factory=dict)  # overrides but for those aside
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def read(folder: Path) -> list[Run]:
+    """Every training run in the folder, at any depth, by path; unreadable files are no error."""
+    places = sorted({p.parent for n in ("config.yaml", "environment.json") for p in folder.rglob(n)}, key=by_number)
+    return [run for run in map(read_run, places) if run is not None]
+
+
+def by_number(folder: Path) -> list[tuple[int, str]]:
+    return [(int(part) if part.isdigit() else -1, part) for part in folder.parts]
+
+
+def read_run(folder: Path) -> Run | None:
+    """None where another command left the folder, such as evaluate.py."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        environment = json.loads((folder / "environment.json").read_text())
+        if "trainer" not in config:
+            return None
+        run = Run(folder, state(folder, environment), config["seed"], cell_of(environment["overrides"]))
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return Run(folder, "unreadable")
+    try:
+        run.metrics = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        run.state = "unreadable" if run.state in DONE else run.state
+    return run
+
+
+def state(folder: Path, environment: dict[str, Any]) -> str:
+    if "outcome" in environment:
+        return environment["outcome"]
+    if runs.is_held(folder):
+        return "running"
+    return "failed" if (folder / "error.txt").exists() else "interrupted"
+
+
+def cell_of(overrides: list[str]) -> dict[str, str]:
+    pairs = (override.lstrip("+").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs if key.split(".")[0] not in ASIDE}
+
+
+def missing(folder: Path, found: list[Run]) -> list[str]:
+    """The jobs that the sweep's last command asked for and that have no folder yet, as overrides."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from repel.cli.sweeps import identity
+
+    try:
+        asked = yaml.safe_load((folder / "multirun.yaml").read_text())["hydra"]
+        typed = [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return []  # no sweep, or one that chooses as it goes
+    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)[0]
+    there = set()
+    for run in found:
+        if run.state != "unreadable":
+            there.add(identity(json.loads((run.folder / "environment.json").read_text())["overrides"]))
+    varied = {o.split("=")[0] for job in jobs for o in job if not all(o in other for other in jobs)}
+    return [" ".join(o for o in job if o.split("=")[0] in varied) for job in jobs if identity(job) not in there]
+
+
+@dataclass
+class Cell:
+    """The runs whose overrides differ in the seed alone; of two with the same seed the later counts."""
+
+    name: str
+    overrides: dict[str, str]
+    runs: dict[int, Run] = field(default_factory=dict)  # finished ones, by seed
+    under_way: list[Run] = field(default_factory=list)
+
+    def values(self, metric: str) -> dict[int, float]:
+        return {seed: run.metrics[metric] for seed, run in self.runs.items() if metric in run.metrics}
+
+
+def cells(found: list[Run]) -> tuple[list[Cell], dict[str, str]]:
+    """Cells in the order in which they were run, and the overrides that all of them share."""
+    grouped: dict[tuple, Cell] = {}
+    known = [run for run in found if run.state != "unreadable"]
+    keys = list(dict.fromkeys(key for run in known for key in run.cell))
+    varied = [key for key in keys if len({run.cell.get(key) for run in known}) > 1]
+    for run in known:
+        here = {key: run.cell[key] for key in varied if key in run.cell}
+        name = " ".join(f"{key}={value}" for key, value in here.items()) or "(default)"
+        cell = grouped.setdefault(tuple(sorted(here.items())), Cell(name, here))
+        if run.state in DONE:
+            cell.runs[run.seed] = run
+        else:
+            cell.under_way.append(run)
+    return list(grouped.values()), {key: known[0].cell[key] for key in keys if key not in varied}
+
+
+def mean_std(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1); None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass
+class Difference:
+    """Cell minus reference over the seeds that both have: mean, and half the width of its 95 % interval or None."""
+
+    seeds: list[int]
+    mean: float
+    half: float | None
+
+
+def difference(cell: Cell, reference: Cell, metric: str) -> Difference | None:
+    """Paired by seed, with Student's interval, mean ± t(0.975, n - 1) s / sqrt(n); None without a common seed."""
+    ours, theirs = cell.values(metric), reference.values(metric)
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    mean, std = mean_std([ours[seed] - theirs[seed] for seed in seeds])
+    half = None if std is None else t_quantile(len(seeds) - 1) * std / math.sqrt(len(seeds))
+    return Difference(seeds, mean, half)
+
+
+def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+    """t with P(|T| < t) = confidence, for Student's T with so many degrees of freedom, to 1e-12 relative."""
+    low, high = 0.0, 1.0
+    while t_probability(high, freedom) < confidence:
+        high *= 2
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_probability(middle, freedom) < confidence else (low, middle)
+    return high
+
+
+def t_probability(t: float, freedom: int) -> float:
+    """P(|T| < t), the finite series of Abramowitz and Stegun 1964, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+    for k in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine**2 * (k + 1) / (k + 2)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def history(run: Run, column: str) -> dict[int, float]:
+    """Epoch, from 1 -> the column's last value in it, of metrics.csv; empty while there is none."""
+    try:
+        with (run.folder / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get(column) and row.get("epoch")]
+        return {int(row["epoch"]) + 1: float(row[column]) for row in rows}
+    except (OSError, ValueError):  # absent, or being written
+        return {}
+
+
+def curve(cell: Cell, column: str) -> dict[int, list[float]]:
+    """Epoch -> the values of a cell's finished runs, or while there are none of those under way.
+
+    Only epochs that each of them has reached: a mean over other runs from epoch to epoch would jump.
+    """
+    members = list(cell.runs.values()) or cell.under_way
+    found = [h for run in members if (h := history(run, column))]
+    common = set.intersection(*(set(h) for h in found)) if found else set()
+    return {epoch: [h[epoch] for h in found] for epoch in sorted(common)}
+
+
+def known_metrics(found: list[Run]) -> list[str]:
+    """What finished runs have measured."""
+    return sorted({name for run in found if run.state in DONE for name in run.metrics})

@@ -1,0 +1,54 @@
+"""Stop a run of an Optuna study that does worse than the others did at the same epoch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from repel.cli import optuna_study as study
+from repel.engine import runs
+from repel.engine.checkpoints import objective
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.trial import Trial
+
+
+class Pruning(Callback):
+    """Reports the validation metric that the sweep maximises to the run's trial after each epoch, and asks the pruner.
+
+    A pruned run stops after that epoch and ends as any other, with its checkpoints and its test numbers; its value in
+    the study is the best it had. environment.json notes it. The first rank asks, all ranks stop.
+
+    Args:
+        pruner: of optuna.pruners.
+    """
+
+    def __init__(self, pruner: "BasePruner"):
+        self.pruner = pruner
+        self.trial: Trial | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        import optuna
+
+        run = Path(trainer.default_root_dir)
+        loaded = study.load(run.parent, self.pruner)
+        found = loaded and study.running_trial(loaded, run)
+        if found:
+            self.trial = optuna.trial.Trial(loaded, found._trial_id)
+        else:
+            print("note     no trial of a running study has this run's parameters: nothing will prune it")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        prune = False
+        if self.trial is not None:
+            self.trial.report(objective(trainer.callback_metrics), trainer.current_epoch)
+            prune = self.trial.should_prune() and trainer.current_epoch + 1 < trainer.max_epochs
+        if trainer.strategy.broadcast(prune):
+            trainer.should_stop = True
+            if trainer.is_global_zero:
+                self.trial.set_user_attr("pruned", True)
+                runs.note(Path(trainer.default_root_dir), pruned_after_epoch=trainer.current_epoch + 1)
+                print(f"pruned   after epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", flush=True)

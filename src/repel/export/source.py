@@ -1,0 +1,115 @@
+"""Python that builds an encoder without this package."""
+
+import ast
+import inspect
+import pkgutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from repel.images.encoders import TimmEncoder, TorchvisionResNet
+
+
+class Recipe(NamedTuple):
+    """How to build an encoder's network elsewhere.
+
+    library: besides torch, or None.
+    architecture: its name there.
+    network: what is built, whose state dict is exported.
+    source: Python with a function build() that returns it.
+    """
+
+    library: str | None
+    architecture: str
+    network: nn.Module
+    source: str
+
+
+def recipe(encoder: nn.Module, config: dict[str, Any]) -> Recipe:
+    """Args:
+        encoder: as built from its config, cfg.encoder as plain containers.
+
+    Raises:
+        ValueError: an encoder of your own that needs other parts of this package.
+    """
+    if type(encoder) is TorchvisionResNet:
+        return Recipe("torchvision", config["name"], encoder.net, of_torchvision(encoder.net, config["name"]))
+    if type(encoder) is TimmEncoder:
+        return Recipe("timm", config["name"], encoder.net, of_timm(config))
+    name = config["_target_"].rsplit(".", 1)[-1]
+    return Recipe(None, name, encoder, of_own(config))
+
+
+def of_torchvision(net: nn.Module, name: str) -> str:
+    """torchvision's model, with what differs from its own first layers."""
+    conv = net.conv1
+    lines = [f'net = get_model("{name}", weights=None)', "net.fc = nn.Identity()  # features, not classes"]
+    if (conv.in_channels, conv.kernel_size) != (3, (7, 7)):
+        lines.append(
+            f"net.conv1 = nn.Conv2d({conv.in_channels}, {conv.out_channels}, {conv.kernel_size[0]}, {conv.stride[0]}, "
+            f"padding={conv.padding[0]}, bias=False)"
+        )
+    if isinstance(net.maxpool, nn.Identity):
+        lines.append("net.maxpool = nn.Identity()")
+    return "from torch import nn\nfrom torchvision.models import get_model\n\n\n" + function([*lines, "return net"])
+
+
+def of_timm(config: dict[str, Any]) -> str:
+    options = {"pretrained": False, "num_classes": 0, "in_chans": config["channels"], **config["options"]}
+    arguments = ", ".join([repr(config["name"]), *(f"{key}={value!r}" for key, value in options.items())])
+    return "import timm\n\n\n" + function([f"return timm.create_model({arguments})"])
+
+
+def of_own(config: dict[str, Any]) -> str:
+    """The source of the encoder's class and of what it uses of its file."""
+    target = pkgutil.resolve_name(config["_target_"])
+    arguments = ", ".join(f"{key}={value!r}" for key, value in config.items() if key != "_target_")
+    source = needed(Path(inspect.getsourcefile(target)).read_text(), target.__name__)
+    if "repel" in {name.split(".")[0] for name in imported(source)}:
+        raise ValueError(
+            f"{config['_target_']} imports other parts of repel, which its source cannot do without; "
+            "take it away as format=[onnx]"
+        )
+    return source + "\n\n\n" + function([f"return {target.__name__}({arguments})"])
+
+
+def function(lines: list[str]) -> str:
+    return "\n    ".join(["def build():", *lines])
+
+
+def imported(source: str) -> list[str]:
+    """Modules that a source imports, at any depth."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return names + ["repel" if node.level else node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+
+
+def needed(source: str, name: str) -> str:
+    """The definition of a name in a file, after the definitions and imports there that it uses, in the file's order."""
+    binding = {bound: node for node in ast.parse(source).body for bound in bound_by(node)}
+    found, open_names = set(), [name]
+    while open_names:
+        node = binding.get(open_names.pop())
+        if node is not None and node not in found:
+            found.add(node)
+            open_names += [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)]
+    lines, nodes = source.splitlines(), sorted(found, key=lambda node: node.lineno)
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    rest = [node for node in nodes if node not in imports]
+
+    def text(node: ast.stmt) -> str:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        return "\n".join(lines[first - 1 : node.end_lineno])
+
+    return "\n\n\n".join(["\n".join(map(text, imports)), *map(text, rest)])
+
+
+def bound_by(node: ast.stmt) -> list[str]:
+    """The names that a statement at a file's top level defines."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [(alias.asname or alias.name).split(".")[0] for alias in node.names]
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)]
+    return [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []

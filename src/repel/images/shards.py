@@ -1,0 +1,101 @@
+"""Sets larger than memory or than one machine's disk: litdata's shards, read at random places.
+
+litdata (Lightning's own) rather than webdataset: a tar can only be read from front to back, so its order depends on
+buffers and workers; litdata finds any record of any chunk, here, or on S3 and the like, so that the order stays what
+it is everywhere else, a function of (seed, epoch). scripts/pack_shards.py writes them.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repel.images.decode import File
+from repel.images.encoded import Encoded, Source, processes
+from repel.images.memory import Splits
+
+# of a record; other types may be pickled, which runs code, or, as names of files, be opened
+FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
+
+
+def stream(root: str, size: int, channels: int, on_error: str, workers: int | str, shuffle_chunks: int) -> Splits:
+    """Read ROOT/train, ROOT/val and ROOT/test as scripts/pack_shards.py writes them.
+
+    Args:
+        root: the folder with the shards.
+        size: side of the plain image, in pixels.
+        channels: 3 for RGB, 1 for gray.
+        on_error: what to do with an image that cannot be read: `raise`, or `skip` it and list it.
+        workers: processes that read, or auto.
+        shuffle_chunks: how many chunks are shuffled together; memory grows with it.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"data.on_error must be raise or skip, got {on_error!r}")
+    if channels not in (1, 3):
+        raise ValueError(f"data.channels must be 1 or 3, got {channels}")
+    if shuffle_chunks < 1:
+        raise ValueError(f"data.shuffle_chunks must be at least 1, got {shuffle_chunks}")
+    folder = Path(root).expanduser()
+    if not (folder / "classes.json").is_file():
+        raise ValueError(f"data.root={root} has no shards (no classes.json); make them: python scripts/pack_shards.py")
+    classes = json.loads((folder / "classes.json").read_text())
+
+    def part(name: str) -> Encoded:
+        labels = None
+        if classes:
+            labels = torch.from_numpy(np.load(folder / name / "labels.npy"))
+        source = Shards(str(folder / name), shuffle_chunks)
+        return Encoded(source, labels, None, size, channels, on_error == "skip", processes(workers))
+
+    return Splits(*(part(name) for name in ("train", "test", "val")), classes=classes)
+
+
+class Shards(Source):
+    """A folder of litdata's chunks. Opened anew in every process, as readers cannot be shared.
+
+    Args:
+        folder: with index.json.
+        shuffle_chunks: chunks that are shuffled together.
+
+    Raises:
+        ValueError: litdata is missing, or these are not shards of images.
+    """
+
+    def __init__(self, folder: str, shuffle_chunks: int):
+        try:
+            import litdata  # noqa: F401
+        except ImportError as error:
+            raise ValueError("data=stream needs litdata: pip install -e '.[stream]'") from error
+        try:
+            index = json.loads((Path(folder) / "index.json").read_text())
+            sizes, types = [chunk["chunk_size"] for chunk in index["chunks"]], index["config"]["types"]
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} holds no shards ({error}); make them: python scripts/pack_shards.py") from error
+        if types != FORMAT:
+            raise ValueError(f"{folder}: records must be {FORMAT}, these are {types}")
+        self.folder, self.shuffle_chunks = folder, shuffle_chunks
+        self.ends = np.cumsum([0, *sizes])
+        self.process, self.reader = 0, None
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> tuple[str, File]:
+        if self.process != os.getpid():
+            from litdata import StreamingDataset
+
+            logging.getLogger("litdata").setLevel(logging.WARNING)  # it tells how it reads, each time
+            self.process, self.reader = os.getpid(), StreamingDataset(self.folder, batch_decode=False)
+        record = self.reader[index]
+        return os.fsdecode(bytes(record["name"])), bytes(record["image"])
+
+    def order(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Chunks in random order; of as many as are shuffled together, the records in random order."""
+        for chunks in torch.randperm(len(self.ends) - 1, generator=generator).split(self.shuffle_chunks):
+            places = torch.cat([torch.arange(self.ends[chunk], self.ends[chunk + 1]) for chunk in chunks.tolist()])
+            yield places[torch.randperm(len(places), generator=generator)]

@@ -1,0 +1,202 @@
+"""One random view of each image: parameters drawn first, one row per image, then applied on the device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from repel.images.views import blur, color, crop, fused
+from repel.images.views.normalize import Normalize
+
+
+class Augment:
+    """One random view: crop and flip, rotation, jitter, grayscale, blur, solarisation, normalisation, cutout.
+
+    In this order (Chen et al. 2020, SimCLR, appendix A; solarisation: Grill et al. 2020, BYOL, appendix B). What is
+    random about an image is drawn for it alone; conf/views/_base.yaml has every operation turned off.
+
+    Args:
+        size: side of the square output, in pixels.
+        scale, ratio: crop area as a fraction of the image, and its aspect, as in torchvision's RandomResizedCrop.
+        flip: probability of a horizontal flip.
+        rotate: angles are uniform in [-rotate, rotate] degrees.
+        jitter: probability that an image is jittered at all, by the next five.
+        brightness, contrast, saturation: factors are uniform in [max(0, 1 - x), 1 + x].
+        hue: shift uniform in [-hue, hue], in turns; at most 0.5.
+        gamma: exponents log-uniform in [1 / (1 + gamma), 1 + gamma].
+        grayscale: probability of dropping the colour.
+        blur: probability of a Gaussian blur.
+        blur_sigma: its standard deviation is uniform between these, in pixels.
+        blur_kernel: its width, as a fraction of the side, made odd.
+        solarize: probability of inverting what is brighter than solarize_threshold.
+        solarize_threshold: in [0, 1].
+        cutout: probability of erasing a square.
+        cutout_size: its side, as a fraction of the image's.
+        color: `exact` is torchvision's arithmetic; `fused` folds brightness, contrast, saturation, hue, grayscale and
+            normalisation into one affine map per image, see views/fused.py.
+        order: of brightness, contrast, saturation and hue: drawn once per `batch` or for each `image`.
+        mean, std: per channel.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: Sequence[float],
+        ratio: Sequence[float],
+        flip: float,
+        rotate: float,
+        jitter: float,
+        brightness: float,
+        contrast: float,
+        saturation: float,
+        hue: float,
+        gamma: float,
+        grayscale: float,
+        blur: float,
+        blur_sigma: Sequence[float],
+        blur_kernel: float,
+        solarize: float,
+        solarize_threshold: float,
+        cutout: float,
+        cutout_size: float,
+        color: str,
+        order: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
+        if size < 1:
+            raise ValueError(f"views.augmentation.size must be at least 1 pixel, got {size}")
+        within("scale", scale, 0, 1)
+        within("ratio", ratio, 0, float("inf"))
+        within("blur_sigma", blur_sigma, 0, float("inf"))
+        within("cutout_size", [cutout_size, cutout_size], 0, 1)
+        probabilities = {"flip": flip, "jitter": jitter, "grayscale": grayscale, "blur": blur}
+        probabilities |= {"solarize": solarize, "cutout": cutout, "blur_kernel": blur_kernel}
+        for name, p in {**probabilities, "solarize_threshold": solarize_threshold}.items():
+            if not 0 <= p <= 1:
+                raise ValueError(f"views.augmentation.{name} must be in [0, 1], got {p}")
+        strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "gamma": gamma}
+        for name, strength in {**strengths, "rotate": rotate}.items():
+            if strength < 0:
+                raise ValueError(f"views.augmentation.{name} must be >= 0, got {strength}")
+        if not 0 <= hue <= 0.5:
+            raise ValueError(f"views.augmentation.hue must be in [0, 0.5], got {hue}")
+        one_of("color", color, ("exact", "fused"))
+        one_of("order", order, ("batch", "image"))
+        self.size, self.scale, self.ratio, self.flip, self.rotate = size, tuple(scale), tuple(ratio), flip, rotate
+        self.jitter, self.strengths = jitter, (brightness, contrast, saturation)
+        self.hue, self.gamma, self.grayscale = hue, gamma, grayscale
+        self.blur, self.blur_sigma, self.blur_kernel = blur, tuple(blur_sigma), blur_kernel
+        self.solarize, self.solarize_threshold = solarize, solarize_threshold
+        self.cutout, self.cutout_size = cutout, cutout_size
+        self.color, self.order, self.normalize = color, order, Normalize(mean, std)
+
+    def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The parameters of n images, each (n, ...), on the CPU; neutral where an operation is left out."""
+
+        def uniform(low: float, high: float) -> Tensor:
+            return torch.empty(n).uniform_(low, high, generator=generator)
+
+        def chosen(p: float) -> Tensor:
+            return uniform(0, 1) < p
+
+        params = crop.draw_boxes(n, self.scale, self.ratio, generator)
+        params["flip"] = chosen(self.flip)
+        params["angle"] = uniform(-self.rotate, self.rotate)
+        jittered = chosen(self.jitter)
+        factors = [uniform(max(0.0, 1 - s), 1 + s).where(jittered, 1.0) for s in self.strengths]
+        shift = uniform(-self.hue, self.hue).where(jittered, 0.0)
+        params["factors"] = torch.stack([*factors, shift], 1)
+        params["gamma"] = ((1 + self.gamma) ** uniform(-1, 1)).where(jittered, 1.0)
+        params["grayscale"] = chosen(self.grayscale)
+        params["sigma"] = uniform(*self.blur_sigma).where(chosen(self.blur), 0.0)
+        params["threshold"] = torch.where(chosen(self.solarize), self.solarize_threshold, 2.0)  # above 1: nothing
+        params["hole"] = torch.where(chosen(self.cutout), self.cutout_size, 0.0)
+        params["hole_at"] = torch.rand(n, 2, generator=generator)
+        if self.order == "image":
+            params["order"] = torch.rand(n, 4, generator=generator).argsort(1)
+        else:  # repeated, so that every parameter is cut into ranks along its first dimension
+            params["order"] = torch.randperm(4, generator=generator).expand(n, -1)
+        return params
+
+    def prepared(self, params: dict[str, Tensor], channels: int, height: int, width: int, device: torch.device) -> dict:
+        """What make needs of the parameters, on the device."""
+        p = {name: value.to(device, non_blocking=True) for name, value in params.items()}
+        needed = {name: p[name] for name in ("flip", "angle", "gamma", "grayscale", "sigma", "threshold")}
+        box = crop.boxes(params["area"], params["aspect"], params["position"], height, width)
+        needed["box"] = box.to(device, non_blocking=True)
+        if self.color == "fused":
+            needed["matrix"], needed["toward"] = fused.affine(p["factors"], p["order"], p["grayscale"], channels)
+        else:  # looked at on the CPU, so that nothing has to wait for the device
+            needed["factors"], needed["order"] = params["factors"], params["order"]
+        return needed | {"hole": p["hole"], "hole_at": p["hole_at"]}
+
+    def make(self, images: Tensor, p: dict[str, Tensor], cropped: bool, out: Tensor) -> None:
+        """images (B, C, H, W) in [0, 1] -> out (B, C, size, size); p as prepared.
+
+        Args:
+            cropped: the images are this view's crops already, flipped and of its size.
+        """
+        blurring = blur.matrix(p["sigma"], blur.taps(self.blur_kernel, self.size), self.size) if self.blur else None
+        # a blur's weights sum to 1, so that it may as well come before linear colours, as part of the resampling
+        early = blurring if self.color == "fused" and not self.rotate else None
+        images = self.resampled(images, p, cropped, early)
+        if self.rotate:
+            images = crop.rotate(images, p["angle"])
+        if self.color == "fused":
+            if early is None and blurring is not None:
+                images = crop.resample(images, blurring, blurring)
+            self.fused(images, p, out)
+        else:
+            images = color.jitter(images, p["factors"], p["order"])
+            if self.gamma:
+                images = color.gamma(images, p["gamma"])
+            if self.grayscale:
+                images = color.to_gray(images, p["grayscale"])
+            if blurring is not None:
+                images = crop.resample(images, blurring, blurring)
+            if self.solarize:
+                images = color.solarize(images, p["threshold"])
+            self.normalize.into(out, images)
+        if self.cutout:
+            out.copy_(crop.erase(out, p["hole_at"], p["hole"]))
+
+    def resampled(self, images: Tensor, p: dict[str, Tensor], cropped: bool, after: Tensor | None) -> Tensor:
+        """Crop, flip and scaling, and `after` these what is one more matrix (B, size, size) of rows and columns."""
+        height, width = images.shape[2:]
+        whole = self.scale == (1, 1) and self.ratio == (1, 1) and not self.flip and height == width == self.size
+        if cropped or whole:
+            return images.contiguous() if after is None else crop.resample(images, after, after)
+        top, left, tall, wide = p["box"].to(images.dtype).unbind(1)
+        rows = crop.weights(top, tall, height, self.size)
+        columns = crop.weights(left, wide, width, self.size, p["flip"])
+        if after is not None:
+            rows, columns = after @ rows, after @ columns
+        return crop.resample(images, rows, columns)
+
+    def fused(self, images: Tensor, p: dict[str, Tensor], out: Tensor) -> None:
+        matrix, offset = p["matrix"], (p["toward"] * images.mean((2, 3))).sum(1).view(-1, 1, 1)
+        if self.gamma or self.solarize:  # these are not linear: normalisation waits for them
+            images = torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1).view_as(images)
+            if self.gamma:
+                images = color.gamma(images, p["gamma"])
+            if self.solarize:
+                images = color.solarize(images, p["threshold"])
+            self.normalize.into(out, images)
+            return
+        mean, std = (c.view(-1, 1) for c in self.normalize.constants(images))
+        torch.baddbmm((offset - mean) / std, matrix / std, images.flatten(2), out=out.flatten(2))  # out is contiguous
+        for channel, (m, s) in enumerate(zip(self.normalize.mean, self.normalize.std, strict=True)):
+            out[:, channel].clamp_(-m / s, (1 - m) / s)
+
+
+def within(name: str, pair: Sequence[float], low: float, high: float) -> None:
+    if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
+        raise ValueError(
+            f"views.augmentation.{name} must be two numbers, {low} < first <= second <= {high}, got {list(pair)}"
+        )
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"views.{name} must be {' or '.join(known)}, got {value!r}")

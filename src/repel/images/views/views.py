@@ -1,0 +1,106 @@
+"""The views of a batch: parameters drawn first, one row per image, then applied on the device.
+
+So a draw can be logged, replayed, tested, and cut into the slices of several ranks: a rank draws for the whole global
+batch and applies its own rows.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repel.images.views import crop
+from repel.images.views.augment import Augment
+
+BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
+
+Params = list[dict[str, Tensor]]
+
+
+class Views:
+    """V views of every image; further small crops if asked for.
+
+    Args:
+        n: how many views, each a positive of the others.
+        augmentation: makes an Augment, from what differs between views.
+        color, order: of all views, see Augment.
+        per_view: what each view changes of the augmentation, n entries, or None where all are alike.
+        local: further crops that are anchors only (Caron et al. 2020, arXiv:2006.09882, sec. 3.2): their number `n`,
+            their `size` as a fraction of the views', and what else they change; or None.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        augmentation: Callable[..., Augment],
+        color: str,
+        order: str,
+        per_view: Sequence[dict[str, Any]] | None,
+        local: dict[str, Any] | None,
+    ):
+        if n < 2:
+            raise ValueError(f"a positive pair needs at least views.n=2, got {n}")
+        if per_view is not None and len(per_view) != n:
+            raise ValueError(f"views.per_view has {len(per_view)} entries for views.n={n}; it needs one for each view")
+        changes = per_view or [{}] * n
+        self.augmentations = [augmentation(color=color, order=order, **change) for change in changes]
+        size = self.augmentations[0].size
+        if any(a.size != size for a in self.augmentations):
+            raise ValueError("views.per_view: views must have one size; smaller crops go to views.local")
+        self.n, self.locals = n, 0
+        if local is not None and local["n"]:
+            other = {k: v for k, v in local.items() if k not in ("n", "size")}
+            if local["n"] < 1 or not 0 < local["size"] <= 1:
+                raise ValueError(f"views.local needs n >= 0 and 0 < size <= 1, got n={local['n']} size={local['size']}")
+            small = augmentation(color=color, order=order, size=max(1, round(size * local["size"])), **other)
+            self.locals = local["n"]
+            self.augmentations += [small] * self.locals
+
+    def __len__(self) -> int:
+        return self.n
+
+    def draw(self, n: int, generator: torch.Generator) -> Params:
+        """Parameters for n images: a list with an entry per view, each a dict of tensors of first dimension n."""
+        return [augmentation.draw(n, generator) for augmentation in self.augmentations]
+
+    def apply(self, images: Tensor | list[Tensor], params: Params) -> Tensor | list[Tensor]:
+        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalised, on the same device.
+
+        Args:
+            images: whole images; or a list with every view's crops, as a reader of large files makes them.
+
+        Returns:
+            The views; with local crops a list of the views and of these, (L, B, C, h, w).
+        """
+        made = []
+        for part in (slice(self.n), slice(self.n, None)) if self.locals else (slice(self.n),):
+            cropped = isinstance(images, list)
+            source = torch.stack(images[part]) if cropped else images
+            made.append(apply(self.augmentations[part], source, params[part], cropped))
+        return made if self.locals else made[0]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | list[Tensor]:
+        return self.apply(images, self.draw(len(images), generator))
+
+
+def rows(params: Params, index: slice) -> Params:
+    """The parameters of some of the images: what one rank applies of the global batch's draw."""
+    return [{name: value[index] for name, value in view.items()} for view in params]
+
+
+@torch.no_grad()
+def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, cropped: bool = False) -> Tensor:
+    """Views of one size, (V, B, C, S, S), of images (B, C, H, W); or, cropped, of their crops, (V, B, C, S, S)."""
+    (*_, n, channels, height, width), device = images.shape, images.device
+    size, block = augmentations[0].size, BLOCK if device.type == "cpu" else n
+    made = torch.empty(len(augmentations), n, channels, size, size, device=device)
+    with torch.autocast(device.type, enabled=False):
+        p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
+        for part in (slice(start, start + block) for start in range(0, n, block)):
+            whole = None if cropped else crop.by_lines(images[part])
+            for view, augmentation in enumerate(augmentations):
+                mine = {name: value[part] for name, value in p[view].items()}
+                one = crop.by_lines(images[view, part]) if cropped else whole
+                augmentation.make(one, mine, cropped, made[view, part])
+    return made

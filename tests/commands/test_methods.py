@@ -1,0 +1,331 @@
+"""What stands around a loss in training: target, predictor, queue, annealing; and every loss with every strategy."""
+
+import copy
+import csv
+import itertools
+import signal
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from conftest import CONF, TINY, config, make_folder, options
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import Callback
+from omegaconf import DictConfig, OmegaConf
+from test_losses import REFUSED
+from test_run import LAYERNORM, same, table, train, train_until_killed
+
+from repel.cli.checks import check, plain
+from repel.cli.command import MISTAKE, explain
+from repel.engine import checkpoints, runs
+from repel.engine.build import build_data, build_module, build_trainer
+from repel.engine.fit import fit, notes
+
+# everything that has a state of its own
+STATEFUL = [
+    "loss=infonce", "target=ema", "queue.size=50", "negatives=mixed", "loss.learn_temperature=true",
+    "anneal.values={negatives.hardest:[20,4],target.momentum:[0.5,0.9]}", "trainer.accumulate_grad_batches=2",
+    "head=linear",
+]  # fmt: skip
+
+
+def fitted(folder: Path, *overrides: str, callback: Callback):
+    """A module after training, watched by a callback."""
+    cfg = config(*TINY, *overrides)
+    module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, folder, None)
+    trainer.callbacks.append(callback)
+    trainer.fit(module, data)
+    return module
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_target_follows_once_per_optimiser_step(tmp_path, accumulate):
+    """After every batch it is what the recursion says of the weights after each optimiser step, and no other."""
+    momentum, expected, steps = 0.9, {}, []
+
+    class Watch(Callback):
+        def on_fit_start(self, trainer, module):
+            expected.update({k: v.clone() for k, v in module.target.encoder.named_parameters()})
+            for key, value in module.encoder.named_parameters():
+                assert torch.equal(expected[key], value)
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            if trainer.global_step > len(steps):
+                steps.append(trainer.global_step)
+                for key, value in module.encoder.named_parameters():
+                    expected[key] = momentum * expected[key] + (1 - momentum) * value.detach()
+            for key, value in module.target.encoder.named_parameters():
+                torch.testing.assert_close(value, expected[key])
+
+    module = fitted(
+        tmp_path, "loss=infonce", "target=ema", f"target.momentum={momentum}",
+        f"trainer.accumulate_grad_batches={accumulate}", callback=Watch(),
+    )  # fmt: skip
+    assert len(steps) == 8 // accumulate
+    counts = [m.num_batches_tracked for net in (module.encoder, module.target.encoder) for m in net.modules()
+              if isinstance(m, torch.nn.BatchNorm2d)]  # fmt: skip
+    assert {int(c) for c in counts} == {8}
+    assert not any(p.requires_grad for p in module.target.parameters())
+
+
+def test_the_queue_holds_the_keys_of_the_last_batches(tmp_path):
+    """Its own keys: the target's embeddings, in order, and every sample's id and label."""
+    keys, ids, labels = [], [], []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            compared, batch_labels, batch_ids = module.last.keys, module.last.labels, module.last.ids
+            keys.append(torch.nn.functional.normalize(compared.flatten(0, 1), dim=-1))
+            ids.append(batch_ids.repeat(2))
+            labels.append(batch_labels.repeat(2))
+            tail = torch.cat(keys)[-50:]
+            held, held_ids, held_labels = module.loss.queue.entries()
+            order = torch.cdist(tail, held).argmin(1)  # the ring begins anywhere
+            assert len(held) == min(50, 32 * len(keys))
+            torch.testing.assert_close(held[order], tail)
+            assert torch.equal(held_ids[order], torch.cat(ids)[-50:])
+            assert torch.equal(held_labels[order], torch.cat(labels)[-50:])
+
+    fitted(tmp_path, "loss=infonce", "target=ema", "queue.size=50", callback=Watch())
+    assert len(keys) == 8
+
+
+def test_the_predictor_is_for_anchors_alone():
+    """BYOL's wiring: predictions of the network against projections of the target, without predictor."""
+    module = build_module(config(*TINY, "experiment=byol", "encoder.width=4", "head.out_features=8"))
+    seen = {}
+    module.loss.forward = lambda z, labels, ids, local, target: seen.update(z=z, target=target) or z.sum()
+    from repel.data.pair import Pair
+
+    module._trainer = None
+    images = torch.randn(2, 4, 1, 28, 28)
+    module.contrast(Pair(images, torch.arange(4), None))
+    flat = images.flatten(0, 1)
+    torch.testing.assert_close(seen["z"].flatten(0, 1), module.predictor(module.head(module.encoder(flat))))
+    torch.testing.assert_close(seen["target"].flatten(0, 1), module.target(flat))
+    assert not seen["target"].requires_grad
+
+
+def test_without_momentum_the_target_is_the_projection():
+    """SimSiam's wiring."""
+    from repel.data.pair import Pair
+
+    module = build_module(config("experiment=simsiam", "encoder.width=4", "head.out_features=8"))
+    seen = {}
+    module.loss.forward = lambda z, labels, ids, local, target: seen.update(z=z, target=target) or z.sum()
+    images = torch.randn(2, 4, 1, 28, 28)
+    module.contrast(Pair(images, torch.arange(4), None))
+    torch.testing.assert_close(seen["target"].flatten(0, 1), module.head(module.encoder(images.flatten(0, 1))))
+    assert not seen["target"].requires_grad
+
+
+def test_annealed_numbers_move_and_are_logged(tmp_path):
+    train(tmp_path / "a", "negatives=topk", "anneal.values={negatives.k:[30,2]}")
+    with (tmp_path / "a/metrics.csv").open() as file:
+        logged = [float(row["anneal/negatives.k"]) for row in csv.DictReader(file) if row["anneal/negatives.k"]]
+    assert logged == [round(30 - 28 * step / 8) for step in range(8)]
+
+
+def test_learned_temperature_and_clamping_are_logged(tmp_path):
+    train(tmp_path / "a", "loss.learn_temperature=true", "negatives=hcl", "loss.temperature=0.5")
+    with (tmp_path / "a/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    temperatures = [float(row["train/temperature"]) for row in rows]
+    assert temperatures[0] == 0.5
+    assert len(set(temperatures)) > 1
+    assert all(0 <= float(row["negatives/clamped_fraction"]) <= 1 for row in rows)
+
+
+def test_killed_and_resumed_equals_never_killed_with_every_state(tmp_path):
+    """Bit for bit: target, queue, mixtures, learned temperature and annealing, mid-epoch with accumulation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path / "run"
+    cfg = config(*TINY, *STATEFUL, "callbacks.last.every_n_train_steps=1")
+    runs.claim(folder, plain(cfg), [])
+    process = ranks.server.Process(target=train_until_killed, args=(str(folder), 7))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert checkpoints.load(folder / "checkpoints/last.ckpt")["global_step"] == 3
+    from test_run import patch_dropout
+
+    import repel.model.heads
+
+    linear = repel.model.heads.linear
+    patch_dropout()  # as the killed process has it
+    try:
+        train(folder, resume=True)
+        train(tmp_path / "whole", *STATEFUL)
+    finally:
+        repel.model.heads.linear = linear
+        torch.set_num_threads(threads)
+    whole, resumed = (checkpoints.load(f / "checkpoints/last.ckpt") for f in (tmp_path / "whole", folder))
+    assert {"loss.queue.z", "loss.queue.written", "loss.negatives.batches", "loss.log_factor"} <= set(
+        whole["state_dict"]
+    )
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert same(resumed[part], whole[part]), part
+    columns = ("step", "train/loss", "train/temperature", "anneal/target.momentum", "val/loss")
+    assert table(folder / "metrics.csv", columns) == table(tmp_path / "whole/metrics.csv", columns)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["experiment=moco", "experiment=siglip", "experiment=nnclr"])
+def test_two_ranks_train_as_one_with_targets_and_queues(tmp_path, method):
+    """Weights, target, queue, temperature: the whole state, in float64."""
+    changes = [*LAYERNORM, "data.batch_size=16", "trainer.limit_train_batches=6", "trainer.max_epochs=1"]
+    # not Adam, which makes steps of any size out of the rounding errors of gradients that are 0 (an attention key bias)
+    changes += ["queue.size=50", "optimizer=sgd", "optimizer.lr=0.1"]
+    states = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        cfg = config(method, *changes, f"trainer.devices={devices}")
+        assert ranks.run(cfg, folder) == [0] * devices
+        states.append(checkpoints.load(folder / "checkpoints/last.ckpt")["state_dict"])
+    assert states[0]["loss.queue.written"] == 6 * 32
+    within = 1e-10 if method == "experiment=nnclr" else 1e-12  # batch norm over 16 samples magnifies rounding
+    for name, one in states[0].items():
+        torch.testing.assert_close(states[1][name], one, rtol=within, atol=within, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# ----------------------------------------------------------------------------------------------------------- the matrix
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("pictures"), ["red", "green", "blue"], 40, size=(8, 8))
+
+
+def status(folder: Path, *overrides: str) -> tuple[int, str]:
+    """Exit status and line of `python train.py ...`, through the command's own checks and training, in this process."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+        return status_of(folder, cfg)
+
+
+def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
+    """The same of a config that is composed, Hydra's own part included."""
+    HydraConfig.instance().set_config(cfg)
+    cfg._set_flag("struct", False)
+    del cfg["hydra"]
+    try:
+        check(cfg, "train")
+        runs.claim(folder, plain(cfg), [])
+        fit(cfg, folder, resume=False)
+    except Exception as error:
+        return explain(error, "train")
+    return 0, ""
+
+
+QUICK = [
+    "encoder.width=2", "head.out_features=8", "data.batch_size=4", "trainer.max_steps=20", "trainer.max_epochs=1",
+    "callbacks.pairs=null", "callbacks.progress=null", "callbacks.knn=null", "callbacks.learning_rate=null",
+    "logger.tensorboard=null", "trainer.check_val_every_n_epoch=4", "trainer.log_every_n_steps=5", "data.image_size=8",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, tmp_path, monkeypatch):
+    """20 steps end well for every allowed pair; every other ends with status 2 and a reason."""
+    for name in ("check_types", "baseline"):  # they compose once more for each pair; test_run tests them
+        monkeypatch.setattr(f"repel.cli.checks.{name}", lambda *args: None)
+    around = ["predictor=mlp"] if loss == "byol" else []
+    typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={pictures}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", overrides=typed, return_hydra_config=True)
+    for strategy in options("negatives"):
+        cfg = copy.deepcopy(composed)  # as negatives=strategy composes it, which takes longer than the training
+        cfg._set_flag("struct", False)
+        cfg.negatives = OmegaConf.load(CONF / f"negatives/{strategy}.yaml")
+        cfg.hydra.runtime.choices.negatives = strategy
+        code, line = status_of(tmp_path / strategy, cfg)
+        if (loss, strategy) in REFUSED:
+            assert code == MISTAKE, (strategy, line)
+            assert "negatives" in line
+            assert not (tmp_path / strategy / "checkpoints").exists()
+        else:
+            assert code == 0, (strategy, line)
+            last = checkpoints.load(tmp_path / strategy / "checkpoints/last.ckpt")
+            assert last["global_step"] == 20
+            assert all(torch.isfinite(v).all() for v in last["state_dict"].values() if v.is_floating_point())
+
+
+def test_supervised_losses_need_labels(tmp_path):
+    make_folder(tmp_path / "flat", ["."], 60, size=(8, 8))
+    for typed in (["loss=supcon"], ["negatives=false_negatives", "negatives.labels=true"]):
+        code, line = status(tmp_path / "run", *typed, *QUICK, "data=image_folder", f"data.root={tmp_path / 'flat'}")
+        assert (code, "labels" in line) == (MISTAKE, True), line
+        assert not (tmp_path / "run" / "checkpoints").exists()
+        (tmp_path / "run/config.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("typed", "word"),
+    [
+        ("queue.size=64", "target=ema"),
+        ("negatives=debiased", "clamped_fraction"),
+        ("negatives=hcl loss.temperature=0.3", "clamped_fraction"),
+        ("negatives=debiased loss.temperature=0.5", None),
+        ("queue.size=64 target=ema", None),
+        ("loss=nnclr queue.size=64", None),
+        ("loss=ntxent", None),
+    ],
+)
+def test_what_may_surprise_is_noted(typed, word):
+    cfg = config(*TINY, *typed.split())
+    found = notes(cfg, build_module(cfg), world=1)
+    assert len(found) == (word is not None)
+    assert word is None or word in found[0]
+
+
+@pytest.mark.parametrize("name", ["hard", "soft"])
+def test_presets_say_what_they_choose(name):
+    cfg = config(f"experiment={name}")
+    chosen = (cfg.loss._target_.rsplit(".", 1)[1], cfg.negatives._target_.rsplit(".", 1)[1])
+    assert chosen == {"hard": ("CosineRegression", "TopK"), "soft": ("InfoNCE", "Tilt")}[name]
+
+
+def test_required_presets_are_there():
+    required = [
+        "hard",
+        "soft",
+        "moco",
+        "hcl",
+        "debiased",
+        "supcon",
+        "sce",
+        "ressl",
+        "nnclr",
+        "siglip",
+        "barlow",
+        "vicreg",
+    ]
+    assert set(required) <= set(options("experiment"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", options("experiment"))
+def test_presets_train_and_their_checkpoints_load(name, pictures, tmp_path):
+    """On the bundled images; those for CIFAR-10 on a few in colour, without what must be downloaded."""
+    colour = ["data=image_folder", f"data.root={pictures}", "data.image_size=16", "data.batch_size=8"]
+    other = {"founding": [*colour, "encoder.weights=null"], "cifar10_simclr": [*colour, "trainer.precision=32-true"]}
+    small = other.get(name, ["encoder.width=4", "data.batch_size=64"])
+    small += ["trainer.max_epochs=1", "trainer.limit_train_batches=12"]
+    code, line = status(tmp_path / "run", f"experiment={name}", *small, "callbacks.pairs=null",
+                        "trainer.log_every_n_steps=1", "callbacks.progress=null")  # fmt: skip
+    assert code == 0, line
+    with (tmp_path / "run/metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(losses) == 12
+    assert len(set(losses)) == 12
+    for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
+        assert torch.load(path, weights_only=True)["global_step"] == 12
+
+
+def test_matrix_is_complete():
+    """Every pair that is not refused is allowed: the refusals are exactly those with a reason."""
+    assert set(itertools.product(options("loss"), options("negatives"))) >= REFUSED

@@ -1,0 +1,373 @@
+"""Evaluators against plain forms and scikit-learn, on random and real features."""
+
+import math
+
+import pytest
+import torch
+
+from repel.evaluation.episodes import drawn, episodes, interval
+from repel.evaluation.features import encode, raw_pixels
+from repel.evaluation.knn import knn_predict, knn_top1
+from repel.evaluation.linear import LinearProbe, chosen_l2, labelled_share, logistic_regression, standardisation
+from repel.evaluation.protocol import Part, accuracy
+from repel.evaluation.retrieval import retrieval
+from repel.images import corruptions
+from repel.images import datasets as readers
+from repel.images import figures as pictures
+from repel.images.finetune import shifted
+from repel.images.memory import Images
+
+
+def plain_knn(bank, labels, queries, k, temperature):
+    """Wu et al. 2018, sec. 3.4, query by query."""
+    predicted = []
+    for query in queries:
+        cosines = [(float(query @ b / (query.norm() * b.norm())), int(y)) for b, y in zip(bank, labels, strict=True)]
+        votes: dict[int, float] = {}
+        for cosine, label in sorted(cosines, reverse=True)[:k]:
+            votes[label] = votes.get(label, 0) + math.exp(cosine / temperature)
+        predicted.append(max(votes, key=votes.get))
+    return torch.tensor(predicted)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (5, 0.07), (20, 1.0), (500, 0.1)])
+def test_knn_equals_the_plain_form(k, temperature):
+    bank, queries = torch.randn(60, 8, dtype=torch.float64), torch.randn(40, 8, dtype=torch.float64)
+    labels = torch.randint(0, 4, (60,))
+    assert torch.equal(
+        knn_predict(bank, labels, queries, k, temperature), plain_knn(bank, labels, queries, k, temperature)
+    )
+
+
+def test_closer_neighbours_weigh_more():
+    bank = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
+    labels, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
+    assert knn_predict(bank, labels, query, 3, temperature=0.1).item() == 0
+    assert knn_predict(bank, labels, query, 3, temperature=10.0).item() == 1
+
+
+def test_cold_temperatures_do_not_overflow():
+    bank, labels = torch.eye(3).float(), torch.arange(3)
+    assert knn_predict(bank, labels, bank, 2, temperature=0.001).tolist() == [0, 1, 2]
+
+
+def test_queries_are_handled_in_parts(monkeypatch):
+    bank, labels, queries = torch.randn(30, 4), torch.randint(0, 3, (30,)), torch.randn(17, 4)
+    whole = knn_predict(bank, labels, queries, 3, 0.1)
+    monkeypatch.setattr("repel.evaluation.knn.QUERIES", 5)
+    assert torch.equal(whole, knn_predict(bank, labels, queries, 3, 0.1))
+
+
+def test_top1_is_a_share():
+    bank, labels = torch.eye(4), torch.arange(4)
+    assert knn_top1(bank, labels, bank, torch.tensor([0, 1, 2, 0]), 1, 0.1) == 0.75
+    assert knn_top1(bank[:1], labels[:1], bank[:1], labels[:1], 1, 0.1) == 1.0  # a single class
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(0, 0.1), (5, 0.0), (5, -1.0)])
+def test_impossible_settings_are_refused(k, temperature):
+    with pytest.raises(ValueError, match="kNN"):
+        knn_predict(torch.eye(2), torch.arange(2), torch.eye(2), k, temperature)
+
+
+@pytest.fixture
+def images():
+    return Images(torch.randint(0, 256, (23, 1, 6, 6), dtype=torch.uint8), torch.arange(23) % 3)
+
+
+def test_features_are_of_eval_mode_in_order_and_leave_the_encoder_as_it_was(images, monkeypatch):
+    monkeypatch.setattr("repel.evaluation.features.BATCH", 10)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(36), torch.nn.Dropout(0.5))
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    features, places = encode(encoder, images, lambda x: x.float() / 255, torch.device("cpu"))
+    assert places.tolist() == list(range(len(images)))
+    assert encoder.training
+    assert not features.requires_grad
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())  # no statistics moved
+    expected = encoder.eval()(images.pixels.float() / 255)
+    torch.testing.assert_close(features, expected)
+    encode(encoder, images, lambda x: x.float() / 255, torch.device("cpu"))
+    assert not encoder.training
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_together_give_the_features_of_one(images, monkeypatch, world):
+    """The share of each rank, with the exchange played by this process."""
+    import repel.evaluation.features as features
+
+    monkeypatch.setattr(features, "BATCH", 10)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))
+    alone, _ = encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
+    shares = []
+    monkeypatch.setattr(features, "world_size", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr(features, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(features, "gather", lambda share: shares.append(share) or share.repeat(world, 1, 1))
+        encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
+    monkeypatch.setattr(features, "gather", lambda share: torch.cat(shares))
+    together, _ = encode(encoder, images, lambda x: x.float(), torch.device("cpu"))
+    torch.testing.assert_close(together, alone)
+
+
+def test_raw_pixels():
+    small = Images(torch.full((2, 3, 8, 8), 51, dtype=torch.uint8))
+    assert raw_pixels(small)[0].shape == (2, 3 * 64)
+    torch.testing.assert_close(raw_pixels(small)[0], torch.full((2, 192), 0.2))
+    assert raw_pixels(Images(torch.zeros(2, 3, 96, 96, dtype=torch.uint8)))[0].shape == (2, 3 * 32 * 32)
+
+
+# ------------------------------------------------------------------------------------------- against scikit-learn
+
+
+@pytest.fixture(scope="module", params=["random", "real"])
+def features(request):
+    """Bank and queries with labels, (Part, Part), float64: noise around class means, or pixels of real images."""
+    if request.param == "random":
+        y = torch.arange(300) % 5
+        x = torch.randn(5, 20, dtype=torch.float64)[y] + 1.5 * torch.randn(300, 20, dtype=torch.float64)
+    else:
+        few = readers.fashion_mini(1).train[torch.arange(0, 6000, 13)]
+        x, y = torch.nn.functional.avg_pool2d(few.pixels.double() / 255, 4).flatten(1), few.labels
+    half = torch.arange(len(x)) % 2 == 0
+    return Part(x[half], y[half], None), Part(x[~half], y[~half], None)
+
+
+@pytest.mark.parametrize("k", [10, 20, 200])
+def test_knn_equals_scikit_learns(features, k):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    bank, queries = features
+    k = min(k, len(bank.y))
+    oracle = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda d: ((1 - d) / 0.1).__rpow__(math.e)
+    )
+    expected = oracle.fit(bank.x, bank.y).predict(queries.x)
+    assert knn_predict(bank.x, bank.y, queries.x, k, 0.1).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-1])
+def test_logistic_regression_equals_scikit_learns(features, l2):
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = features
+    mean, std = standardisation(train.x)
+    x, n, classes = (train.x - mean) / std, len(train.y), int(train.y.max()) + 1
+    weight, bias, value = logistic_regression(x, train.y, l2, classes, None, 1e-7)
+    oracle = LogisticRegression(C=1 / (l2 * n), tol=1e-10, max_iter=10000).fit(x, train.y)
+
+    def objective(weight, bias):
+        loss = torch.nn.functional.cross_entropy(x @ weight.T + bias, train.y)
+        return float(loss + 0.5 * l2 * weight.square().sum())
+
+    theirs = objective(torch.from_numpy(oracle.coef_), torch.from_numpy(oracle.intercept_))
+    assert value == pytest.approx(objective(weight, bias), abs=1e-12)
+    assert value == pytest.approx(theirs, abs=1e-6)
+    queries = (test.x - mean) / std
+    ours = accuracy((queries @ weight.T + bias).argmax(1), test.y)
+    assert ours == pytest.approx(oracle.score(queries, test.y), abs=1e-3)
+
+
+def test_the_probes_own_tolerance_costs_no_accuracy(features):
+    """As it is used: float32 and a looser optimum, within 0.1 point of scikit-learn's, refitted on both splits."""
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = features
+    val = Part(test.x[::2], test.y[::2], None)
+    rest = Part(test.x[1::2], test.y[1::2], None)
+    fitted = LinearProbe([1e-3, 1e-2, 1e-1]).fit(train, val, None)
+    score = fitted.score(rest)[0]
+    assert score.settings["l2"] == fitted.chosen[0].settings["l2"] == chosen_l2(train, val, [1e-3, 1e-2, 1e-1], 10)[0]
+    x, y = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
+    mean, std = standardisation(x)
+    oracle = LogisticRegression(C=1 / (score.settings["l2"] * len(y)), tol=1e-10, max_iter=10000).fit(
+        (x - mean) / std, y
+    )
+    assert score.value == pytest.approx(oracle.score((rest.x - mean) / std, rest.y), abs=1e-3)
+
+
+def test_fewer_samples_than_features_lose_nothing():
+    """The weights lie in the span of the samples: both forms reach the same minimum."""
+    x, y = torch.randn(12, 40, dtype=torch.float64), torch.arange(12) % 3
+    few = logistic_regression(x, y, 0.01, 3, None, 1e-9)
+    padded = torch.cat([x, x.new_zeros(0, 40)])
+    weight = torch.zeros(3, 41, dtype=torch.float64, requires_grad=True)
+    plain = torch.optim.LBFGS([weight], max_iter=2000, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+
+    def closure():
+        plain.zero_grad()
+        logits = padded @ weight[:, :-1].T + weight[:, -1]
+        value = torch.nn.functional.cross_entropy(logits, y) + 0.005 * weight[:, :-1].square().sum()
+        value.backward()
+        return value
+
+    plain.step(closure)
+    assert few[2] == pytest.approx(float(closure().detach()), abs=1e-9)
+    torch.testing.assert_close(few[0], weight.detach()[:, :-1], atol=1e-3, rtol=0)
+
+
+def test_the_regularisation_is_chosen_on_validation():
+    """Of features of which one is a shortcut that validation does not have, the strong penalty is the better one."""
+    torch.manual_seed(1)
+    y = torch.arange(40) % 2
+    signal = (2 * y - 1)[:, None] + 0.1 * torch.randn(40, 1)
+    train = Part(torch.cat([signal, torch.randn(40, 200)], 1), y, None)
+    val = Part(torch.cat([signal, 5 * torch.randn(40, 200)], 1), y, None)
+    values = {l2: chosen_l2(train, val, [l2], 2)[1] for l2 in (1e-4, 1.0, 10.0)}
+    best = max(values.values())
+    assert len(set(values.values())) > 1
+    assert chosen_l2(train, val, list(values), 2) == (max(l2 for l2, v in values.items() if v == best), best)
+
+
+def test_a_share_of_the_labels_is_the_same_of_every_class():
+    y = torch.tensor([0] * 50 + [1] * 30 + [2] * 3)
+    part = Part(torch.arange(83.0)[:, None], y, Images(torch.arange(83).byte().view(-1, 1, 1, 1), y))
+    few = labelled_share(part, 0.1, torch.Generator().manual_seed(0))
+    assert torch.bincount(few.y).tolist() == [5, 3, 1]
+    assert few.x.squeeze(1).tolist() == few.images.pixels.flatten().tolist()
+
+
+# ------------------------------------------------------------------------------------------------------- retrieval
+
+
+def plain_retrieval(x, y, ks):
+    """Query by query, sorted by hand."""
+    recalls, precisions = {k: [] for k in ks}, []
+    for i in range(len(x)):
+        cosine = [(float(x[i] @ x[j] / (x[i].norm() * x[j].norm())), j) for j in range(len(x)) if j != i]
+        hits = [int(y[j] == y[i]) for _, j in sorted(cosine, reverse=True)]
+        if (relevant := sum(hits)) == 0:
+            continue
+        for k in ks:
+            recalls[k].append(float(any(hits[:k])))
+        precisions.append(sum(sum(hits[: r + 1]) / (r + 1) for r in range(relevant) if hits[r]) / relevant)
+    return [sum(recalls[k]) / len(recalls[k]) for k in ks] + [sum(precisions) / len(precisions)]
+
+
+def test_retrieval_equals_brute_force(features, monkeypatch):
+    monkeypatch.setattr("repel.evaluation.retrieval.QUERIES", 37)
+    x, y = features[1]._replace(images=None)[:2]
+    y = y.clone()
+    y[0] = int(y.max()) + 1  # a label that is alone
+    found = retrieval(x, y, [1, 5, 10])
+    assert list(found) == ["recall_at_1", "recall_at_5", "recall_at_10", "map_at_r"]
+    assert list(found.values()) == pytest.approx(plain_retrieval(x, y, [1, 5, 10]), abs=1e-12)
+
+
+def test_recall_at_1_equals_scikit_learns(features):
+    from sklearn.neighbors import NearestNeighbors
+
+    x, y = features[1][:2]
+    nearest = NearestNeighbors(n_neighbors=2, metric="cosine", algorithm="brute").fit(x).kneighbors(x)[1]
+    other = torch.tensor([row[1] if row[0] == i else row[0] for i, row in enumerate(nearest.tolist())])
+    assert retrieval(x, y, [1])["recall_at_1"] == pytest.approx(float((y[other] == y).double().mean()), abs=1e-12)
+
+
+# -------------------------------------------------------------------------------------------------------- episodes
+
+
+def test_episodes_of_separate_classes_and_of_noise():
+    y = torch.arange(400) % 8
+    separate = Part(torch.eye(8)[y] + 0.01 * torch.randn(400, 8), y, None)
+    assert episodes(separate, separate, 5, 1, 15, 30, torch.Generator().manual_seed(0)).mean() == 1
+    noise = Part(torch.randn(400, 64), y, None)
+    top1 = episodes(noise, Part(torch.randn(400, 64), y, None), 5, 1, 15, 400, torch.Generator().manual_seed(0))
+    assert abs(float(top1.mean()) - 0.2) < 3 * interval(top1)
+    assert interval(top1) == pytest.approx(1.96 * float(top1.std()) / 20)
+
+
+def test_an_episode_equals_the_plain_form():
+    y = torch.arange(60) % 3
+    support, queries = (Part(torch.randn(60, 5) + torch.eye(3, 5)[y], y, None) for _ in range(2))
+    found = episodes(support, queries, 3, 4, 6, 5, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    classes = torch.rand(5, 3, generator=generator).argsort(1)
+    examples, asked = drawn(support.y, classes, 4, generator), drawn(queries.y, classes, 6, generator)
+    for e in range(5):
+        right = 0
+        for w in range(3):
+            assert set(support.y[examples[e, w]].tolist()) == {int(classes[e, w])}
+            assert len(set(asked[e, w].tolist())) == 6
+        means = [sum(support.x[i] / support.x[i].norm() for i in examples[e, w]) for w in range(3)]
+        for w in range(3):
+            for q in asked[e, w]:
+                cosines = [float(queries.x[q] @ m / m.norm()) for m in means]
+                right += cosines.index(max(cosines)) == w
+        assert float(found[e]) == pytest.approx(right / 18)
+
+
+# ----------------------------------------------------------------------------------------------- corruptions, shifts
+
+
+@pytest.mark.parametrize("name", corruptions.CORRUPTIONS)
+@pytest.mark.parametrize("side", [32, 80])
+def test_corruptions_grow_with_their_strength(name, side):
+    pixels = torch.nn.functional.interpolate(torch.rand(4, 3, 8, 8), side, mode="bilinear").mul(255).byte()
+    away = [
+        float(
+            (corruptions.corrupt(pixels, name, s, torch.Generator().manual_seed(0)).float() - pixels.float())
+            .square()
+            .mean()
+        )
+        for s in range(1, 6)
+    ]
+    assert away[0] > 0
+    assert away == sorted(away) or name == "pixelate"  # blocks that fit the side come out better
+
+
+def test_noise_has_its_strength_and_brightness_adds():
+    gray = torch.full((2, 1, 64, 64), 128, dtype=torch.uint8)
+    noisy = corruptions.corrupt(gray, "noise", 5, torch.Generator().manual_seed(0)).float()
+    assert float(noisy.std() / 255) == pytest.approx(0.10, rel=0.03)
+    assert int(corruptions.corrupt(gray, "brightness", 3, torch.Generator())[0, 0, 0, 0]) == round(128 + 0.15 * 255)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_shifted_images_are_windows_of_padded_ones(flip):
+    pixels = torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8)
+    made = shifted(pixels, flip, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(pixels.float(), (2, 2, 2, 2), mode="reflect").byte()
+    flips = set()
+    for i in range(20):
+        windows = {
+            (t, left, m): torch.equal(made[i], w.flip(-1) if m else w)
+            for t in range(5) for left in range(5) for m in (False, True)
+            for w in [padded[i, :, t : t + 16, left : left + 16]]
+        }  # fmt: skip
+        assert any(windows.values())
+        flips |= {m for (_, _, m), equal in windows.items() if equal}
+    assert flips == ({False, True} if flip else {False})
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_map_by_principal_components():
+    x = torch.randn(50, 1, dtype=torch.float64) * torch.tensor([[3.0, 0, 0]]) + torch.tensor([[0.0, 5, 0]])
+    points = pictures.plane(x, "pca", 0)
+    unit = torch.nn.functional.normalize(x, dim=1)
+    centred = unit - unit.mean(0)
+    assert points.shape == (50, 2)
+    torch.testing.assert_close(torch.cdist(points, points), torch.cdist(centred, centred), atol=1e-6, rtol=0)
+    torch.testing.assert_close(points, pictures.plane(x, "pca", 0))
+
+
+def test_a_map_by_tsne_keeps_clusters_together():
+    y = torch.arange(60) % 3
+    points = pictures.plane(torch.eye(3)[y] + 0.05 * torch.randn(60, 3), "tsne", 0)
+    means = torch.stack([points[y == label].mean(0) for label in range(3)])
+    assert torch.equal(torch.cdist(points, means).argmin(1), y)
+
+
+def test_a_sheet_of_neighbours():
+    y = torch.arange(30) % 3
+    shown = Images(torch.full((30, 1, 8, 8), 0, dtype=torch.uint8) + (80 * y).byte()[:, None, None, None], y)
+    x = torch.eye(3)[y] + 0.01 * torch.randn(30, 3)
+    sheet = pictures.neighbour_sheet((x, y, shown), (x, y, shown), ["a", "b", "c"])
+    row = pictures.CELL + 2 * pictures.LINE + pictures.GAP
+    assert sheet.height == 12 * row + pictures.GAP
+    middle = [sheet.getpixel((pictures.GAP + pictures.CELL // 2, pictures.GAP + i * row + 20)) for i in range(12)]
+    assert sorted({p[0] for p in middle}) == [0, 80, 160]
+    for i in range(12):  # all ten neighbours are of the query's class: the same gray
+        for j in range(1, 11):
+            left = pictures.GAP + j * (pictures.CELL + pictures.GAP) + 2 * pictures.GAP
+            assert sheet.getpixel((left + 30, pictures.GAP + i * row + 20)) == middle[i]

@@ -1,0 +1,254 @@
+"""The protocol: nothing is chosen on test data, whatever the evaluator; a planted leak is caught."""
+
+import json
+
+import pytest
+import torch
+from conftest import CONF, config, options
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from repel.data.datamodule import ImageData
+from repel.evaluation import protocol
+from repel.evaluation.linear import LinearProbe, chosen_l2
+from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Row, Score, measure
+from repel.images.memory import Images, Splits
+from repel.images.views.normalize import Normalize
+
+EVALUATORS = options("evaluators")
+FEWER = {  # so that a fit takes seconds at most
+    "few_label": {"fractions": [0.2], "draws": 2},
+    "episodes": {"ways": 3, "episodes": 20, "queries": 3},
+    "corruptions": {"images": 20},
+    "sgd_probe": {"epochs": 2, "batch_size": 20},
+    "fine_tune": {"epochs": 1, "batch_size": 20},
+}
+
+
+def evaluator(name: str) -> Evaluator:
+    node = OmegaConf.load(CONF / f"evaluators/{name}.yaml")
+    node = OmegaConf.merge(node, {name: FEWER.get(name, {})}, {"evaluation": {"k": 5, "temperature": 0.1}})
+    return instantiate(OmegaConf.to_container(node, resolve=True)[name])
+
+
+def images(n: int, seed: int) -> Images:
+    """Three classes that differ in where they are bright, with much noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    pixels = torch.randint(0, 200, (n, 1, 9, 9), generator=generator)
+    for label in range(3):
+        pixels[labels == label, :, 3 * label : 3 * label + 3] += 50
+    return Images(pixels.byte(), labels)
+
+
+def data(test: Images) -> ImageData:
+    splits = Splits(images(90, 1), test, images(30, 2), classes=["a", "b", "c"])
+    tasks = {"ab": ["first", "first", "other"]}
+    normalize = Normalize([0.5], [0.25])
+    made = ImageData(lambda: splits, 10, 0.1, 0.1, 0, tasks, None, False, None, normalize, 1)
+    made.setup()
+    return made
+
+
+def network(normalize) -> Network:
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(294, 8)
+    ).eval()
+
+    def encode(part):
+        with torch.no_grad():
+            return encoder(normalize(part.pixels)), torch.arange(len(part))
+
+    return Network(encode, encoder, normalize, torch.device("cpu"))
+
+
+class Watched(Evaluator):
+    """Scores always the same images, whatever the test split is: what it says shows what was fitted."""
+
+    def __init__(self, inner: Evaluator):
+        self.inner = inner
+
+    def fit(self, train, val, network):
+        fitted, fixed = self.inner.fit(train, val, network), images(40, 3)
+        x, _ = network.encode(fixed)
+        return Fitted(lambda test: fitted.score(Part(x, fixed.labels, fixed)), fitted.chosen)
+
+
+def other_tests() -> list[Images]:
+    """A test split, one with other labels, one with other images."""
+    usual = images(30, 4)
+    return [usual, Images(usual.pixels, usual.labels.roll(1)), Images(255 - usual.pixels, usual.labels)]
+
+
+def influence_of_the_test_split(make) -> bool:
+    """Whether anything fitted or chosen by make(data), in two rows one after the other, changes with the test split.
+
+    Either by what it says of the same images afterwards, or by the settings that it reports for the split itself, or
+    because what it says of a test image depends on the others beside it.
+    """
+    fitted, settings, usual = [], [], other_tests()[0]
+    for test in other_tests():
+        one = data(test)
+        rows = [Row(f"test/{n}_", "x", 1, "h", lambda one=one: network(one.normalize)) for n in "ab"]
+        leaky = make(one)
+        records = measure(rows, {"one": leaky}, one, None, 1, None)
+        assert records
+        settings.append([(r["metric"], chosen(r["settings"])) for r in records])
+        records = measure(rows, {"one": Watched(leaky)}, one, None, 1, None)
+        fitted.append([(r["metric"], r["value"], chosen(r["settings"])) for r in records])
+    right = []
+    for test in (usual[:12], usual[12:], usual):
+        one = data(test)
+        records = measure(
+            [Row("test/", "x", 1, "h", lambda one=one: network(one.normalize))], {"one": make(one)}, one, None, 1, None
+        )
+        right.append({r["metric"]: len(test) * r["value"] for r in records if r["metric"].endswith(OF_AN_IMAGE)})
+    together = all(abs(right[0][n] + right[1][n] - right[2][n]) < 1e-3 for n in right[2])
+    return not (together and fitted[0] == fitted[1] == fitted[2] and settings[0] == settings[1] == settings[2])
+
+
+# shares of test images that are told right one by one
+OF_AN_IMAGE = (
+    "/knn_top1",
+    "knn10_top1",
+    "knn20_top1",
+    "knn200_top1",
+    "linear_top1",
+    "pct_top1",
+    "probe_top1",
+    "tuned_top1",
+)
+
+
+def chosen(settings: dict) -> str:
+    """All settings but how uncertain the number is, and details of it."""
+    return json.dumps({k: v for k, v in settings.items() if k not in ("ci95", "std", "by_strength")})
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_nothing_is_fitted_or_chosen_on_the_test_split(name):
+    assert not influence_of_the_test_split(lambda _: evaluator(name))
+
+
+@pytest.mark.parametrize("what", ["labels", "images", "labels in score", "images in score"])
+def test_a_planted_leak_is_caught(what):
+    """A probe that chooses its regularisation by the test labels, or standardises by the test images, early or late."""
+
+    class Leaky(LinearProbe):
+        def __init__(self, one):
+            super().__init__([1e-4, 1e-2, 1.0, 100.0])
+            self.one = one
+
+        def fit(self, train, val, network):
+            usual = super().fit(train, val, network)
+            if what == "labels in score":  # the best of all, by the test split's own labels
+                fits = [LinearProbe([l2]).fit(train, val, network) for l2 in self.l2]
+                return Fitted(lambda test: max((f.score(test) for f in fits), key=lambda scores: scores[0].value))
+            if what == "images in score":
+                return Fitted(lambda test: usual.score(test._replace(x=test.x - test.x.mean(0))))
+            test = self.one.splits.test
+            x, _ = network.encode(test)
+            if what == "labels":
+                l2, top1 = chosen_l2(train, Part(x, test.labels, test), self.l2, 3)
+                return Fitted(lambda part: [Score("l2", "", l2, {"top1": top1})])
+            scale = x.std(0).square()
+            return super().fit(train._replace(x=train.x * scale), val._replace(x=val.x * scale), network)
+
+    assert influence_of_the_test_split(Leaky)
+
+
+def test_the_test_split_is_encoded_after_everything_is_fitted():
+    happened, one = [], data(images(30, 4))
+
+    class Fits(Evaluator):
+        def fit(self, train, val, network):
+            happened.append("fit")
+            return Fitted(lambda test: happened.append("score") or [])
+
+    def make():
+        usual = network(one.normalize)
+
+        def encode(part):
+            happened.append("test" if part is one.splits.test else "other")
+            return usual.encode(part)
+
+        return usual._replace(encode=encode)
+
+    measure([Row("test/", "x", 1, "h", make)], {"a": Fits(), "b": Fits()}, one, None, 1, None)
+    assert happened == ["other", "other", "fit", "fit", "test", "score", "score"]
+
+
+def test_the_best_checkpoint_does_not_depend_on_the_test_split(tmp_path, monkeypatch):
+    from test_run import same, train
+
+    from repel.engine import checkpoints
+    from repel.images import datasets as readers
+
+    usual, kept = readers.fashion_mini, []
+    for name, change in (("a", lambda t: t), ("b", lambda t: Images(255 - t.pixels, t.labels.roll(1)))):
+        monkeypatch.setattr(readers, "fashion_mini", lambda channels, change=change: changed(usual(channels), change))
+        train(
+            tmp_path / name,
+            "data.datamodule.read._target_=repel.images.datasets.fashion_mini",
+            "callbacks.progress=null",
+        )
+        kept.append(checkpoints.load(tmp_path / name / "checkpoints/best.ckpt"))
+    assert same(kept[0]["state_dict"], kept[1]["state_dict"])
+    assert kept[0]["callbacks"]["BestCheckpoint"] == kept[1]["callbacks"]["BestCheckpoint"]
+
+
+def changed(splits: Splits, change) -> Splits:
+    return Splits(splits.train, change(splits.test), splits.val, splits.classes)
+
+
+def test_records_say_how_they_were_measured():
+    one = data(images(30, 4))
+    evaluators = {name: evaluator(name) for name in EVALUATORS}
+    seen = []
+    rows = [Row("test/", "x", 1, "h", lambda: network(one.normalize))]
+    records = measure(rows, evaluators, one, None, 7, lambda *split: seen.append(split))
+    assert {r["evaluator"] for r in records} == set(EVALUATORS)
+    for r in records:
+        assert (r["seed"], r["layer"], r["epoch"]) == (7, "h", 1)
+        assert "normalize" in r["settings"]
+        assert r["metric"].startswith("val/" if r["split"] == "val" else "test/")
+    assert len({r["metric"] for r in records}) == len(records)
+    assert all({"k", "temperature"} <= set(r["settings"]) for r in records if "knn" in r["metric"])
+    tasks = {r["metric"]: r["value"] for r in records if r["task"] == "ab"}
+    assert set(tasks) == {"test/ab_knn_top1", "test/ab_linear_top1", "val/ab_linear_top1"}
+    assert len(seen) == 1
+
+
+def test_raw_pixels_have_no_numbers_of_an_encoder():
+    one = data(images(30, 4))
+    rows = [Row("baseline/raw_", "x", None, "pixels", lambda: network(one.normalize)._replace(encoder=None))]
+    records = measure(rows, {n: evaluator(n) for n in ("knn", "fine_tune")}, one, None, 1, None)
+    assert {r["evaluator"] for r in records} == {"knn"}
+    assert "baseline/raw_knn_top1" in {r["metric"] for r in records}
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_evaluators_leave_the_encoder_as_it_is(name):
+    """No weight, statistic, gradient or mode changes, and nothing is drawn from the global generator twice alike."""
+    one = data(images(30, 4))
+    net = network(one.normalize)
+    before = {k: v.clone() for k, v in net.encoder.state_dict().items()}
+    values = [
+        [
+            r["value"]
+            for r in measure([Row("test/", "x", 1, "h", lambda: net)], {name: evaluator(name)}, one, None, 1, None)
+        ]
+        for _ in range(2)
+    ]
+    assert values[0] == values[1]  # the same numbers twice
+    assert not net.encoder.training
+    assert all(torch.equal(before[k], v) for k, v in net.encoder.state_dict().items())
+    assert all(p.grad is None for p in net.encoder.parameters())
+
+
+def test_every_evaluator_has_a_file_of_its_name():
+    for name in EVALUATORS:
+        assert list(OmegaConf.load(CONF / f"evaluators/{name}.yaml")) == [name]
+    assert set(config(name="evaluate").evaluators) <= set(EVALUATORS)
+    assert protocol.Evaluator.of_tasks == ()

@@ -1,0 +1,120 @@
+"""Processes that start in no time: forked from a server that has imported everything once.
+
+Ranks, on the code path of launch.py from there on; and commands, as `python train.py ...` from there on.
+"""
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from repel.cli.checks import plain
+from repel.engine import runs
+
+PRELOAD = ["repel.engine.fit", "repel.report.report", "repel.export.embed", "faults"]
+NOTICE = 10  # seconds in which a rank notices that another one is gone
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(PRELOAD)
+
+
+def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    import torch
+
+    os.setsid()
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ |= env
+    torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+    sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent)
+    runpy.run_path(argv[0], run_name="__main__")
+
+
+def script(argv: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
+    """Exit status, None where the time was over, and what was printed on stdout and stderr."""
+    folder = Path(tempfile.mkdtemp(prefix="command_"))
+    out, err = folder / "out", folder / "err"
+    process = server.Process(target=script_main, args=(argv, str(cwd), env, str(out), str(err)))
+    process.start()
+    process.join(timeout)
+    if hung := process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    printed = [path.read_text() if path.exists() else "" for path in (out, err)]
+    shutil.rmtree(folder)
+    return (None if hung else process.exitcode), *printed
+
+
+def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: str | None) -> None:
+    """One rank's process, as start_ranks would have started it."""
+    import faults
+    import torch
+
+    from repel.engine.launch import train_rank
+
+    torch.set_num_threads(1)
+    os.setsid()
+    if world > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
+        os.environ |= {name: str(value) for name, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    if fault:
+        faults.arm(fault)
+    os._exit(train_rank(Path(folder), task, store if world > 1 else None))
+
+
+def start(folder: Path, world: int, task: str, fault: str | None = None) -> list[multiprocessing.Process]:
+    meet = tempfile.mkdtemp(prefix="ranks_")
+    args = [(str(folder), task, f"{meet}/store", rank, world, fault) for rank in range(world)]
+    processes = [server.Process(target=rank_main, args=a) for a in args]
+    for process in processes:
+        process.start()
+    processes[0].meet = meet
+    return processes
+
+
+def end(processes: list[multiprocessing.Process], timeout: float = 120) -> list[int]:
+    """Wait for all; their exit statuses, negative for a signal. None outlives this.
+
+    As torch's launcher does, it ends the others when one has failed; here it gives them time to notice by themselves.
+    """
+    until, failed = time.monotonic() + timeout, None
+    try:
+        while alive := [process for process in processes if process.is_alive()]:
+            wait([process.sentinel for process in alive], 0.5)
+            now = time.monotonic()
+            if failed is None and any(process.exitcode for process in processes):
+                failed = now
+            if failed is not None and now - failed > NOTICE:
+                for process in alive:
+                    process.terminate()  # it waits where nobody comes: they had not met yet
+                    process.waited = True
+            assert now < until, f"ranks that did not end: {[process.pid for process in alive]}"
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+        shutil.rmtree(processes[0].meet)
+    return [process.exitcode for process in processes]
+
+
+def run(cfg, folder: Path, fault: str | None = None, resume: bool = False) -> list[int]:
+    """Train a config in a folder, on as many ranks as it says."""
+    if not resume:
+        runs.claim(folder, plain(cfg), [])
+        runs.release(folder)
+    for record in folder.glob("error_rank*.txt"):
+        record.unlink()
+    statuses = end(start(folder, cfg.trainer.devices, "resume" if resume else "new", fault))
+    for record in folder.glob("error_rank*.txt"):
+        print(record.name, record.read_text())  # pytest shows it where a test fails
+    return statuses
