@@ -1,8 +1,8 @@
-"""A sweep's results: python scripts/report.py SWEEP [metric=NAME[,NAME]] [against=ROW]
+"""A report of a sweep: python scripts/report.py SWEEP [metric=NAME[,NAME]] [against=ROW]
 
 SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train. Prints Markdown and writes it there
-as report.md, with report.json, bars.png and curves.png. A row is what was overridden besides the seed; against= names
-the one that the others are compared with, seed by seed, by its overrides or as many of them as tell it from the others.
+as report.md, with report.json, bars.png and curves.png. A row is a set of overrides without the seed. against= names
+the row to compare with, seed by seed, by enough of its overrides to identify it.
 """
 
 import sys
@@ -69,7 +69,7 @@ def row_named(against: str, cells: list[Cell]) -> Cell:
 
 
 def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]) -> list[str]:
-    """How many runs there are of what state, and those that are not finished by name."""
+    """The number of runs in each state, and the unfinished runs by name."""
     counts = Counter(run.state for run in found) + Counter(missing=len(left))
     lines = [f"{len(found) + len(left)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())]
     if same:
@@ -82,13 +82,13 @@ def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]
 
 
 def beside(metric: str, known: list[str]) -> list[str]:
-    """The baselines of a metric: baseline/raw_knn_top1 and the like for test/knn_top1."""
+    """The baselines of a metric, such as baseline/raw_knn_top1 for test/knn_top1."""
     tail = metric.rsplit("/", 1)[-1]
     return [name for name in known if name.startswith("baseline/") and name.endswith(f"_{tail}") and name != metric]
 
 
 def table(cells: list[Cell], metric: str, reference: Cell | None, known: list[str]) -> list[str]:
-    """A row a cell: mean ± standard deviation over seeds, and the paired difference with its 95 % interval."""
+    """One row per cell: mean ± standard deviation over seeds, and the paired difference with its 95 % interval."""
     columns = [*beside(metric, known), metric]
     heads = ["run", "seeds", *columns] + ([] if reference is None else [f"against {reference.name}, 95 %"])
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -117,7 +117,7 @@ def interval(difference: compare.Difference | None) -> str:
 
 
 def pivot(cells: list[Cell], metric: str) -> list[str]:
-    """Where exactly two options vary: the one down, the other across."""
+    """If exactly two options vary, a table of one against the other."""
     keys = list(dict.fromkeys(key for cell in cells for key in cell.overrides))
     if len(keys) != 2:
         return []
@@ -152,7 +152,7 @@ def numbers(
 
 
 def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Path) -> None:
-    """A panel a metric: bars are means, whiskers standard deviations, dots seeds, lines the baselines' means."""
+    """One panel per metric: bars are means, whiskers standard deviations, dots seeds, lines the means of baselines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -184,7 +184,7 @@ def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Pat
 
 
 def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
-    """The validation metric against the epoch: per cell the mean over its seeds, in a band of ± one deviation."""
+    """The validation metric by epoch: the mean over each cell's seeds, in a band of ± one standard deviation."""
     import matplotlib
 
     matplotlib.use("Agg")

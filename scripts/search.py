@@ -1,11 +1,11 @@
-"""The nearest images of an embedded set to an image: python scripts/search.py QUERY.png EMBED_FOLDER [k=10]
+"""The nearest images to one image: python scripts/search.py QUERY.png EMBED_FOLDER [k=10]
 
-EMBED_FOLDER is what embed.py wrote. Prints cosine similarity, class and file of each, and draws them. Further options:
+EMBED_FOLDER was written by embed.py. Prints cosine similarity, class and file of each image, and draws them. Options:
 
-    layer=z        which features, where the folder has both; else h
-    out=FILE       the drawing; else EMBED_FOLDER/nearest_QUERY.png
-    ckpt=FILE      where the checkpoint that made the features lies now, if it moved
-    data_root=DIR  where the images lie now, if they moved
+    layer=z        which features, if the folder has both; default h
+    out=FILE       the drawing; default EMBED_FOLDER/nearest_QUERY.png
+    ckpt=FILE      the checkpoint that made the features, if it has moved
+    data_root=DIR  the folder of the images, if it has moved
 """
 
 import sys
@@ -21,7 +21,7 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
     """Query, folder and options.
 
     Raises:
-        ValueError: one line on what is wrong.
+        ValueError: one line that names the mistake.
     """
     options = dict(a.split("=", 1) for a in arguments if "=" in a and not Path(a).exists())
     for key in options:

@@ -1,6 +1,7 @@
-"""A contact sheet of images, their views and the drawn parameters: python scripts/show_views.py data=... views=...
+"""A contact sheet of images, their views and the views' parameters: python scripts/show_views.py data=... views=...
 
-Takes the options of train.py, and images=8: how many. What it shows is what training with these options begins with.
+Takes the options of train.py, and the number of images, images=8. It shows the first views that training with these
+options would use.
 """
 
 from pathlib import Path
