@@ -93,7 +93,7 @@ def two_ranks() -> Finding:
 
 
 def gradient(local: slice):
-    """NT-Xent's gradient with tilted negatives, for a linear encoder's weights (5, 7), averaged over ranks as by DDP."""
+    """NT-Xent's gradient with tilted negatives, for a linear encoder's weights (5, 7), averaged over ranks."""
     import torch
     import torch.distributed as dist
     from hydra import compose, initialize_config_dir
