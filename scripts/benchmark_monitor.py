@@ -24,9 +24,9 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from repel.cli.checks import CONF
-from repel.engine.agreement import Together
+from repel.engine.agreement import RankAgreement
 from repel.engine.build import build_data, build_module, build_trainer
+from repel.engine.configs import CONF
 from repel.images.memory import Images
 
 CHECKS, WATCHING = "checks", "Monitor and Health"
@@ -112,7 +112,7 @@ def measure(what: str, windows: int, overrides: list[str]) -> str:
         times = (windows + 3) * trainer.log_every_n_steps * data.batch_size // len(train) + 1
         repeated = Images(train.pixels.repeat(times, 1, 1, 1), train.labels.repeat(times))
         data.splits = dataclasses.replace(data.splits, train=repeated)
-        together = next(callback for callback in trainer.callbacks if isinstance(callback, Together))
+        together = next(callback for callback in trainer.callbacks if isinstance(callback, RankAgreement))
         alternate = EveryOtherWindow([together] if what == CHECKS else watching, windows)
         if what == CHECKS:
             trainer.callbacks.remove(together)

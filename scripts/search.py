@@ -11,7 +11,7 @@ EMBED_FOLDER was written by embed.py. Prints cosine similarity, class and file o
 import sys
 from pathlib import Path
 
-from repel.cli.checks import nearest as close
+from repel.cli.suggestions import nearest as close
 from repel.images.decode import shown
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import command, config, make_folder, run_folder
 
-from repel.cli.checks import plain
-from repel.engine import checkpoints, runs
-from repel.engine.build import build_data, saved
+from repel.engine import checkpoint_io, runs
+from repel.engine.build import build_data
+from repel.engine.configs import load_config, to_container
 from repel.evaluation.protocol import Network
 from repel.report.report import device_of, of_run, report, rows_of
 
@@ -146,10 +146,10 @@ def test_pretrained_weights_are_a_baseline_of_their_own(tmp_path):
 
 
 def test_layers_are_what_the_network_computes(finished):
-    cfg = saved(runs.read_config(finished))
+    cfg = load_config(runs.read_config(finished))
     data = build_data(cfg)
     data.setup()
-    weights = {"test/": checkpoints.load(of_run(finished)["test/"])}
+    weights = {"test/": checkpoint_io.load(of_run(finished)["test/"])}
     rows = {r.layer: r for r in rows_of(cfg, weights, ["h", "z"], data, device_of("cpu"))[2:]}
     few = data.splits.test[torch.arange(5)]
     h, z = (rows[layer].make() for layer in ("h", "z"))
@@ -167,7 +167,7 @@ def test_layers_are_what_the_network_computes(finished):
 def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")
-    job = plain(cfg) | {"layers": ["h"]}
+    job = to_container(cfg) | {"layers": ["h"]}
     assert report(cfg, job, {}, device_of("cpu"), None) == ([], {})
     assert "no labels" in capsys.readouterr().out
 
