@@ -40,7 +40,7 @@ def pack(folder: Path, samples: int) -> None:
         shards.done()
         shards.merge()
         np.save(folder / name / "labels.npy", np.arange(count) % 10)
-    (folder / "classes.json").write_text(json.dumps([str(i) for i in range(10)]))
+    (folder / "classes.json").write_text(json.dumps([str(i) for i in range(10)]), encoding="utf-8")
 
 
 def memory() -> int:
@@ -63,9 +63,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         pack(Path(folder), options.samples)
-        packed = time.perf_counter() - begun
+        packed = time.perf_counter() - started
         cfg = compose_config(
             "data=stream", f"data.root={folder}", "data.image_size=8", "data.channels=1", "data.mean=[0.5]",
             "data.std=[0.25]", f"data.workers={options.workers}", "data.batch_size=500", "views=gray",
@@ -75,12 +75,12 @@ def main() -> None:
         n, size = len(data.splits.train), data.batch_size
         sampler = GlobalBatches(data.order, n, size, 0, 1, position=lambda: 0, per_epoch=n // size)
         data.trainer = type("Trainer", (), {"strategy": type("S", (), {"root_device": torch.device("cpu")})})
-        rows, seen, begun = [], torch.zeros(n, dtype=torch.bool), time.perf_counter()
+        rows, seen, started = [], torch.zeros(n, dtype=torch.bool), time.perf_counter()
         for number, batch in enumerate(data.loader(data.splits.train, sampler, seeding.VIEWS), 1):
             data.views.apply(batch.pixels, data.views.draw(size, torch.Generator().manual_seed(number)))
             seen[batch.rows.index] = True
             if number % max(1, n // size // POINTS) == 0:
-                rows.append((number * size, time.perf_counter() - begun, memory()))
+                rows.append((number * size, time.perf_counter() - started, memory()))
                 print(*rows[-1], flush=True)
         assert seen.all(), "each sample once"
     lines = [

@@ -166,9 +166,9 @@ def findings() -> Iterator[tuple[str, str, str]]:
 def main() -> int:
     table = Table("", "verdict", "", title="doctor")
     found = list(findings())
-    colours = {GOOD: "green", LOOK: "yellow", BAD: "red"}
+    colors = {GOOD: "green", LOOK: "yellow", BAD: "red"}
     for name, verdict, words in found:
-        table.add_row(name, f"[{colours[verdict]}]{verdict}[/]", words)
+        table.add_row(name, f"[{colors[verdict]}]{verdict}[/]", words)
     Console().print(table)
     return int(any(verdict == BAD for _, verdict, _ in found))
 

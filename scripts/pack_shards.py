@@ -106,7 +106,7 @@ def main() -> None:
             count = pack(getattr(splits, name), args.out / name, args.side, args.chunk_bytes)
             print(f"{name}: {count:,} images")
         # last: a folder without it is incomplete
-        (args.out / "classes.json").write_text(json.dumps(splits.classes, ensure_ascii=False) + "\n")
+        (args.out / "classes.json").write_text(json.dumps(splits.classes, ensure_ascii=False) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

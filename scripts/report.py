@@ -49,7 +49,7 @@ def report(folder: Path, metrics: list[str], against: str | None) -> str:
     for metric in metrics if known else ():
         text += ["", *table(cells, metric, reference, known), *pivot(cells, metric)]
     markdown = "\n".join(text) + "\n"
-    (folder / "report.md").write_text(markdown)
+    (folder / "report.md").write_text(markdown, encoding="utf-8")
     write_json(folder / "report.json", numbers(folder, found, left, cells, same, metrics, reference))
     if known:
         draw_bars(cells, metrics, known, folder / "bars.png")
@@ -81,7 +81,7 @@ def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]
     return lines + [f"- missing: {job}" for job in left]
 
 
-def beside(metric: str, known: list[str]) -> list[str]:
+def baselines_of(metric: str, known: list[str]) -> list[str]:
     """The baselines of a metric, such as baseline/raw_knn_top1 for test/knn_top1."""
     tail = metric.rsplit("/", 1)[-1]
     return [name for name in known if name.startswith("baseline/") and name.endswith(f"_{tail}") and name != metric]
@@ -89,7 +89,7 @@ def beside(metric: str, known: list[str]) -> list[str]:
 
 def table(cells: list[Cell], metric: str, reference: Cell | None, known: list[str]) -> list[str]:
     """One row per cell: mean ± standard deviation over seeds, and the paired difference with its 95 % interval."""
-    columns = [*beside(metric, known), metric]
+    columns = [*baselines_of(metric, known), metric]
     heads = ["run", "seeds", *columns] + ([] if reference is None else [f"against {reference.name}, 95 %"])
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for cell in cells:
@@ -166,18 +166,20 @@ def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Pat
                 mean, std = compare.mean_std(values)
                 panel.barh(place, mean, xerr=std, height=0.6, color="tab:blue", alpha=0.5, capsize=3)
                 panel.plot(values, [place] * len(values), "o", color="black", markersize=3)
-        for number, name in enumerate(beside(metric, known)):
+        for number, name in enumerate(baselines_of(metric, known)):
             pooled = [v for cell in cells for v in cell.values(name).values()]
             panel.axvline(compare.mean_std(pooled)[0], color=f"C{number + 1}", linestyle="--", label=name)
         panel.set_yticks(range(len(cells)), [cell.name for cell in cells])
         panel.invert_yaxis()
         panel.set_xlabel(f"{metric}, mean and standard deviation over seeds")
-        every = [v for cell in cells for name in (metric, *beside(metric, known)) for v in cell.values(name).values()]
+        every = [
+            v for cell in cells for name in (metric, *baselines_of(metric, known)) for v in cell.values(name).values()
+        ]
         if every and min(every) > 0:
             left = max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3)
             panel.set_xlim(left=left)
             panel.set_xlabel(f"{metric}, mean and standard deviation over seeds; axis from {left:.3g}")
-        if beside(metric, known):
+        if baselines_of(metric, known):
             panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
