@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+from composing import composed
 from conftest import CONF, TINY, config, make_folder, options
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -203,9 +203,7 @@ def pictures(tmp_path_factory) -> Path:
 
 def status(folder: Path, *overrides: str) -> tuple[int, str]:
     """Exit status and line of `python train.py ...`, through the command's own checks and training, in this process."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-        return status_of(folder, cfg)
+    return status_of(folder, composed("train", list(overrides), hydra=True))
 
 
 def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
@@ -237,10 +235,9 @@ def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, t
         monkeypatch.setattr(f"repel.cli.checks.{name}", lambda *args: None)
     around = ["predictor=mlp"] if loss == "byol" else []
     typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={pictures}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", overrides=typed, return_hydra_config=True)
+    base = composed("train", typed, hydra=True)
     for strategy in options("negatives"):
-        cfg = copy.deepcopy(composed)  # as negatives=strategy composes it, which takes longer than the training
+        cfg = copy.deepcopy(base)  # as negatives=strategy composes it, which takes longer than the training
         cfg._set_flag("struct", False)
         cfg.negatives = OmegaConf.load(CONF / f"negatives/{strategy}.yaml")
         cfg.hydra.runtime.choices.negatives = strategy

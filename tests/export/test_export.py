@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, check_mistake, command, config, make_folder
-from hydra import compose, initialize_config_dir
+from composing import composed
+from conftest import check_mistake, command, config, make_folder
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -71,8 +71,7 @@ def done(monkeypatch, tmp_path):
     def call(task, *typed: str, name: str = "out") -> Path:
         job = SimpleNamespace(overrides=SimpleNamespace(task=OmegaConf.create(list(typed))))
         monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: job)
-        with initialize_config_dir(str(CONF), version_base="1.3"):  # interpolations stay, as in the command
-            cfg, folder = compose(task.__name__, overrides=list(typed)), tmp_path / name
+        cfg, folder = composed(task.__name__, list(typed)), tmp_path / name  # interpolations stay, as in the command
         folder.mkdir()
         prepare_output(cfg, folder)
         task(cfg, folder)

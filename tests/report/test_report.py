@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import command, config, make_folder, run_folder
+from conftest import SMALL, command, config, make_folder, run_folder
 
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data
@@ -31,8 +31,13 @@ def whole(finished, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_reproduces_the_runs_numbers(finished, whole):
-    known = {n: v for n, v in measured(finished).items() if re.match("test/|baseline/|val/.*linear", n)}
+def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
+    """Of a run that was measured as it is by default; it trained as `finished` did."""
+    result = command("train.py", *SMALL, "evaluators=[knn,linear]", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    run = measured(run_folder(result, tmp_path))
+    known = {n: v for n, v in run.items() if re.match("test/|baseline/|val/.*linear", n)}
+    assert {"val/linear_top1", "test/linear_top1", "test/last_linear_top1", "baseline/raw_linear_top1"} <= set(known)
     found = measured(whole[0])
     assert len(known) > 20
     assert {name: found[name] for name in known} == known
