@@ -6,7 +6,6 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,9 +15,10 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from repel.base.installation import install_extra
+from repel.engine.configs import CONF
 from repel.engine.redact import check_secrets, without_secrets
 
-CONF = Path(__file__).parents[3] / "conf"
 TARGETS = (  # what a config may call besides
     r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
 )
@@ -130,7 +130,7 @@ def check(cfg: DictConfig, name: str) -> None:
     check_types(cfg, defaults, overrides)
     check_ranges(cfg, RANGES)
     if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
-        raise ValueError("evaluation.map=tsne needs scikit-learn: pip install -e '.[map]'; or use evaluation.map=pca")
+        raise ValueError(f"evaluation.map=tsne needs scikit-learn: {install_extra('map')}; or use evaluation.map=pca")
     if name in ("train", "show_views"):
         check_train(cfg)
     if name == "export" and cfg.normalize and "onnx" not in cfg.format:
@@ -275,7 +275,7 @@ def config_mistake(error: Exception, name: str) -> str:
     if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, choice = found.groups()
         if (group, choice) == ("hydra/sweeper", "optuna"):
-            return "sweep=optuna needs Optuna's plugin for Hydra: pip install -e '.[optuna]'"
+            return f"sweep=optuna needs Optuna's plugin for Hydra: {install_extra('optuna')}"
         return no_such_choice(group, choice)
     if found := re.search(r"Could not override '([^']+)'", text):
         return unknown(found[1], name)

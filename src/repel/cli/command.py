@@ -55,6 +55,7 @@ def entry_point(name: str) -> Callable:
     """
 
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
+        @functools.wraps(task)
         def command() -> None:
             stop_at_once()
             if outside := "RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ:
@@ -62,7 +63,8 @@ def entry_point(name: str) -> Callable:
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on, for us to word
             failures: list[int] = []
-            job = functools.wraps(task)(functools.partial(run_job, task, name, tracebacks, failures))
+            job = functools.partial(run_job, task, name, tracebacks, failures)
+            job.__module__ = name  # by which Hydra calls the command in its help
             try:
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
@@ -132,7 +134,8 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # another one would cut off the line that says how to go on
         last = folder / "checkpoints" / "last.ckpt"
-        hint = f"go on with: python {name}.py resume={relative(folder)}" if last.exists() else "no checkpoint yet"
+        resume = f"{' '.join(runs.program())} resume={relative(folder)}"
+        hint = f"go on with: {resume}" if last.exists() else "no checkpoint yet"
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             hint = f"the same command with sweep.resume={relative(folder.parent)} runs what is missing"
         print(f"{str(stop) or 'interrupted'}; {hint}", file=sys.stderr)

@@ -1,6 +1,10 @@
-"""Configs as files: what was renamed since they were written."""
+"""Configs as files: where conf/ lies, and what was renamed since a config was written."""
 
 from typing import Any
+
+from repel.base.installation import CONF
+
+__all__ = ["CONF", "RENAMED_TARGETS", "with_new_names"]
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
     "repel.anneal.Anneal": "repel.model.anneal.Anneal",
