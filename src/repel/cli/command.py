@@ -58,13 +58,15 @@ def entry_point(name: str) -> Callable:
     """
 
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
+        @functools.wraps(task)
         def command() -> None:
             raise_on_signal()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
             failures: list[int] = []
-            job = functools.wraps(task)(functools.partial(run_job, task, name, tracebacks, failures))
+            job = functools.partial(run_job, task, name, tracebacks, failures)
+            job.__module__ = name  # by which Hydra calls the command in its help
             with _reported_mistakes(name, tracebacks, failures):
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
@@ -137,7 +139,7 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
     except (KeyboardInterrupt, Stopped) as stop:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # another one would cut off the line that says how to resume
-        print(f"{str(stop) or 'interrupted'}; {_resume_hint(name, folder)}", file=sys.stderr)
+        print(f"{str(stop) or 'interrupted'}; {_resume_hint(folder)}", file=sys.stderr)
         raise
     except Exception as error:
         status, message = explain(error, name)
@@ -153,11 +155,11 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
     return math.nan
 
 
-def _resume_hint(name: str, folder: Path) -> str:
+def _resume_hint(folder: Path) -> str:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return f"the same command with sweep.resume={relative_to_cwd(folder.parent)} runs what is missing"
     if (folder / "checkpoints" / "last.ckpt").exists():
-        return f"resume with: python {name}.py resume={relative_to_cwd(folder)}"
+        return f"resume with: {' '.join(runs.program())} resume={relative_to_cwd(folder)}"
     return "no checkpoint yet"
 
 

@@ -2,16 +2,15 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from repel.base.installation import CONF
 from repel.engine.redact import without_secrets
 
 __all__ = ["CONF", "RENAMED_TARGETS", "check_targets", "flatten", "load_config", "targets", "to_container"]
 
-CONF = Path(__file__).parents[3] / "conf"
 TARGETS = (  # what a config may call besides
     r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
 )

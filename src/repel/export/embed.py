@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from repel.base.installation import install_extra
 from repel.data.datamodule import ImageData, labelled_by
 from repel.engine import runs
 from repel.engine.build import build_data, with_data
@@ -102,7 +103,7 @@ def check_format(format: str) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise ValueError("format=parquet needs pyarrow: pip install -e '.[parquet]'") from error
+            raise ValueError(f"format=parquet needs pyarrow: {install_extra('parquet')}") from error
 
 
 def check_size(layers: Layers, config: dict[str, Any], data: ImageData, device: torch.device) -> None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from repel.base.installation import install_extra
 from repel.engine.build import build_data, with_data
 from repel.engine.configs import load_config
 from repel.evaluation.features import subset
@@ -39,7 +40,7 @@ def export(cfg: DictConfig, folder: Path) -> None:
         RuntimeError: a file gives other features than the original. No file is left.
     """
     if missing := [name for name in ONNX_NEEDS if "onnx" in cfg.format and find_spec(name) is None]:
-        raise ValueError(f"format=[onnx] needs {' '.join(missing)}: pip install -e '.[export]'")
+        raise ValueError(f"format=[onnx] needs {' '.join(missing)}: {install_extra('export')}")
     trained = load(cfg.ckpt, cfg.checkpoint)
     built = trained.config["encoder"]
     if "safetensors" in cfg.format:

@@ -8,6 +8,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
+from repel.base.installation import install_extra
+
 
 class CSVHistory(CSVLogger):
     """`metrics.csv` in the run folder itself; a resumed run goes on with its history, where Lightning's deletes it.
@@ -43,7 +45,7 @@ def wandb_logger(save_dir: str, project: str, offline: bool) -> Logger:
     try:
         return WandbLogger(name=Path(save_dir).name, save_dir=save_dir, project=project, offline=offline)
     except ModuleNotFoundError as error:
-        raise ValueError("logger=wandb needs wandb: pip install -e '.[wandb]'") from error
+        raise ValueError(f"logger=wandb needs wandb: {install_extra('wandb')}") from error
 
 
 class HistoryWriter(ExperimentWriter):
