@@ -9,7 +9,7 @@ from repel.cli.command import entry_point
 
 @entry_point("evaluate")
 def main(cfg: DictConfig, folder: Path) -> float | None:
-    from repel.report.report import evaluate
+    from repel.report.evaluate import evaluate
 
     return evaluate(cfg, folder)
 

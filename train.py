@@ -19,7 +19,7 @@ def main(cfg: DictConfig, folder: Path) -> float | None:
 
     data = launch(cfg, folder, resume=state == RESUME)
 
-    from repel.report.report import finish
+    from repel.report.evaluate import finish
 
     return runs.end(folder, finish(cfg, folder, data))
 

@@ -19,11 +19,11 @@ from repel.cli.checks import plain
 from repel.cli.command import claim
 from repel.engine import checkpoints
 from repel.engine.build import build_data, build_module
+from repel.engine.pretrained import load_pretrained
 from repel.evaluation.features import encode
 from repel.export import export as exports
 from repel.export.embed import embed
 from repel.export.export import difference, export
-from repel.export.pretrained import load
 from repel.export.search import feature_of, nearest, open_folder
 from repel.export.source import recipe
 from repel.images.decode import decode
@@ -103,7 +103,7 @@ def test_features_are_those_of_encode_with_names_splits_and_classes(run, picture
     assert [row["split"] for row in rows] == ["train"] * 8 + ["test"] * 3
     assert [row["label"] for row in rows] == ["green"] * 4 + ["red"] * 4 + ["green"] * 3
     assert features.dtype == np.float32
-    trained = load(str(run), None)
+    trained = load_pretrained(str(run), None)
     pixels = torch.from_numpy(np.stack([decode(pictures / name, 28, 1) for name in names]))  # each by its own name
     with torch.no_grad():
         expected = trained.encoder(trained.normalize(pixels))
@@ -121,7 +121,7 @@ def test_the_runs_own_data_whole_before_anything_is_held_out(run, done):
     rows, features = index(out), np.load(out / "features.npy")
     assert len(rows) == len(features) == 8000
     assert (rows[12]["file"], rows[6001]["file"]) == ("train/000012", "test/000001")
-    data, trained = build_data(config()), load(str(run), None)
+    data, trained = build_data(config()), load_pretrained(str(run), None)
     test = data.read().test
     expected, _ = encode(trained.encoder, test, data.normalize, CPU)
     assert np.array_equal(features[6000:], expected.numpy())
@@ -134,7 +134,7 @@ def test_both_layers_and_the_last_checkpoint(run, pictures, done):
     h, z = (np.load(both / f"features_{layer}.npy") for layer in "hz")
     assert (h.shape, z.shape) == ((11, 32), (11, 6))
     with torch.no_grad():
-        expected = load(str(run / "checkpoints/last.ckpt"), None).head(torch.from_numpy(h))
+        expected = load_pretrained(str(run / "checkpoints/last.ckpt"), None).head(torch.from_numpy(h))
     torch.testing.assert_close(torch.from_numpy(z), expected)
     best = np.load(done(embed, *what[:-1], name="best") / "features.npy")
     assert abs(best - h).max() > 1e-3
@@ -192,7 +192,7 @@ def test_weights_are_not_downloaded_to_be_overwritten(tmp_path, monkeypatch):
     contents["config"]["encoder"]["weights"] = "DEFAULT"
     checkpoints.AtomicCheckpointIO().save_checkpoint(contents, path)
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
-    assert load(str(folder), None).encoder.out_features == 512
+    assert load_pretrained(str(folder), None).encoder.out_features == 512
 
 
 # --------------------------------------------------------------------------------------------------------------- export
@@ -261,7 +261,7 @@ def elsewhere(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_exports_agree_in_a_process_without_repel(elsewhere, name):
     folder = elsewhere[name]
-    trained = load(str(folder.with_name(f"{name}_run")), None)
+    trained = load_pretrained(str(folder.with_name(f"{name}_run")), None)
     images = torch.from_numpy(np.load(folder / "images.npy"))
     with torch.no_grad():
         expected = trained.encoder(trained.normalize(images)).numpy()
@@ -297,7 +297,7 @@ def test_timm_and_torchvision_load_the_file_by_themselves(elsewhere):
     by_torchvision.conv1 = torch.nn.Conv2d(1, 64, 7, 2, padding=3, bias=False)
     by_torchvision.load_state_dict(load_file(elsewhere["resnet18_imagenet"] / "encoder.safetensors"))
     for name, model in (("timm", by_timm), ("resnet18_imagenet", by_torchvision.eval())):
-        trained = load(str(elsewhere[name].with_name(f"{name}_run")), None)
+        trained = load_pretrained(str(elsewhere[name].with_name(f"{name}_run")), None)
         images = trained.normalize(torch.from_numpy(np.load(elsewhere[name] / "images.npy")))
         with torch.no_grad():
             torch.testing.assert_close(model(images), trained.encoder(images))
@@ -311,7 +311,7 @@ def test_onnx_that_normalises_and_validation_images(run, done):
     assert "validation split" in (out / "README.md").read_text()
     images = torch.rand(3, 1, 28, 28)
     (made,) = onnxruntime.InferenceSession(str(out / "encoder.onnx")).run(None, {"images": images.numpy()})
-    trained = load(str(run), None)
+    trained = load_pretrained(str(run), None)
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(made), trained.encoder(trained.normalize(images)))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from repel.cli.checks import plain
 from repel.engine import runs
 
-PRELOAD = ["repel.engine.fit", "repel.report.report", "repel.export.embed", "faults"]
+PRELOAD = ["repel.engine.fit", "repel.report.evaluate", "repel.export.embed", "faults"]
 NOTICE = 10  # seconds in which a rank notices that another one is gone
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(PRELOAD)

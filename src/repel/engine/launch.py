@@ -236,7 +236,7 @@ def train_rank(folder: Path, task: str, store: str | None = None, tell_user: boo
         if store is not None:
             meet(store, runs.read_config(folder))
         if task == "evaluate":
-            from repel.report.report import evaluate_here
+            from repel.report.evaluate import evaluate_here
 
             evaluate_here(folder)
         else:

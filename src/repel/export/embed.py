@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from repel.data.datamodule import ImageData, labelled_by
 from repel.engine import runs
 from repel.engine.build import build_data, saved, with_data
+from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
-from repel.export.pretrained import Trained, device_of, load
 from repel.images.decode import decode, shown
 from repel.images.encoded import Encoded
 from repel.images.memory import Images, Splits
@@ -26,7 +26,7 @@ COLUMNS = ("row", "file", "split", "label")
 class Layers(nn.Module):
     """Images (B, C, H, W) -> h (B, F), z (B, D), or both beside each other (B, F + D)."""
 
-    def __init__(self, trained: Trained, layer: str):
+    def __init__(self, trained: PretrainedEncoder, layer: str):
         super().__init__()
         self.encoder, self.head, self.layer = trained.encoder, trained.head, layer
 
@@ -55,8 +55,8 @@ def embed(cfg: DictConfig, folder: Path) -> None:
         BadImage: a file that cannot be read, where the user did not ask to go on.
     """
     check_format(cfg.format)
-    device = device_of(cfg.accelerator)
-    trained = load(cfg.ckpt, cfg.checkpoint)
+    device = select_device(cfg.accelerator)
+    trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
     config = with_data(cfg, trained.config)
     data = build_data(saved(config))
     layers = Layers(trained, cfg.layer).eval().to(device)

@@ -16,9 +16,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from repel.engine.build import build_data, saved, with_data
+from repel.engine.pretrained import PretrainedEncoder, load_pretrained
 from repel.evaluation.features import subset
 from repel.export import templates
-from repel.export.pretrained import Trained, load
 from repel.export.source import Recipe, recipe
 from repel.images.views.normalize import to_float
 
@@ -39,7 +39,7 @@ def export(cfg: DictConfig, folder: Path) -> None:
     """
     if missing := [name for name in ONNX_NEEDS if "onnx" in cfg.format and find_spec(name) is None]:
         raise ValueError(f"format=[onnx] needs {' '.join(missing)}: pip install -e '.[export]'")
-    trained = load(cfg.ckpt, cfg.checkpoint)
+    trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
     built = trained.config["encoder"]
     if "safetensors" in cfg.format:
         how = recipe(trained.encoder, built)
@@ -64,7 +64,7 @@ def words(error: float) -> str:
     return f"differs from the original by at most {error:.1e} of the largest feature"
 
 
-def compared_on(cfg: DictConfig, trained: Trained) -> Tensor:
+def compared_on(cfg: DictConfig, trained: PretrainedEncoder) -> Tensor:
     """(n, C, S, S) uint8: noise, or images of the run's validation split."""
     data = trained.config["data"]
     if cfg.compare_on == "random":
@@ -89,7 +89,7 @@ def difference(file: str, made: Tensor, expected: Tensor) -> float:
     return error
 
 
-def metadata(trained: Trained, how: Recipe) -> dict[str, str]:
+def metadata(trained: PretrainedEncoder, how: Recipe) -> dict[str, str]:
     """What goes into the file's header: texts only, numbers and lists as JSON."""
     data = trained.config["data"]
     facts = {"architecture": how.architecture, "library": how.library or "load_encoder.py"}
@@ -98,7 +98,7 @@ def metadata(trained: Trained, how: Recipe) -> dict[str, str]:
     return {"format": "pt"} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
 
 
-def write(folder: Path, trained: Trained, how: Recipe) -> Reopened:
+def write(folder: Path, trained: PretrainedEncoder, how: Recipe) -> Reopened:
     """encoder.safetensors and load_encoder.py, read back by the latter."""
     state = {name: tensor.contiguous() for name, tensor in how.network.state_dict().items()}
     # not save_file, which lets nobody else read it
@@ -117,7 +117,7 @@ def write(folder: Path, trained: Trained, how: Recipe) -> Reopened:
 class Normalized(nn.Module):
     """Images in [0, 1] -> features."""
 
-    def __init__(self, trained: Trained):
+    def __init__(self, trained: PretrainedEncoder):
         super().__init__()
         self.encoder = trained.encoder
         for name in ("mean", "std"):
@@ -127,7 +127,7 @@ class Normalized(nn.Module):
         return self.encoder((images - self.mean) / self.std)
 
 
-def write_onnx(path: Path, trained: Trained, normalize: bool) -> Reopened:
+def write_onnx(path: Path, trained: PretrainedEncoder, normalize: bool) -> Reopened:
     """An ONNX file for batches of any size, read back by onnxruntime."""
     import onnxruntime
 
@@ -153,7 +153,7 @@ def write_onnx(path: Path, trained: Trained, normalize: bool) -> Reopened:
     return reopened
 
 
-def facts(trained: Trained, how: Recipe) -> dict[str, str]:
+def facts(trained: PretrainedEncoder, how: Recipe) -> dict[str, str]:
     """What the templates name."""
     data = trained.config["data"]
     return {
@@ -168,7 +168,7 @@ def facts(trained: Trained, how: Recipe) -> dict[str, str]:
     }
 
 
-def readme(cfg: DictConfig, trained: Trained, how: Recipe, errors: dict[str, float], compared: int) -> str:
+def readme(cfg: DictConfig, trained: PretrainedEncoder, how: Recipe, errors: dict[str, float], compared: int) -> str:
     known, uses = facts(trained, how), []
     if "encoder.safetensors" in errors:
         uses.append(templates.SAFETENSORS.substitute(known))

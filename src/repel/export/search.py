@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from repel.engine.build import build_data, saved
+from repel.engine.pretrained import load_pretrained
 from repel.evaluation.features import encode
 from repel.export.embed import COLUMNS, RECORD, Layers, names_of, parts_of
-from repel.export.pretrained import load
 from repel.images.contact_sheet import CELL, picture
 from repel.images.decode import decode, decode_files, reason, shown
 from repel.images.memory import BadImage, Images
@@ -88,7 +88,7 @@ def feature_of(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Tenso
     path = ckpt or record["checkpoint"]
     if not Path(path).expanduser().is_file():
         raise ValueError(f"there is no checkpoint {path}; say where the one that made the features lies: ckpt=FILE")
-    trained = load(path, None)
+    trained = load_pretrained(path, None)
     if (trained.epoch, trained.step) != (record["epoch"], record["step"]):
         raise ValueError(
             f"{path} is of epoch {trained.epoch}, step {trained.step}; the features were made at epoch "

@@ -16,7 +16,7 @@ from repel.losses.gradient_weights import Influence, influence
 from repel.losses.ratio import LogRatioLoss
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import Contrastive, Step
-from repel.monitoring.monitor import ALIVE, ends_step, spaced
+from repel.monitoring.monitor import ends_step, spaced
 
 ANCHORS = 256  # of a batch, and so many inputs: chance is then told from APART
 SAME = (
@@ -119,7 +119,7 @@ class Health(Callback):
                 f"the loss has risen from {risen[0]:.4g} at the start to {risen[1]:.4g}: training diverges. Lower "
                 "optimizer.lr, lengthen the warm-up, or set trainer.gradient_clip_val=1"
             ))  # fmt: skip
-        dead = float(geometry.dead_dimensions(step.h, ALIVE))
+        dead = float(geometry.dead_dimensions(step.h))
         if dead > DEAD:
             yield Symptom("dead", SOON, (
                 f"{dead:.0%} of the features' dimensions do not vary over the batch: dead units, often left by steps "

@@ -9,13 +9,12 @@ from torch.optim import Optimizer
 
 from repel.data.pair import Pair
 from repel.evaluation import geometry
-from repel.evaluation.knn import ValidationKNN
 from repel.losses.gradient_weights import Influence, influence
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import Step
+from repel.monitoring.validation_knn import ValidationKNN
 
 HARDEST = 0.01  # the share of negatives whose part of the gradient is logged
-ALIVE = 1e-3  # a feature whose deviation is below this part of the largest one's is dead
 BINS = 64  # of the histograms of similarities in [-1, 1]
 
 
@@ -72,7 +71,7 @@ class Monitor(Callback):
             "val/h_effective_rank": geometry.effective_rank(h).float(),
             "val/h_uniformity": geometry.uniformity(h),
             "val/h_deviation": geometry.deviation(h).mean(),
-            "val/h_dead_dimensions": geometry.dead_dimensions(h, ALIVE),
+            "val/h_dead_dimensions": geometry.dead_dimensions(h),
         }
         module.log_dict(values, rank_zero_only=True)
 
@@ -95,7 +94,7 @@ def of_embeddings(step: Step, limit: int) -> dict[str, Tensor]:
         "geometry/uniformity": geometry.uniformity(z),
         "geometry/effective_rank": geometry.effective_rank(z),
         "geometry/deviation": geometry.deviation(z).mean(),
-        "geometry/dead_dimensions": geometry.dead_dimensions(step.h, ALIVE),
+        "geometry/dead_dimensions": geometry.dead_dimensions(step.h),
     }
     if step.labels is not None:
         known = geometry.tolerance(z, spaced(step.labels, limit))

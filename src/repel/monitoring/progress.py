@@ -1,13 +1,10 @@
-"""Speed, progress, and a look at the pairs."""
+"""Speed and progress of training."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -113,25 +110,3 @@ class Progress(ProgressBar):
             self.bar = None
 
     on_train_end = on_exception = close
-
-
-class PairsGrid(Callback):
-    """A contact sheet of the first batch in TensorBoard, `views/pairs`: images, their views, the drawn parameters.
-
-    Args:
-        pairs: images shown.
-        mean, std: per channel, to undo the normalisation.
-    """
-
-    def __init__(self, pairs: int, mean: Sequence[float], std: Sequence[float]):
-        self.pairs, self.mean, self.std = pairs, tuple(mean), tuple(std)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not trainer.is_global_zero or trainer.global_step:
-            return
-        from repel.images.contact_sheet import contact_sheet
-
-        sheet = contact_sheet(*trainer.datamodule.preview(self.pairs), self.mean, self.std)
-        for logger in loggers:
-            logger.experiment.add_image("views/pairs", np.array(sheet), 0, dataformats="HWC")
