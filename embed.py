@@ -4,16 +4,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.cli.command import claim, entry_point
+from repel.cli.baseline import task_overrides
+from repel.cli.command import entry_point
+from repel.cli.resume import prepare_output
 
 
 @entry_point("embed")
 def main(cfg: DictConfig, folder: Path) -> None:
-    claim(cfg, folder)
+    prepare_output(cfg, folder)
 
     from repel.export.embed import embed
 
-    embed(cfg, folder)
+    embed(cfg, folder, task_overrides())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from repel.cli.baseline import task_overrides
 from repel.cli.command import entry_point
 
 
@@ -11,7 +12,7 @@ from repel.cli.command import entry_point
 def main(cfg: DictConfig, folder: Path) -> float | None:
     from repel.report.evaluate import evaluate
 
-    return evaluate(cfg, folder)
+    return evaluate(cfg, folder, task_overrides())
 
 
 if __name__ == "__main__":

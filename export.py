@@ -4,12 +4,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.cli.command import claim, entry_point
+from repel.cli.command import entry_point
+from repel.cli.resume import prepare_output
 
 
 @entry_point("export")
 def main(cfg: DictConfig, folder: Path) -> None:
-    claim(cfg, folder)
+    prepare_output(cfg, folder)
 
     from repel.export.export import export
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from repel.cli.command import entry_point, start
+from repel.cli.command import entry_point
+from repel.cli.resume import prepare_run
 from repel.cli.sweeps import FINISHED, RESUME
 from repel.engine import runs
 
 
 @entry_point("train")
 def main(cfg: DictConfig, folder: Path) -> float | None:
-    cfg, state = start(cfg, folder)
+    cfg, state = prepare_run(cfg, folder)
     if state == FINISHED:
         return runs.read_environment(folder)["objective"]
 
@@ -21,7 +22,7 @@ def main(cfg: DictConfig, folder: Path) -> float | None:
 
     from repel.report.evaluate import finish
 
-    return runs.end(folder, finish(cfg, folder, data))
+    return runs.mark_finished(folder, finish(cfg, folder, data))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import torch
 from conftest import command, config, make_folder, run_folder
 from PIL import Image
 
-from repel.cli.checks import plain
-from repel.engine import checkpoints, runs
-from repel.engine.build import build_data, saved
+from repel.engine import checkpoint_io, runs
+from repel.engine.build import build_data
+from repel.engine.configs import load_config, to_container
 from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Measurement, Network, ReportRow, Score
@@ -155,7 +155,7 @@ def test_pretrained_weights_are_a_baseline_of_their_own(tmp_path):
 
 
 def test_layers_are_what_the_network_computes(finished):
-    cfg = saved(runs.read_config(finished))
+    cfg = load_config(runs.read_config(finished))
     data = build_data(cfg)
     data.setup()
     paths = {"best": run_checkpoints(finished)["best"]}
@@ -176,10 +176,10 @@ def test_layers_are_what_the_network_computes(finished):
 
 def test_each_checkpoint_is_read_once(finished, tmp_path, monkeypatch):
     """At the end of a run, and by evaluate.py; best.ckpt may be missing."""
-    read, load = [], checkpoints.load
-    monkeypatch.setattr(checkpoints, "load", lambda path: read.append(path.name) or load(path))
+    read, load = [], checkpoint_io.load
+    monkeypatch.setattr(checkpoint_io, "load", lambda path: read.append(path.name) or load(path))
     monkeypatch.setattr(evaluate, "make_report", lambda *args: report.Report([], [], None, []))
-    cfg = saved(runs.read_config(finished))
+    cfg = load_config(runs.read_config(finished))
     evaluate.finish(cfg, finished, None)
     assert sorted(read) == ["best.ckpt", "last.ckpt"]
     read.clear()
@@ -248,7 +248,7 @@ def test_a_page_escapes_marks_and_holds_its_figures(tmp_path):
 def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")
-    job = plain(cfg) | {"layers": ["h"]}
+    job = to_container(cfg) | {"layers": ["h"]}
     assert make_report(cfg, job, {}, {}, select_device("cpu"), None).metrics == {}
     assert "no labels" in capsys.readouterr().out
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from repel.engine import checkpoints, runs
-from repel.engine.build import build_module, saved
+from repel.engine import checkpoint_io, runs
+from repel.engine.build import build_module
+from repel.engine.configs import load_config
 
 if TYPE_CHECKING:
     from repel.images.views.normalize import Normalize
@@ -59,13 +60,13 @@ def load_pretrained(ckpt: str, checkpoint: str | None = None) -> PretrainedEncod
         ValueError: the file is missing, damaged, or not a checkpoint.
     """
     path = find_checkpoint(ckpt, checkpoint)
-    return build_pretrained(checkpoints.load(path), path)
+    return build_pretrained(checkpoint_io.load(path), path)
 
 
 def build_pretrained(contents: dict[str, Any], path: Path) -> PretrainedEncoder:
     """The network of a checkpoint's contents, read from this path."""
     config = contents["config"]
-    module = build_module(saved(without_weights(config)))
+    module = build_module(load_config(without_weights(config)))
     for name, part in (("encoder", module.encoder), ("head", module.head)):
         state = contents["state_dict"].items()
         part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state if k.startswith(f"{name}.")})

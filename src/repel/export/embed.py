@@ -2,6 +2,7 @@
 
 import copy
 import csv
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from repel.data.datamodule import ImageData, labelled_by
 from repel.engine import runs
-from repel.engine.build import build_data, saved, with_data
+from repel.engine.build import build_data, with_data
+from repel.engine.configs import load_config
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
 from repel.images.decode import decode, shown
@@ -45,7 +47,7 @@ class Layers(nn.Module):
         return {"h": features[:, :width], "z": features[:, width:]}
 
 
-def embed(cfg: DictConfig, folder: Path) -> None:
+def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> None:
     """embed.py: features of all images of all splits as read, before any are held out.
 
     Written: features.npy and index.csv, or features.parquet; embedding.json; skipped.txt where files were left out.
@@ -57,8 +59,8 @@ def embed(cfg: DictConfig, folder: Path) -> None:
     check_format(cfg.format)
     device = select_device(cfg.accelerator)
     trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
-    config = with_data(cfg, trained.config)
-    data = build_data(saved(config))
+    config = with_data(cfg, trained.config, overrides)
+    data = build_data(load_config(config))
     layers = Layers(trained, cfg.layer).eval().to(device)
     check_size(layers, config["data"], data, device)
     splits = read(data)

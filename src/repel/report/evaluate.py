@@ -1,5 +1,6 @@
 """The end of a run, and evaluate.py: measure checkpoints, write what a report consists of."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.collectives import rank, world_size
-from repel.cli.checks import plain
 from repel.data.datamodule import ImageData
 from repel.engine import runs
-from repel.engine.build import saved, with_data
+from repel.engine.build import with_data
+from repel.engine.configs import load_config, to_container
 from repel.engine.launch import check_devices, start_ranks
 from repel.engine.pretrained import select_device
 from repel.evaluation.features import evenly_spaced
@@ -34,7 +35,7 @@ def finish(cfg: DictConfig, folder: Path, data: ImageData | None) -> float | Non
         What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximize;
         never a test metric.
     """
-    run = plain(cfg)
+    run = to_container(cfg)
     job = {"evaluators": run.get("evaluators"), "layers": ["h"], "evaluation": run["evaluation"]}
     paths = run_checkpoints(folder)
     contents = read_checkpoints(paths)
@@ -70,21 +71,25 @@ def to_tensorboard(writer: SummaryWriter, step: int, report: Report) -> None:
         writer.add_embedding(val.x[places], names, pictures, step, tag="validation")
 
 
-def evaluate(cfg: DictConfig, folder: Path) -> float | None:
-    """evaluate.py: a run's checkpoints, or one checkpoint file, from these files alone, on one device or several."""
+def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> float | None:
+    """evaluate.py: a run's checkpoints, or one checkpoint file, from these files alone, on one device or several.
+
+    Args:
+        overrides: as typed, without the program's name; see with_data.
+    """
     check_devices("", cfg.accelerator, cfg.devices)
     given = Path(cfg.ckpt).expanduser()
     paths = {"checkpoint": given} if given.is_file() else run_checkpoints(runs.find(cfg.ckpt))
     contents = read_checkpoints(paths)
-    run = with_data(cfg, contents[headline_of(paths)]["config"])
-    saved(run)
+    run = with_data(cfg, contents[headline_of(paths)]["config"], overrides)
+    load_config(run)
     job = _job(cfg, run)
     names = {source: str(path.resolve()) for source, path in paths.items()}
-    runs.claim(folder, {**job, "run": run, "paths": names}, [f"ckpt={cfg.ckpt}"])
+    runs.create(folder, {**job, "run": run, "paths": names}, [f"ckpt={cfg.ckpt}"])
     if cfg.devices == 1:
         evaluate_here(folder, contents)
     else:
-        start_ranks(folder, cfg.devices, "evaluate")
+        start_ranks(folder, cfg.devices, "repel.report.evaluate:evaluate_here", shared_cores=False)
     return runs.read_metrics(folder).get("test/knn_top1")
 
 
@@ -93,7 +98,7 @@ def _job(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in run["evaluation"].items() if cfg.evaluation.get(key, 0) is None}
     if cfg.get("data") is not None and cfg.evaluation.bank is None:
         own["bank"] = run["data"]["bank"]  # of the other data, which may be much larger
-    job = plain(OmegaConf.merge(cfg, {"evaluation": own}))
+    job = to_container(OmegaConf.merge(cfg, {"evaluation": own}))
     if unknown := [layer for layer in job["layers"] if layer not in LAYERS]:
         raise ValueError(f"layers must be of {', '.join(LAYERS)}, got {unknown[0]!r}")
     return job
@@ -112,7 +117,7 @@ def evaluate_here(folder: Path, contents: dict[str, dict[str, Any]] | None = Non
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", rank())
         torch.cuda.set_device(device)
-    report = make_report(saved(job["run"]), job, paths, contents or read_checkpoints(paths), device, None)
+    report = make_report(load_config(job["run"]), job, paths, contents or read_checkpoints(paths), device, None)
     if rank() == 0:
         run = paths[headline_of(paths)].parents[1]
         reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from repel.base.collectives import rank
-from repel.cli.checks import plain
 from repel.data.datamodule import ImageData
-from repel.engine import checkpoints
-from repel.engine.build import build_data, build_evaluators, build_module, saved
+from repel.engine import checkpoint_io
+from repel.engine.build import build_data, build_evaluators, build_module
+from repel.engine.configs import load_config, to_container
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
@@ -58,7 +58,7 @@ def headline_of(sources: dict[str, Any]) -> str:
 
 def read_checkpoints(paths: dict[str, Path]) -> dict[str, dict[str, Any]]:
     """source -> a checkpoint's contents; each file is read once."""
-    contents = {path: checkpoints.load(path) for path in dict.fromkeys(paths.values())}
+    contents = {path: checkpoint_io.load(path) for path in dict.fromkeys(paths.values())}
     return {source: contents[path] for source, path in paths.items()}
 
 
@@ -119,14 +119,14 @@ def report_rows(
     """
 
     def initial(config: dict[str, Any]) -> Network:
-        return _network(build_module(saved(config)).encoder, "h", data, device)
+        return _network(build_module(load_config(config)).encoder, "h", data, device)
 
     def trained(source: str, layer: str) -> Network:
         network = build_pretrained(contents[source], paths[source])
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
         return _network(encoder, layer, data, device)
 
-    config = plain(cfg)
+    config = to_container(cfg)
     rows = [
         ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device))
         for b in data.splits.train.modality.baselines()
