@@ -15,8 +15,8 @@ from repel.evaluation.linear import (
     _mean_and_std,
     _share_of_labels,
     linear_probe,
-    logistic_regression,
 )
+from repel.evaluation.logistic import logistic_regression
 from repel.evaluation.protocol import Part, accuracy
 from repel.evaluation.retrieval import retrieval_metrics
 from repel.images import corruptions, figures

@@ -23,8 +23,8 @@ from repel.engine.pretrained import load_pretrained
 from repel.evaluation.features import encode
 from repel.export import export as exports
 from repel.export.embed import embed
-from repel.export.export import difference, export
-from repel.export.search import feature_of, nearest, open_folder
+from repel.export.export import _check_difference, export
+from repel.export.search import nearest_matches, open_folder, query_feature
 from repel.export.source import recipe
 from repel.images.decode import decode
 
@@ -322,25 +322,25 @@ def test_onnx_needs_no_source(run, done, monkeypatch):
 
 
 def test_a_file_that_differs_is_not_left(run, done, tmp_path, monkeypatch):
-    write = exports.write
+    write = exports._write_safetensors
 
     def damaged(folder, trained, how):
         next(iter(how.network.parameters())).data.mul_(1.001)
         return write(folder, trained, how)
 
-    monkeypatch.setattr(exports, "write", damaged)
-    with pytest.raises(RuntimeError, match=r"encoder\.safetensors differs.*no file is left"):
+    monkeypatch.setattr(exports, "_write_safetensors", damaged)
+    with pytest.raises(RuntimeError, match=r"encoder\.safetensors differs.*no file is written"):
         done(export, f"ckpt={run}")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"config.yaml", "environment.json"}
 
 
 def test_the_difference_is_relative_and_no_number_is_none():
     expected = torch.tensor([[100.0, 1.0]])
-    assert difference("x", expected + 1e-4, expected) == pytest.approx(1e-6, rel=0.1)
-    assert difference("x", torch.zeros(2), torch.zeros(2)) == 0
+    assert _check_difference("x", expected + 1e-4, expected) == pytest.approx(1e-6, rel=0.1)
+    assert _check_difference("x", torch.zeros(2), torch.zeros(2)) == 0
     for made in (expected + 0.01, expected * torch.nan):
         with pytest.raises(RuntimeError, match="differs"):
-            difference("x", made, expected)
+            _check_difference("x", made, expected)
 
 
 OWN = """
@@ -402,7 +402,7 @@ def test_an_image_of_the_set_is_its_own_nearest(run, pictures, done, format):
     for layer in ("h", "z"):
         embedded = open_folder(out, layer, None)
         for file in ("train/red/002.png", "test/green/001.png"):
-            found = nearest(feature_of(pictures / file, embedded, None), embedded, 20)
+            found = nearest_matches(query_feature(pictures / file, embedded, None), embedded, 20)
             assert len(found) == 11
             assert found[0].file == file
             assert found[0].similarity == pytest.approx(1, abs=1e-6)
@@ -437,11 +437,11 @@ def test_search_draws_sets_without_files_from_the_data(run, done, tmp_path):
     Image.fromarray(data.test.pixels[5, 0].numpy()).save(tmp_path / "query.png")
     out = done(embed, f"ckpt={run}")
     embedded = open_folder(out, None, None)
-    found = nearest(feature_of(tmp_path / "query.png", embedded, None), embedded, 3)
+    found = nearest_matches(query_feature(tmp_path / "query.png", embedded, None), embedded, 3)
     assert found[0].file == "test/000005"
-    from repel.export.search import pictures as pictures_of
+    from repel.export.search import read_pictures
 
-    made = pictures_of([*found, found[0]._replace(file="test/999999")], embedded.record)
+    made = read_pictures([*found, found[0]._replace(file="test/999999")], embedded.record)
     assert torch.equal(made[0], data.test.pixels[5])
     assert made[-1] is None
 
@@ -450,12 +450,12 @@ def test_features_of_another_checkpoint_are_refused(run, pictures, done, tmp_pat
     embedded = open_folder(done(embed, f"ckpt={run}", *folder_data(pictures)), None, None)
     query = pictures / "train/red/002.png"
     with pytest.raises(ValueError, match=r"epoch 5.*made at epoch 3"):
-        feature_of(query, embedded, str(run / "checkpoints/last.ckpt"))
+        query_feature(query, embedded, str(run / "checkpoints/last.ckpt"))
     with pytest.raises(ValueError, match="no checkpoint"):
-        feature_of(query, embedded, str(tmp_path / "gone.ckpt"))
+        query_feature(query, embedded, str(tmp_path / "gone.ckpt"))
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.png.*not an image"):
-        feature_of(tmp_path / "text.png", embedded, None)
+        query_feature(tmp_path / "text.png", embedded, None)
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
