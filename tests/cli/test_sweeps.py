@@ -188,7 +188,7 @@ def run_train(arguments: list[str], cwd: str, log: str, kill_at: int | None, kil
     """train.py in a process of its own, which kills itself with signal 9 after so many batches, or on a call."""
     import torch
 
-    import repel.report.report
+    import repel.report.evaluate
     from repel.module import Contrastive
 
     def die(*args, **kwargs):
@@ -203,7 +203,7 @@ def run_train(arguments: list[str], cwd: str, log: str, kill_at: int | None, kil
     torch.set_num_threads(1)
     Contrastive.on_train_batch_end = count
     if kill_in == "finish":
-        repel.report.report.finish = die
+        repel.report.evaluate.finish = die
     if kill_in == "add_metrics":
         runs.add_metrics = die
     if kill_in == "claim":
@@ -401,7 +401,7 @@ def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     from repel.cli import optuna_study as study
     from repel.engine.launch import launch
-    from repel.report.report import finish
+    from repel.report.evaluate import finish
 
     folder = tmp_path / "sweep"
     make_study(folder, {"optimizer.lr": 0.001}, [0.0, 0.0, 1.1, 1.1])  # accuracies that nothing reaches

@@ -34,7 +34,7 @@ from repel.engine.fit import fit
 from repel.engine.outcomes import MISTAKE
 from repel.images import contact_sheet as sheet
 from repel.module import Contrastive, Diverged
-from repel.report.report import finish
+from repel.report.evaluate import finish
 
 
 def train(folder: Path, *overrides: str, resume: bool = False) -> dict[str, torch.Tensor]:
@@ -123,7 +123,7 @@ def test_training_learns(tmp_path):
 def test_best_is_the_best_and_last_is_the_last(tmp_path, monkeypatch):
     """With a metric that rises, falls, and ties."""
     values = iter([0.3, 0.6, 0.5, 0.6])
-    monkeypatch.setattr("repel.evaluation.knn.knn_top1", lambda *args: next(values))
+    monkeypatch.setattr("repel.monitoring.validation_knn.knn_top1", lambda *args: next(values))
     train(tmp_path / "a", "trainer.max_epochs=4")
     best, last = (checkpoint_io.load(tmp_path / f"a/checkpoints/{name}.ckpt") for name in ("best", "last"))
     assert (best["epoch"], last["epoch"]) == (1, 3)

@@ -347,7 +347,7 @@ def test_going_back_to_another_checkpoint(written):
 HISTORY = "epoch,step,train/loss,val/loss\n0,0,3.5,\n0,1,3.4,\n0,1,,3.3\n1,2,3.2,\n"
 
 
-@pytest.mark.parametrize("torn", ["", "1,3,3.1", "1,", "1,3\n", "\n", "1,x,3.1,\n"])
+@pytest.mark.parametrize("torn", ["", "1,3,3.1", "1,", "1,3\n", "1\n", "\n", "1,x,3.1,\n"])
 def test_a_history_that_a_kill_has_torn_can_be_gone_on_with(tmp_path, torn):
     """Whole rows before the step stay, new columns included later; what is left of a row goes."""
     (tmp_path / "metrics.csv").write_text(HISTORY + torn)
@@ -366,7 +366,7 @@ def test_the_first_rank_alone_touches_the_history(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
     (tmp_path / "metrics.csv").write_text(HISTORY)
     logger = CSVHistory(str(tmp_path), purge_step=1)
-    assert logger.experiment is not None
+    assert logger.experiment is not None  # Lightning's stand-in, which does nothing
     logger.log_metrics({"train/loss": 3.0}, step=2)
     logger.save()
     assert (tmp_path / "metrics.csv").read_text() == HISTORY

@@ -207,7 +207,8 @@ def test_broken_images_are_replaced_so_that_batches_keep_their_size():
 
 
 def test_evaluation_leaves_broken_images_out():
-    from repel.evaluation.features import encode, raw_pixels, subset
+    from repel.evaluation.features import encode, subset
+    from repel.images.modality import raw_pixels
 
     images = of(Count(7, {1, 5}), skip=True)
     features, places = encode(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)), images,

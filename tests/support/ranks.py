@@ -18,7 +18,7 @@ from repel.engine import runs
 from repel.engine.configs import to_container
 from repel.engine.launch import NEW, RESUME
 
-PRELOAD = ["repel.engine.fit", "repel.report.report", "repel.export.embed", "faults"]
+PRELOAD = ["repel.engine.fit", "repel.report.evaluate", "repel.export.embed", "faults"]
 NOTICE = 10  # seconds in which a rank notices that another one is gone
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(PRELOAD)

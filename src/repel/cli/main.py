@@ -28,7 +28,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
     data = launch(cfg, folder, resume=state == sweeps.RESUME)
 
-    from repel.report.report import finish
+    from repel.report.evaluate import finish
 
     return runs.mark_finished(folder, finish(cfg, folder, data))
 
@@ -36,7 +36,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 @entry_point("evaluate")
 def evaluate(cfg: DictConfig, folder: Path) -> float | None:
     """Measure a checkpoint again: ckpt=RUN_OR_FILE"""
-    from repel.report.report import evaluate
+    from repel.report.evaluate import evaluate
 
     return evaluate(cfg, folder, task_overrides())
 

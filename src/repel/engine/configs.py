@@ -17,7 +17,7 @@ TARGETS = (  # what a config may call besides
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
     "repel.anneal.Anneal": "repel.model.anneal.Anneal",
-    "repel.callbacks.PairsGrid": "repel.monitoring.progress.PairsGrid",
+    "repel.callbacks.PairsGrid": "repel.images.pairs_grid.PairsGrid",
     "repel.callbacks.Progress": "repel.monitoring.progress.Progress",
     "repel.callbacks.Speed": "repel.monitoring.progress.Speed",
     "repel.checkpoints.BestCheckpoint": "repel.engine.checkpoint_callbacks.BestCheckpoint",
@@ -34,7 +34,8 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
     "repel.encoders.TimmEncoder": "repel.images.encoders.TimmEncoder",
     "repel.encoders.TorchvisionResNet": "repel.images.encoders.TorchvisionResNet",
     "repel.evaluation.corruptions.Corruptions": "repel.images.corruptions.Corruptions",
-    "repel.evaluation.spread.Spread": "repel.evaluation.geometry_evaluator.Spread",
+    "repel.evaluation.knn.ValidationKNN": "repel.monitoring.validation_knn.ValidationKNN",
+    "repel.evaluation.spread.Spread": "repel.evaluation.geometry_evaluator.FeatureGeometry",
     "repel.evaluation.trained.FineTune": "repel.images.finetune.FineTune",
     "repel.evaluation.trained.SGDProbe": "repel.images.finetune.SGDProbe",
     "repel.heads.linear": "repel.model.heads.linear",

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from repel.base.signals import ignore_in_worker
 from repel.images.decode import File, decode, decode_crops, opened, reason, shown, upright_size
 from repel.images.memory import BadImage
+from repel.images.modality import IMAGES, ImageModality
 from repel.images.views import crop
 from repel.images.views.views import Params, Views
 
@@ -110,6 +111,10 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.source) if self.index is None else len(self.index)
+
+    @property
+    def modality(self) -> ImageModality:
+        return IMAGES
 
     @property
     def shape(self) -> tuple[int, int, int]:
