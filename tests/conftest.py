@@ -122,7 +122,7 @@ def finished(tmp_path_factory) -> Path:
     """One finished run, made by the command: validated and measured on all images, by kNN. Not to be changed."""
 
     def make(cwd: Path) -> Path:
-        sheet = "callbacks.pairs={_target_:repel.monitoring.progress.PairsGrid,pairs:4,mean:[0],std:[1]}"
+        sheet = "callbacks.pairs={_target_:repel.images.pairs_grid.PairsGrid,pairs:4,mean:[0],std:[1]}"
         result = command("train.py", *SMALL, sheet, cwd=cwd)
         assert result.returncode == 0, result.stderr
         return run_folder(result, cwd)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repel.images.modality import IMAGES, ImageModality
+
 if TYPE_CHECKING:
     from repel.images.encoded import Encoded
 
@@ -29,6 +31,10 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def modality(self) -> ImageModality:
+        return IMAGES
 
     @property
     def shape(self) -> tuple[int, int, int]:
