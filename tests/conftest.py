@@ -39,7 +39,7 @@ def command(script: str, *args: str, cwd: Path, timeout: float = 400, **env: str
     In a Python of its own where env says something about that, else forked from one that has imported everything.
     """
     argv = [str(ROOT / script), *args]
-    own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"})
+    own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"}) and "REPEL_FAULT" not in env
     env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **env}
     status, out, err = alone(argv, cwd, env, timeout) if own else ranks.script(argv, cwd, env, timeout)
     if status is None:

@@ -235,7 +235,8 @@ def count(batches: list[tuple[int, int]]) -> dict[int, int]:
 def small(tmp_path: Path) -> list[str]:
     """Options of runs that take a second: images of one colour a class."""
     make_folder(tmp_path / "images", ["red", "green"], 60)
-    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=8"]
+    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=8",
+              "data.val_fraction=0.1"]  # fmt: skip
     tiny = [option for option in TINY if not option.startswith(("data.batch_size", "encoder.width"))]
     return [*tiny, "encoder.width=8", *source, f"trainer.limit_train_batches={BATCHES}", "logger.tensorboard=null"]
 

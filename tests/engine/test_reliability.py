@@ -29,10 +29,11 @@ from repel.monitoring.loggers import CSVHistory
 STATEFUL = [
     "experiment=debug", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null", "evaluators=[]",
     "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2", "schedule.warmup_epochs=2", "target=ema",
-    "queue.size=40", "callbacks.monitor=null", "callbacks.knn=null",
+    "queue.size=40", "callbacks.monitor=null", "callbacks.knn=null", "data.val_fraction=0.01",
     "encoder=timm", "encoder.name=vit_tiny_patch16_224",
     "+encoder.options={img_size:28,patch_size:14,embed_dim:8,depth:1,num_heads:2,pos_drop_rate:0.3,proj_drop_rate:0.3}",
 ]  # fmt: skip
+FOLDER = ["data=image_folder", "data.image_size=28", "data.batch_size=8", "data.val_fraction=0.1"]
 STEPS = 6
 EVERY = "callbacks.last.every_n_train_steps=1"
 
@@ -94,7 +95,7 @@ def test_killed_after_any_step_and_resumed_is_the_same_run(tmp_path, whole, worl
 
 @pytest.mark.slow
 def test_killed_with_workers_and_resumed_is_the_run_without_workers(tmp_path, whole, image_folder):
-    data = ["data=image_folder", f"data.root={image_folder}", "data.image_size=28", "data.batch_size=8"]
+    data = [*FOLDER, f"data.root={image_folder}"]
     folder = tmp_path / "run"
     cfg = config(*STATEFUL, EVERY, *data, "data.workers=2")
     assert ranks.run(cfg, folder, "kill:0:3") == [-signal.SIGKILL]
@@ -165,7 +166,7 @@ def test_a_signal_to_the_command_stops_it_and_says_how_to_go_on(tmp_path, device
 
 @pytest.mark.parametrize("fault", ["TERM:group:2", "INT:group:2"])
 def test_a_signal_that_reaches_the_data_workers_too(tmp_path, whole, image_folder, fault):
-    data = ["data=image_folder", f"data.root={image_folder}", "data.image_size=28", "data.batch_size=8"]
+    data = [*FOLDER, f"data.root={image_folder}"]
     cfg, folder = config(*STATEFUL, *data, "data.workers=2"), tmp_path / "run"
     assert ranks.run(cfg, folder, fault) == [130 if "INT" in fault else 143]
     assert last(folder)["global_step"] == 3
@@ -375,7 +376,8 @@ def test_the_first_rank_alone_touches_the_history(tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------------------------------- 1, 2 and 4 ranks
 
 SAME = ["experiment=debug", "data.batch_size=16", "trainer.limit_train_batches=10", "trainer.precision=64-true",
-        "callbacks.knn=null", "callbacks.monitor=null", "callbacks.pairs=null", "evaluators=[]"]  # fmt: skip
+        "callbacks.knn=null", "callbacks.monitor=null", "callbacks.pairs=null", "evaluators=[]",
+        "data.val_fraction=0.01"]  # fmt: skip
 NETWORKS = {
     "batch norm": ["encoder.width=4", "head.out_features=8"],
     "layer norm": ["encoder=timm", "encoder.name=vit_tiny_patch16_224", "head=linear", "target=ema", "queue.size=32",

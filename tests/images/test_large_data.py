@@ -33,7 +33,8 @@ from repel.images.views import crop
 from repel.images.views.views import rows
 
 QUICK = [*TINY, "trainer.limit_train_batches=1.0", "callbacks.progress=null", "callbacks.knn=null",
-         "logger.tensorboard=null", "data.image_size=8", "trainer.max_epochs=1"]  # fmt: skip
+         "logger.tensorboard=null", "data.image_size=8", "trainer.max_epochs=1",
+         "data.val_fraction=0.1"]  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- one picture

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -18,13 +19,23 @@ from repel.engine import runs
 from repel.engine.configs import to_container
 from repel.engine.launch import NEW, RESUME
 
-PRELOAD = ["repel.engine.fit", "repel.report.evaluate", "repel.export.embed", "faults"]
 NOTICE = 10  # seconds in which a rank notices that another one is gone
-server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(PRELOAD)
+server = multiprocessing.get_context("forkserver")  # of this process, for everything that is started here
+server.set_forkserver_preload(["preloaded"])
+
+
+def start_server() -> None:
+    """Once; its imports find this folder by PYTHONPATH alone."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
 def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    import faults
     import torch
 
     os.setsid()
@@ -36,12 +47,15 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     os.environ.clear()
     os.environ |= env
     torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+    if fault := env.get("REPEL_FAULT"):
+        faults.arm(fault)  # here; ranks that are started from here find it in their environment
     sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent)
     runpy.run_path(argv[0], run_name="__main__")
 
 
 def script(argv: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
     """Exit status, None where the time was over, and what was printed on stdout and stderr."""
+    start_server()
     folder = Path(tempfile.mkdtemp(prefix="command_"))
     out, err = folder / "out", folder / "err"
     process = server.Process(target=script_main, args=(argv, str(cwd), env, str(out), str(err)))
@@ -74,6 +88,7 @@ def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: 
 
 
 def start(folder: Path, world: int, task: str, fault: str | None = None) -> list[multiprocessing.Process]:
+    start_server()
     meet = tempfile.mkdtemp(prefix="ranks_")
     args = [(str(folder), task, f"{meet}/store", rank, world, fault) for rank in range(world)]
     processes = [server.Process(target=rank_main, args=a) for a in args]

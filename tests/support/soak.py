@@ -55,7 +55,8 @@ class Soak:
     def __init__(self, root: Path, seed: int):
         self.root, self.random, self.tally, self.whole = root, random.Random(seed), Counter(), {}
         pictures = make_folder(root / "images", ["red", "green"], 40)
-        files = ["data=image_folder", f"data.root={pictures}", "data.image_size=28", "data.batch_size=16"]
+        files = ["data=image_folder", f"data.root={pictures}", "data.image_size=28", "data.batch_size=16",
+                 "data.val_fraction=0.1"]  # fmt: skip
         data = {"memory": [], "workers": [*files, "data.workers=1"]}
         self.kinds = {
             (world, name): config(*STATEFUL, "trainer.max_epochs=8", EVERY, *more, f"trainer.devices={world}")
