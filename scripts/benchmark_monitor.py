@@ -1,4 +1,4 @@
-"""What Monitor and Health, and Together's checks, cost of a training step: docs/benchmarks/monitor.md
+"""What Monitor and Health, and RankAgreement's checks, cost of a training step: docs/benchmarks/monitor.md
 
     python scripts/benchmark_monitor.py [windows] [key=value ...]
 
@@ -24,9 +24,9 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from repel.cli.checks import CONF
-from repel.engine.agreement import Together
+from repel.engine.agreement import RankAgreement
 from repel.engine.build import build_data, build_module, build_trainer
+from repel.engine.configs import CONF
 from repel.images.memory import Images
 
 TARGET = Path(__file__).parents[1] / "docs/benchmarks/monitor.md"
@@ -98,7 +98,7 @@ def measure(what: str, windows: int, overrides: list[str]) -> str:
         times = (windows + 3) * trainer.log_every_n_steps * data.batch_size // len(train) + 1
         repeated = Images(train.pixels.repeat(times, 1, 1, 1), train.labels.repeat(times))
         data.splits = dataclasses.replace(data.splits, train=repeated)
-        together = next(callback for callback in trainer.callbacks if isinstance(callback, Together))
+        together = next(callback for callback in trainer.callbacks if isinstance(callback, RankAgreement))
         alternate = EveryOtherWindow([together] if what == CHECKS else watching, windows)
         if what == CHECKS:
             trainer.callbacks.remove(together)
@@ -139,7 +139,7 @@ def main() -> int:
         "Medians over windows of as many steps as lie between two measurements, with the callbacks and without, in\n"
         "turn. Difference: a watched window relative to the mean of its two neighbours, with the median's standard\n"
         "error. Hooks: the time inside the callbacks' own hooks as a share of the window, with its range.\n\n"
-        "The checks are Together's: that no signal came, and that the loss is finite.\n\n"
+        "The checks are RankAgreement's: that no signal came, and that the loss is finite.\n\n"
         "| | batch | without, ms a step | with, ms a step | difference | hooks | windows |\n"
         "|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )

@@ -100,7 +100,7 @@ def gradient(local: slice):
     from hydra.utils import instantiate
 
     from repel.base.collectives import gather, world_size
-    from repel.cli.checks import CONF
+    from repel.engine.configs import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loss = instantiate(compose("train", overrides=["loss=ntxent", "negatives=tilt"]).loss)

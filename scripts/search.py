@@ -11,7 +11,7 @@ EMBED_FOLDER is what embed.py wrote. Prints cosine similarity, class and file of
 import sys
 from pathlib import Path
 
-from repel.cli.checks import nearest as close
+from repel.cli.suggestions import nearest as close
 from repel.images.decode import shown
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root")

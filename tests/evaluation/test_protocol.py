@@ -182,7 +182,7 @@ def test_the_test_split_is_encoded_after_everything_is_fitted():
 def test_the_best_checkpoint_does_not_depend_on_the_test_split(tmp_path, monkeypatch):
     from test_run import same, train
 
-    from repel.engine import checkpoints
+    from repel.engine import checkpoint_io
     from repel.images import datasets as readers
 
     usual, kept = readers.fashion_mini, []
@@ -193,7 +193,7 @@ def test_the_best_checkpoint_does_not_depend_on_the_test_split(tmp_path, monkeyp
             "data.datamodule.read._target_=repel.images.datasets.fashion_mini",
             "callbacks.progress=null",
         )
-        kept.append(checkpoints.load(tmp_path / name / "checkpoints/best.ckpt"))
+        kept.append(checkpoint_io.load(tmp_path / name / "checkpoints/best.ckpt"))
     assert same(kept[0]["state_dict"], kept[1]["state_dict"])
     assert kept[0]["callbacks"]["BestCheckpoint"] == kept[1]["callbacks"]["BestCheckpoint"]
 

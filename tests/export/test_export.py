@@ -10,15 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, check_mistake, command, config, make_folder
-from hydra import compose, initialize_config_dir
+from composing import composed
+from conftest import check_mistake, command, config, make_folder
 from omegaconf import OmegaConf
 from PIL import Image
 
-from repel.cli.checks import plain
-from repel.cli.command import claim
-from repel.engine import checkpoints
+from repel.cli.resume import prepare_output
+from repel.engine import checkpoint_io
 from repel.engine.build import build_data, build_module
+from repel.engine.configs import to_container
 from repel.evaluation.features import encode
 from repel.export import export as exports
 from repel.export.embed import embed
@@ -40,8 +40,8 @@ def checkpoint(folder: Path, *overrides: str, name: str = "best", epoch: int = 2
         module.head(module.encoder(torch.randn(8, channels, size, size) * 2 + 1))
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text("seed: 1\n")
-    contents = {"config": plain(cfg), "state_dict": module.state_dict(), "epoch": epoch, "global_step": 7}
-    checkpoints.AtomicCheckpointIO().save_checkpoint(contents, folder / f"checkpoints/{name}.ckpt")
+    contents = {"config": to_container(cfg), "state_dict": module.state_dict(), "epoch": epoch, "global_step": 7}
+    checkpoint_io.AtomicCheckpointIO().save_checkpoint(contents, folder / f"checkpoints/{name}.ckpt")
     return folder
 
 
@@ -71,10 +71,9 @@ def done(monkeypatch, tmp_path):
     def call(task, *typed: str, name: str = "out") -> Path:
         job = SimpleNamespace(overrides=SimpleNamespace(task=OmegaConf.create(list(typed))))
         monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: job)
-        with initialize_config_dir(str(CONF), version_base="1.3"):  # interpolations stay, as in the command
-            cfg, folder = compose(task.__name__, overrides=list(typed)), tmp_path / name
+        cfg, folder = composed(task.__name__, list(typed)), tmp_path / name  # interpolations stay, as in the command
         folder.mkdir()
-        claim(cfg, folder)
+        prepare_output(cfg, folder)
         task(cfg, folder)
         return folder
 
@@ -188,9 +187,9 @@ def test_weights_are_not_downloaded_to_be_overwritten(tmp_path, monkeypatch):
     folder = checkpoint(tmp_path / "run", "encoder=resnet18", "encoder.stem=imagenet", "data.channels=3",
                         "data.mean=[0,0,0]", "data.std=[1,1,1]")  # fmt: skip
     path = folder / "checkpoints/best.ckpt"
-    contents = checkpoints.load(path)
+    contents = checkpoint_io.load(path)
     contents["config"]["encoder"]["weights"] = "DEFAULT"
-    checkpoints.AtomicCheckpointIO().save_checkpoint(contents, path)
+    checkpoint_io.AtomicCheckpointIO().save_checkpoint(contents, path)
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
     assert load(str(folder), None).encoder.out_features == 512
 
@@ -247,7 +246,7 @@ def elsewhere(tmp_path_factory) -> dict[str, Path]:
         run, out = checkpoint(root / f"{name}_run", *overrides), root / name
         out.mkdir()
         export(config(f"ckpt={run}", "format=[safetensors,onnx]", name="export"), out)
-        data = checkpoints.load(run / "checkpoints/best.ckpt")["config"]["data"]
+        data = checkpoint_io.load(run / "checkpoints/best.ckpt")["config"]["data"]
         images = torch.randint(0, 256, (5, data["channels"], data["image_size"], data["image_size"]), dtype=torch.uint8)
         np.save(out / "images.npy", images.numpy())
         Image.fromarray(pixels.numpy()).save(out / "image.png")

@@ -18,12 +18,12 @@ from test_methods import status
 from test_run import same, train, train_until_killed
 
 from repel.base import seeding
-from repel.cli.checks import plain
-from repel.cli.command import MISTAKE, explain
 from repel.data import datamodule
 from repel.data.sampler import GlobalBatches, Rows
-from repel.engine import checkpoints, runs
+from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_module, build_trainer
+from repel.engine.configs import to_container
+from repel.engine.outcomes import MISTAKE, explain
 from repel.images import folder
 from repel.images.decode import MAX_PIXELS, decode, decode_crops, shown
 from repel.images.encoded import Encoded, Files, Source, Texts, processes
@@ -412,7 +412,7 @@ def test_killed_and_resumed_on_shards_equals_never_killed(shards, tmp_path):
              "data.image_size=8", "trainer.max_epochs=2", "callbacks.last.every_n_train_steps=1",
              "callbacks.knn=null"]  # fmt: skip
     cfg, run = config(*TINY, *typed), tmp_path / "run"
-    runs.claim(run, plain(cfg), [])
+    runs.create(run, to_container(cfg), [])
     process = ranks.server.Process(target=train_until_killed, args=(str(run), 6))
     process.start()
     process.join(120)
@@ -422,7 +422,7 @@ def test_killed_and_resumed_on_shards_equals_never_killed(shards, tmp_path):
     train(run, resume=True)
     train(tmp_path / "whole", *typed)
     torch.set_num_threads(threads)
-    whole, resumed = (checkpoints.load(r / "checkpoints/last.ckpt") for r in (tmp_path / "whole", run))
+    whole, resumed = (checkpoint_io.load(r / "checkpoints/last.ckpt") for r in (tmp_path / "whole", run))
     assert whole["global_step"] == resumed["global_step"] == 8
     assert same(resumed["state_dict"], whole["state_dict"])
 
@@ -475,4 +475,4 @@ def test_a_broken_file_found_in_the_middle_of_training_is_no_crash(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(BadImage, match="cannot read the image") as caught:
         trainer.fit(module, data)
-    assert explain(caught.value, "train")[0] == MISTAKE  # wherever it is met: training, evaluation, a contact sheet
+    assert explain(caught.value)[0] == MISTAKE  # wherever it is met: training, evaluation, a contact sheet

@@ -14,7 +14,7 @@ from PIL import Image
 from test_losses import DIM, IDS, LABELS, NO_NEGATIVES, PAIRS, batch, make, remember, setting
 from test_run import train
 
-from repel.engine import checkpoints
+from repel.engine import checkpoint_io
 from repel.engine.build import build_data, build_module, build_trainer
 from repel.evaluation import geometry
 from repel.images.encoders import SmallResNet
@@ -504,7 +504,7 @@ def test_a_loss_that_rises_diverges():
 
 def test_what_was_told_is_told_once_a_run(tmp_path, capsys):
     said(tmp_path / "a", capsys, "data.batch_size=2")
-    state = checkpoints.load(tmp_path / "a/checkpoints/last.ckpt")["callbacks"]["Health"]
+    state = checkpoint_io.load(tmp_path / "a/checkpoints/last.ckpt")["callbacks"]["Health"]
     assert state == {"told": ["few"]}
     resumed = health.Health()
     resumed.load_state_dict(state)

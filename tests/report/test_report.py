@@ -6,11 +6,11 @@ import re
 
 import pytest
 import torch
-from conftest import command, config, make_folder, run_folder
+from conftest import SMALL, command, config, make_folder, run_folder
 
-from repel.cli.checks import plain
-from repel.engine import checkpoints, runs
-from repel.engine.build import build_data, saved
+from repel.engine import checkpoint_io, runs
+from repel.engine.build import build_data
+from repel.engine.configs import load_config, to_container
 from repel.evaluation.protocol import Network
 from repel.report.report import device_of, of_run, report, rows_of
 
@@ -31,8 +31,13 @@ def whole(finished, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_reproduces_the_runs_numbers(finished, whole):
-    known = {n: v for n, v in measured(finished).items() if re.match("test/|baseline/|val/.*linear", n)}
+def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
+    """Of a run that was measured as it is by default; it trained as `finished` did."""
+    result = command("train.py", *SMALL, "evaluators=[knn,linear]", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    run = measured(run_folder(result, tmp_path))
+    known = {n: v for n, v in run.items() if re.match("test/|baseline/|val/.*linear", n)}
+    assert {"val/linear_top1", "test/linear_top1", "test/last_linear_top1", "baseline/raw_linear_top1"} <= set(known)
     found = measured(whole[0])
     assert len(known) > 20
     assert {name: found[name] for name in known} == known
@@ -146,10 +151,10 @@ def test_pretrained_weights_are_a_baseline_of_their_own(tmp_path):
 
 
 def test_layers_are_what_the_network_computes(finished):
-    cfg = saved(runs.read_config(finished))
+    cfg = load_config(runs.read_config(finished))
     data = build_data(cfg)
     data.setup()
-    weights = {"test/": checkpoints.load(of_run(finished)["test/"])}
+    weights = {"test/": checkpoint_io.load(of_run(finished)["test/"])}
     rows = {r.layer: r for r in rows_of(cfg, weights, ["h", "z"], data, device_of("cpu"))[2:]}
     few = data.splits.test[torch.arange(5)]
     h, z = (rows[layer].make() for layer in ("h", "z"))
@@ -167,7 +172,7 @@ def test_layers_are_what_the_network_computes(finished):
 def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")
-    job = plain(cfg) | {"layers": ["h"]}
+    job = to_container(cfg) | {"layers": ["h"]}
     assert report(cfg, job, {}, device_of("cpu"), None) == ([], {})
     assert "no labels" in capsys.readouterr().out
 

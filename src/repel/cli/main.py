@@ -7,9 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from repel import __version__
-from repel.cli import sweeps
-from repel.cli.checks import nearest
-from repel.cli.command import claim, entry_point, start
+from repel.cli.baseline import task_overrides
+from repel.cli.command import entry_point
+from repel.cli.resume import prepare_output, prepare_run
+from repel.cli.suggestions import nearest
+from repel.cli.sweeps import FINISHED, RESUME
 from repel.engine import runs
 
 # What imports torch is imported in the functions, so that a mistake is answered at once.
@@ -18,17 +20,17 @@ from repel.engine import runs
 @entry_point("train")
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Train an encoder, evaluate it and print the table."""
-    cfg, state = start(cfg, folder)
-    if state == sweeps.FINISHED:
+    cfg, state = prepare_run(cfg, folder)
+    if state == FINISHED:
         return runs.read_environment(folder)["objective"]
 
     from repel.engine.launch import launch
 
-    data = launch(cfg, folder, resume=state == sweeps.RESUME)
+    data = launch(cfg, folder, resume=state == RESUME)
 
     from repel.report.report import finish
 
-    return runs.end(folder, finish(cfg, folder, data))
+    return runs.mark_finished(folder, finish(cfg, folder, data))
 
 
 @entry_point("evaluate")
@@ -36,23 +38,23 @@ def evaluate(cfg: DictConfig, folder: Path) -> float | None:
     """Measure a checkpoint again: ckpt=RUN_OR_FILE"""
     from repel.report.report import evaluate
 
-    return evaluate(cfg, folder)
+    return evaluate(cfg, folder, task_overrides())
 
 
 @entry_point("embed")
 def embed(cfg: DictConfig, folder: Path) -> None:
     """Write the features of every image of a set: ckpt=RUN_OR_FILE data=image_folder data.root=DIR"""
-    claim(cfg, folder)
+    prepare_output(cfg, folder)
 
     from repel.export.embed import embed
 
-    embed(cfg, folder)
+    embed(cfg, folder, task_overrides())
 
 
 @entry_point("export")
 def export(cfg: DictConfig, folder: Path) -> None:
     """Write the encoder as files that need no repel: ckpt=RUN_OR_FILE format=[safetensors,onnx]"""
-    claim(cfg, folder)
+    prepare_output(cfg, folder)
 
     from repel.export.export import export
 

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from repel.base.installation import install_extra
 from repel.data.datamodule import ImageData, labelled_by
 from repel.engine import runs
-from repel.engine.build import build_data, saved, with_data
+from repel.engine.build import build_data, with_data
+from repel.engine.configs import load_config
 from repel.evaluation.features import encode
 from repel.export.pretrained import Trained, device_of, load
 from repel.images.decode import decode, shown
@@ -46,7 +48,7 @@ class Layers(nn.Module):
         return {"h": features[:, :width], "z": features[:, width:]}
 
 
-def embed(cfg: DictConfig, folder: Path) -> None:
+def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> None:
     """embed.py: features of all images of all splits as read, before any are held out.
 
     Written: features.npy and index.csv, or features.parquet; embedding.json; skipped.txt where files were left out.
@@ -58,8 +60,8 @@ def embed(cfg: DictConfig, folder: Path) -> None:
     check_format(cfg.format)
     device = device_of(cfg.accelerator)
     trained = load(cfg.ckpt, cfg.checkpoint)
-    config = with_data(cfg, trained.config)
-    data = build_data(saved(config))
+    config = with_data(cfg, trained.config, overrides)
+    data = build_data(load_config(config))
     layers = Layers(trained, cfg.layer).eval().to(device)
     check_size(layers, config["data"], data, device)
     splits = read(data)

@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from repel.base.installation import install_extra
-from repel.engine.build import build_data, saved, with_data
+from repel.engine.build import build_data, with_data
+from repel.engine.configs import load_config
 from repel.evaluation.features import subset
 from repel.export import templates
 from repel.export.pretrained import Trained, load
@@ -71,7 +72,7 @@ def compared_on(cfg: DictConfig, trained: Trained) -> Tensor:
     if cfg.compare_on == "random":
         shape = (COMPARED, data["channels"], data["image_size"], data["image_size"])
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    module = build_data(saved(with_data(cfg, trained.config)))
+    module = build_data(load_config(with_data(cfg, trained.config)))
     module.setup()
     part = subset(module.splits.val, COMPARED)
     pixels, good = next(iter(part.plain([torch.arange(len(part))])))

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from repel.engine import checkpoints, runs
-from repel.engine.build import build_module, saved
+from repel.engine import checkpoint_io, runs
+from repel.engine.build import build_module
+from repel.engine.configs import load_config
 from repel.images.views.normalize import Normalize
 
 UNTRAINED = {"weights": None, "pretrained": False}  # the checkpoint has the weights: nothing is downloaded for them
@@ -64,10 +65,10 @@ def load(ckpt: str, checkpoint: str | None) -> Trained:
         ValueError: it is not there, or no checkpoint.
     """
     path = chosen(ckpt, checkpoint)
-    contents = checkpoints.load(path)
+    contents = checkpoint_io.load(path)
     config = contents["config"]
     encoder = config["encoder"] | {key: value for key, value in UNTRAINED.items() if key in config["encoder"]}
-    module = build_module(saved(config | {"encoder": encoder}))
+    module = build_module(load_config(config | {"encoder": encoder}))
     for name, part in (("encoder", module.encoder), ("head", module.head)):
         state = contents["state_dict"].items()
         part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state if k.startswith(f"{name}.")})

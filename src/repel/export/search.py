@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from repel.engine.build import build_data, saved
+from repel.engine.build import build_data
+from repel.engine.configs import load_config
 from repel.evaluation.features import encode
 from repel.export.embed import COLUMNS, RECORD, Layers, names_of, parts_of
 from repel.export.pretrained import load
@@ -118,7 +119,7 @@ def pictures(found: list[Found], record: dict[str, Any]) -> list[torch.Tensor | 
         arrays, errors = decode_files(files, CELL, record["channels"])
         return [None if i in errors else torch.from_numpy(array) for i, array in enumerate(arrays)]
     try:
-        parts = parts_of(build_data(saved({"data": record["data"]})).read())
+        parts = parts_of(build_data(load_config({"data": record["data"]})).read())
     except ValueError as error:
         raise ValueError(f"{error}; where the images moved, add data_root=DIR") from error
     places = {split: {name: i for i, name in enumerate(names_of(part, split))} for split, part in parts.items()}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from repel.base.signals import leave_to_parent
+from repel.base.signals import ignore_in_worker
 from repel.images.decode import File, decode, decode_crops, opened, reason, shown, upright_size
 from repel.images.memory import BadImage
 from repel.images.views import crop
@@ -222,7 +222,7 @@ class Plain(Dataset):
 
 def worked(dataset: Dataset, sampler, workers: int, **options) -> DataLoader:
     """Items of the dataset in the sampler's order, made by worker processes."""
-    common = {"batch_size": None, "collate_fn": as_is, "worker_init_fn": leave_to_parent}
+    common = {"batch_size": None, "collate_fn": as_is, "worker_init_fn": ignore_in_worker}
     return DataLoader(dataset, sampler=sampler, num_workers=workers, **common, **options)
 
 

@@ -1,6 +1,7 @@
 """A report: rows of features, measured by the protocol, as a table, JSON, one HTML page and TensorBoard."""
 
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.collectives import rank, world_size
-from repel.cli.checks import plain
 from repel.data.datamodule import ImageData
-from repel.engine import checkpoints, runs
-from repel.engine.build import build_data, build_evaluators, build_module, saved, with_data
+from repel.engine import checkpoint_io, runs
+from repel.engine.build import build_data, build_evaluators, build_module, with_data
+from repel.engine.configs import load_config, to_container
 from repel.engine.launch import check_devices, start_ranks
 from repel.evaluation.features import encode, raw_pixels
 from repel.evaluation.protocol import Network, Part, Row, measure
@@ -104,7 +105,7 @@ def report(
     Returns:
         Records, see protocol.measure, and pictures by name. Both are empty for data without labels.
     """
-    weights = {prefix: checkpoints.load(path) for prefix, path in paths.items()}
+    weights = {prefix: checkpoint_io.load(path) for prefix, path in paths.items()}
     evaluators = build_evaluators(job["evaluators"])
     options = job["evaluation"]
     if data is None:
@@ -202,16 +203,16 @@ def finish(cfg: DictConfig, folder: Path, data: ImageData | None) -> float | Non
         What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximise;
         never a test metric.
     """
-    job = plain(cfg)
+    job = to_container(cfg)
     job = {"evaluators": job.get("evaluators"), "layers": ["h"], "evaluation": job["evaluation"]}
     records, drawn = report(cfg, job, of_run(folder), device_of(cfg.trainer.accelerator), data)
     if records:
         leave(folder, folder.name, records, drawn, folder / "metrics.csv")
-    step = checkpoints.load(folder / "checkpoints" / "last.ckpt")["global_step"]
+    step = checkpoint_io.load(folder / "checkpoints" / "last.ckpt")["global_step"]
     if cfg.logger.get("tensorboard") and records:
         with SummaryWriter(str(folder / "tensorboard")) as writer:
             to_tensorboard(writer, step, records, drawn)
-    return checkpoints.load(of_run(folder)["test/"])["callbacks"].get("BestCheckpoint", {}).get("best")
+    return checkpoint_io.load(of_run(folder)["test/"])["callbacks"].get("BestCheckpoint", {}).get("best")
 
 
 def to_tensorboard(writer: SummaryWriter, step: int, records: list[dict[str, Any]], drawn: dict[str, Any]) -> None:
@@ -228,26 +229,26 @@ def to_tensorboard(writer: SummaryWriter, step: int, records: list[dict[str, Any
     writer.add_embedding(val.x[few], names, images, step, tag="validation")
 
 
-def evaluate(cfg: DictConfig, folder: Path) -> float | None:
+def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> float | None:
     """evaluate.py: a run's checkpoints, or one checkpoint file, from these files alone, on one device or several."""
     check_devices("", cfg.accelerator, cfg.devices)
     given = Path(cfg.ckpt).expanduser()
     paths = {"test/": given} if given.is_file() else of_run(runs.find(cfg.ckpt))
-    run = with_data(cfg, checkpoints.load(paths["test/"])["config"])
-    saved(run)
+    run = with_data(cfg, checkpoint_io.load(paths["test/"])["config"], overrides)
+    load_config(run)
     own = {key: value for key, value in run["evaluation"].items() if cfg.evaluation.get(key, 0) is None}
     if cfg.get("data") is not None and cfg.evaluation.bank is None:
         own["bank"] = run["data"]["bank"]  # of the other data, which may be much larger
-    job = plain(OmegaConf.merge(cfg, {"evaluation": own}))
+    job = to_container(OmegaConf.merge(cfg, {"evaluation": own}))
     if unknown := [layer for layer in job["layers"] if layer not in LAYERS]:
         raise ValueError(f"layers must be of {', '.join(LAYERS)}, got {unknown[0]!r}")
-    runs.claim(
+    runs.create(
         folder, {**job, "run": run, "paths": {k: str(p.resolve()) for k, p in paths.items()}}, [f"ckpt={cfg.ckpt}"]
     )
     if cfg.devices == 1:
         evaluate_here(folder)
     else:
-        start_ranks(folder, cfg.devices, "evaluate")
+        start_ranks(folder, cfg.devices, "repel.report.report:evaluate_here", shared_cores=False)
     metrics = runs.read_metrics(folder)
     return metrics.get("test/knn_top1")
 
@@ -260,7 +261,7 @@ def evaluate_here(folder: Path) -> None:
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", rank())
         torch.cuda.set_device(device)
-    records, drawn = report(saved(job["run"]), job, paths, device, None)
+    records, drawn = report(load_config(job["run"]), job, paths, device, None)
     if rank() == 0:
         run = paths["test/"].parents[1]
         reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")
