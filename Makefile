@@ -5,7 +5,7 @@ LOCKED = $(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) --c
 	--build-constraints requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all soak doctor lint format docs lock tensorboard clean
+.PHONY: help install train test test-all mutations soak doctor lint format docs lock tensorboard clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,11 +27,16 @@ install: .venv/installed ## create .venv with the locked versions, tests and too
 train: .venv/runtime ## train on the bundled images, evaluate, print the table (ARGS="seed=2 ..." for options)
 	$(RUN) train.py $(ARGS)
 
-test: .venv/installed ## the tests, but for the slow ones
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow" $(ARGS)
+TESTS = $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 10 $(if $(ROOM),tests/$(ROOM))
 
-test-all: .venv/installed ## all tests
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+test: .venv/installed ## the tests, but for the slow ones (ROOM=losses: of one folder of tests/)
+	$(TESTS) -m "not slow" $(ARGS)
+
+test-all: .venv/installed ## all tests (also ROOM=...)
+	$(TESTS) $(ARGS)
+
+mutations: .venv/installed ## switch off each protection of a run: does a test fail then? (ARGS="finite_check ...")
+	$(RUN) tests/support/mutations.py $(ARGS)
 
 soak: .venv/installed ## kill and resume runs at random (MINUTES=10)
 	$(RUN) tests/support/soak.py $(or $(MINUTES),10)

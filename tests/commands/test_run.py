@@ -279,7 +279,7 @@ def test_a_sweep_on_several_devices(tmp_path):
     rates = ["1e-3", "1e30", "2e-3", "3e-3"]
     options = [*TINY, "trainer.devices=2", "evaluators=[]", "evaluation.map=null"]
     result = command("train.py", "-m", *options, "optimizer.lr=" + ",".join(rates), "hydra.sweep.dir=sweep",
-                     cwd=tmp_path, timeout=300, OMP_NUM_THREADS="1")  # fmt: skip
+                     cwd=tmp_path, OMP_NUM_THREADS="1")  # fmt: skip
     assert result.returncode == 3, result.stderr
     assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
     assert not (tmp_path / "runs").exists()

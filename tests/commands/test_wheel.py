@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, threads
+from conftest import ROOT, TINY
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 def run(command: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     hidden = ("PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment["OMP_NUM_THREADS"] = str(threads())
+    environment["OMP_NUM_THREADS"] = "1"
     result = subprocess.run([command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
                             timeout=600)  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import ranks
 import torch
-from conftest import ROOT, TINY, config, make_folder
+from conftest import TINY, command, config, make_folder
 from hostile import make_hostile, picture, turned
 from hydra.utils import instantiate
 from PIL import Image, ImageOps
@@ -329,9 +328,8 @@ def shards(tmp_path_factory):
     root = tmp_path_factory.mktemp("shards")
     make_folder(root / "images", ["a", "b", "c"], 30, size=(14, 12))
     (root / "images/a/000.png").write_bytes(b"")
-    command = [sys.executable, ROOT / "scripts/pack_shards.py", root / "images", root / "packed",
-               "--chunk-bytes", "6KB"]  # fmt: skip
-    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    result = command("scripts/pack_shards.py", f"{root}/images", f"{root}/packed", "--chunk-bytes", "6KB", cwd=root)
+    assert result.returncode == 0, result.stderr
     assert "skipped" in result.stderr
     assert "000.png" in result.stderr
     return root / "packed", root / "images"
@@ -442,9 +440,8 @@ def test_readers_are_opened_anew_in_each_process(shards, monkeypatch):
 
 def test_shards_scaled_down_when_packed(tmp_path):
     make_folder(tmp_path / "images", ["a"], 12, size=(60, 40))
-    command = [sys.executable, ROOT / "scripts/pack_shards.py", tmp_path / "images", tmp_path / "out",
-               "--side", "20"]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    result = command("scripts/pack_shards.py", f"{tmp_path}/images", f"{tmp_path}/out", "--side", "20", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     train = stream(str(tmp_path / "out"), 8, 3, "raise", 0, 2).train
     assert [train.picture_size(i) for i in range(3)] == [(20, 30)] * 3
 

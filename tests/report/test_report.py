@@ -32,7 +32,7 @@ def measured(folder) -> dict[str, float]:
 def whole(finished, tmp_path_factory):
     """The whole default table of a run, in its folder."""
     cwd = tmp_path_factory.mktemp("evaluated")
-    result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, timeout=400, OMP_NUM_THREADS="1")
+    result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     return run_folder(result, cwd), result.stdout
 
@@ -103,7 +103,7 @@ def test_two_devices_and_a_second_time_give_the_same_numbers(finished, whole, tm
     few = ["evaluators=[knn,linear,retrieval,corruptions]", "evaluators.corruptions.images=60", "layers=[h]"]
     found = []
     for devices in (1, 1, 2):
-        result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path, timeout=400,
+        result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path,
                          OMP_NUM_THREADS="1")  # fmt: skip
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("test split") == 1
