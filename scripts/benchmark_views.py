@@ -155,7 +155,9 @@ def difference(folder: str | None, chain: str) -> str:
         cfg = composed(*options, f"views.color={path}", "views.order=image")
         data = instantiate(cfg.data.datamodule)
         data.setup()
-        _, _, views, _ = data.preview(1000)
+        from repel.images.contact_sheet import preview
+
+        views = preview(data, 1000).views
         std = torch.tensor(cfg.data.std).view(-1, 1, 1)
         made[path], sizes = torch.cat(views) * std * 255, len(data.splits.train)
     gap = (made["exact"] - made["fused"]).abs()

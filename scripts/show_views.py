@@ -13,11 +13,11 @@ from repel.engine.build import build_data
 
 @entry_point("show_views")
 def main(cfg: DictConfig, folder: Path) -> None:
-    from repel.images.contact_sheet import contact_sheet
+    from repel.images.contact_sheet import contact_sheet, preview
 
     data = build_data(cfg)
     data.setup()
-    sheet = contact_sheet(*data.preview(cfg.images), cfg.data.mean, cfg.data.std)
+    sheet = contact_sheet(preview(data, cfg.images), cfg.data.mean, cfg.data.std)
     folder.mkdir(parents=True, exist_ok=True)
     sheet.save(folder / "views.png")
     print(f"{folder.relative_to(Path.cwd())}/views.png")

@@ -107,7 +107,7 @@ def check_mistake(result, words):
 def finished(tmp_path_factory) -> Path:
     """One finished run, made by the command."""
     cwd = tmp_path_factory.mktemp("finished")
-    sheet = "callbacks.pairs={_target_:repel.monitoring.progress.PairsGrid,pairs:4,mean:[0],std:[1]}"
+    sheet = "callbacks.pairs={_target_:repel.images.contact_sheet.PairsGrid,pairs:4,mean:[0],std:[1]}"
     result = command("train.py", *SMALL, sheet, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return run_folder(result, cwd)

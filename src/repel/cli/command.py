@@ -165,7 +165,7 @@ def explain(error: Exception, name: str) -> tuple[int, str]:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return MISTAKE, config_mistake(error, name)
     # by name: importing their modules here would import torch
-    if isinstance(error, ValueError) or type(error).__name__ in ("MisconfigurationException", "BadImage"):
+    if isinstance(error, ValueError) or type(error).__name__ in ("MisconfigurationException", "UnreadableSample"):
         return MISTAKE, one_line(error)
     if type(error).__name__ == "Diverged":
         return DIVERGED, one_line(error)

@@ -4,11 +4,12 @@ from typing import Any
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
     "repel.anneal.Anneal": "repel.model.anneal.Anneal",
-    "repel.callbacks.PairsGrid": "repel.monitoring.progress.PairsGrid",
+    "repel.callbacks.PairsGrid": "repel.images.contact_sheet.PairsGrid",
     "repel.callbacks.Progress": "repel.monitoring.progress.Progress",
     "repel.callbacks.Speed": "repel.monitoring.progress.Speed",
     "repel.checkpoints.BestCheckpoint": "repel.engine.checkpoints.BestCheckpoint",
     "repel.checkpoints.LastCheckpoint": "repel.engine.checkpoints.LastCheckpoint",
+    "repel.data.datamodule.ImageData": "repel.data.datamodule.PairData",
     "repel.data.folder.image_folder": "repel.images.folder.image_folder",
     "repel.data.readers.cifar10": "repel.images.datasets.cifar10",
     "repel.data.readers.cifar100": "repel.images.datasets.cifar100",

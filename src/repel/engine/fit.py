@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import Asked, Stopped
 from repel.cli.checks import flatten, plain
-from repel.data.datamodule import ImageData
+from repel.data.datamodule import PairData
 from repel.engine import checkpoints, runs
 from repel.engine.batch_norm import left_alone
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
@@ -32,7 +32,7 @@ SILENCED = (  # warnings of the stack about which a user can do nothing
 )
 
 
-def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
+def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     """Train on this rank until trainer.max_epochs, from the start or from the folder's last checkpoint.
 
     Returns:
@@ -54,14 +54,15 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     build_evaluators(cfg.get("evaluators"))  # of which mistakes should not come out after training
     asked = Asked()
     module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, folder, step, asked)
-    if before is not None:
-        checkpoints.check_fits(module, before, last)
-        del before
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
     data.setup()
     check_data(data, cfg.data.batch_size, trainer.world_size)
     if module.loss.supervised and not data.labelled:
         raise ValueError("the loss or its negatives use labels, and this data has none; choose others, or other data")
+    module.give_data_info(data.splits.train.info())
+    if before is not None:
+        checkpoints.check_fits(module, before, last)
+        del before
     if trainer.is_global_zero:
         summarize(cfg, data, module, trainer, step)
     for logger in trainer.loggers:
@@ -78,7 +79,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     return data
 
 
-def train(trainer: Trainer, module: Contrastive, data: ImageData, asked: Asked, last: Path, resume: bool) -> None:
+def train(trainer: Trainer, module: Contrastive, data: PairData, asked: Asked, last: Path, resume: bool) -> None:
     """Lightning's fit, whose ends get the words that the callers know; see fit."""
     try:
         with asked:
@@ -113,7 +114,7 @@ def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
         logger.experiment.file_writer.add_summary(summary)
 
 
-def check_data(data: ImageData, batch_size: int, world: int) -> None:
+def check_data(data: PairData, batch_size: int, world: int) -> None:
     """What can only be known once the data is there.
 
     Raises:
@@ -130,17 +131,14 @@ def check_data(data: ImageData, batch_size: int, world: int) -> None:
         raise ValueError("trainer.limit_train_batches leaves no batch in an epoch; raise it")
 
 
-def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
+def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
     """What this run is, in a few lines."""
     splits, world = data.splits, trainer.world_size
-    channels, height, width = splits.train.shape
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
     labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
     parameters = sum(p.numel() for p in module.parameters())
     device = torch.cuda.get_device_name() if on_gpu(cfg) else f"cpu, {torch.get_num_threads()} threads"
-    workers = getattr(splits.train, "workers", None)
-    where = "" if workers is None else f", decoded for every batch, workers: {workers}"
-    print(f"data     {sizes} images of {height}x{width}x{channels}{where}, {labels}")
+    print(f"data     {sizes} {splits.train.description}, {labels}")
     data.note(splits.skipped)
     tell_skipped(Path(trainer.default_root_dir))
     runs.note(Path(trainer.default_root_dir), device=f"{world} x {device}")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from repel.base.collectives import gather, rank, world_size
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
+from repel.data.pair import to_float_dtype
+from repel.data.samples import Samples
 
 BATCH = 500
 RAW_SIDE = 32
@@ -15,7 +15,7 @@ RAW_SIDE = 32
 
 @torch.no_grad()
 def encode(
-    encoder: nn.Module, images: Images | Encoded, normalize: Callable[[Tensor], Tensor], device: torch.device
+    encoder: nn.Module, images: Samples, normalize: Callable[[Tensor], Tensor], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(M, F) float32 features h and (M,) the places of their images, in order, the same on every rank.
 
@@ -33,7 +33,7 @@ def encode(
     turns = [min(turn * W + rank(), len(starts) - 1) * BATCH for turn in range(rounds)]
     mine = []
     for pixels, good in images.plain([torch.arange(start, min(start + BATCH, len(images))) for start in turns]):
-        h = encoder(normalize(pixels.to(device)).to(dtype)).float()
+        h = encoder(to_float_dtype(normalize(pixels.to(device)), dtype)).float()
         h = torch.cat([h, good.to(h).unsqueeze(1)], dim=1)
         mine.append(torch.cat([h, h.new_zeros(BATCH - len(h), h.shape[1])]))  # equal sizes, as the exchange needs
     encoder.train(was_training)
@@ -43,7 +43,7 @@ def encode(
     return h[places, :-1], places
 
 
-def raw_pixels(images: Images | Encoded) -> tuple[Tensor, Tensor]:
+def raw_pixels(images: Samples) -> tuple[Tensor, Tensor]:
     """(M, C*h*w) pixels in [0, 1] as features, and (M,) the places of their images, as encode gives them.
 
     Images above 32 pixels a side are averaged down to 32 first.
@@ -58,7 +58,7 @@ def raw_pixels(images: Images | Encoded) -> tuple[Tensor, Tensor]:
     return torch.cat(parts)[good], good.nonzero().squeeze(1)
 
 
-def subset(images: Images | Encoded, limit: int | None) -> Images | Encoded:
+def subset(images: Samples, limit: int | None) -> Samples:
     """At most so many images, evenly spaced over the set sorted by label; all where the limit is None."""
     if limit is None or len(images) <= limit:
         return images

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from repel.data.datamodule import ImageData
+from repel.data.datamodule import PairData
+from repel.data.samples import Samples
 from repel.evaluation.features import subset
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
 
 
 class Part(NamedTuple):
@@ -22,7 +21,7 @@ class Part(NamedTuple):
 
     x: Tensor
     y: Tensor
-    images: Images | Encoded
+    images: Samples
 
     def known(self) -> "Part":
         """Those whose label is known."""
@@ -51,7 +50,7 @@ class Network(NamedTuple):
     encoder: the module, which evaluators leave as it is, or None for raw pixels.
     """
 
-    encode: Callable[[Images | Encoded], tuple[Tensor, Tensor]]
+    encode: Callable[[Samples], tuple[Tensor, Tensor]]
     encoder: nn.Module | None
     normalize: Callable[[Tensor], Tensor]
     device: torch.device
@@ -95,7 +94,7 @@ class Row(NamedTuple):
 def measure(
     rows: list[Row],
     evaluators: Mapping[str, Evaluator],
-    data: ImageData,
+    data: PairData,
     bank: int | None,
     seed: int,
     look: Callable[[Row, Part, Part, Part], None] | None,
@@ -139,17 +138,17 @@ def measure(
     return records
 
 
-def part_of(images: Images | Encoded, network: Network) -> Part:
+def part_of(images: Samples, network: Network) -> Part:
     x, places = network.encode(images)
     kept = images if len(places) == len(images) else images[places.cpu()]
     return Part(x, kept.labels.to(x.device), kept)
 
 
-def columns(data: ImageData, part: Part) -> dict[str, Tensor]:
+def columns(data: PairData, part: Part) -> dict[str, Tensor]:
     return {name: labels.to(part.x.device) for name, labels in data.columns(part.images).items()}
 
 
-def further(data: ImageData, train: Part, val: Part) -> dict[str, tuple[Part, Part]]:
+def further(data: PairData, train: Part, val: Part) -> dict[str, tuple[Part, Part]]:
     """name of a further task -> its training and validation split. A task without two labels is left out."""
     labels = columns(data, train), columns(data, val)
     parts = {name: tuple(p._replace(y=c[name]).known() for p, c in zip((train, val), labels, strict=True))

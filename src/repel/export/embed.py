@@ -10,14 +10,16 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from repel.data.datamodule import ImageData, labelled_by
+from repel.data.datamodule import PairData
+from repel.data.samples import Splits
+from repel.data.splits import label_by_table
 from repel.engine import runs
 from repel.engine.build import build_data, saved, with_data
 from repel.evaluation.features import encode
 from repel.export.pretrained import Trained, device_of, load
 from repel.images.decode import decode, shown
 from repel.images.encoded import Encoded
-from repel.images.memory import Images, Splits
+from repel.images.memory import Images
 
 RECORD = "embedding.json"  # in the folder: what the features are of, and how they were made
 COLUMNS = ("row", "file", "split", "label")
@@ -52,7 +54,7 @@ def embed(cfg: DictConfig, folder: Path) -> None:
 
     Raises:
         ValueError: the user's mistake.
-        BadImage: a file that cannot be read, where the user did not ask to go on.
+        UnreadableSample: a file that cannot be read, where the user did not ask to go on.
     """
     check_format(cfg.format)
     device = device_of(cfg.accelerator)
@@ -103,7 +105,7 @@ def check_format(format: str) -> None:
             raise ValueError("format=parquet needs pyarrow: pip install -e '.[parquet]'") from error
 
 
-def check_size(layers: Layers, config: dict[str, Any], data: ImageData, device: torch.device) -> None:
+def check_size(layers: Layers, config: dict[str, Any], data: PairData, device: torch.device) -> None:
     """Whether the encoder takes images of this shape, known by trying; before the data is read."""
     shape = (config["channels"], config["image_size"], config["image_size"])
     with torch.no_grad():
@@ -116,10 +118,10 @@ def check_size(layers: Layers, config: dict[str, Any], data: ImageData, device: 
             ) from error
 
 
-def read(data: ImageData) -> Splits:
+def read(data: PairData) -> Splits:
     """The data as its reader splits it, nothing held out."""
     splits = data.read()
-    return labelled_by(splits, data.table) if data.table is not None and splits.train.labels is None else splits
+    return label_by_table(splits, data.table) if data.table is not None and splits.train.labels is None else splits
 
 
 def parts_of(splits: Splits) -> dict[str, Images | Encoded]:
@@ -144,7 +146,7 @@ def unread(images: Images | Encoded, places: Tensor) -> list[str]:
     """A line for each image that encode left out, with the reason."""
     lines: list[str] = []
     for place in sorted(set(range(len(images))) - set(places.tolist())):
-        images.tried(place, lambda file: [decode(file, images.size, images.channels)], lines)
+        images.read_or_skip(place, lambda file: [decode(file, images.size, images.channels)], lines)
     return lines
 
 

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
+from repel.data.samples import UnreadableSample
 from repel.engine.build import build_data, saved
 from repel.evaluation.features import encode
 from repel.export.embed import COLUMNS, RECORD, Layers, names_of, parts_of
 from repel.export.pretrained import load
 from repel.images.contact_sheet import CELL, picture
 from repel.images.decode import decode, decode_files, reason, shown
-from repel.images.memory import BadImage, Images
+from repel.images.memory import Images
 
 LINE, LINES, GAP, ACROSS = 12, 3, 6, 5  # pixels; lines of text under a picture; pixels; pictures in a row
 
@@ -128,7 +129,7 @@ def pictures(found: list[Found], record: dict[str, Any]) -> list[torch.Tensor | 
             None if place is None else next(iter(parts[f.split].plain([torch.tensor([place])])))[0][0]
             for f, place in zip(found, wanted, strict=True)
         ]
-    except BadImage as error:
+    except UnreadableSample as error:
         raise ValueError(str(error)) from error
 
 

@@ -15,7 +15,7 @@ from repel.losses.base import Loss, unit
 from repel.losses.gradient_weights import Influence, influence
 from repel.losses.ratio import LogRatioLoss
 from repel.losses.rowwise import RowwiseLoss
-from repel.module import Contrastive, Step
+from repel.module import Contrastive, StepOutput
 from repel.monitoring.monitor import ALIVE, ends_step, spaced
 
 ANCHORS = 256  # of a batch, and so many inputs: chance is then told from APART
@@ -80,7 +80,7 @@ class Health(Callback):
         self.losses.add(loss)
         if not self.due:
             return
-        step: Step = module.last
+        step: StepOutput = module.step_output
         seen = influence(module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
         # the first cause alone where nothing can work: the rest would follow from it
         symptoms = list(cannot_work(batch, module, seen))[:1] or list(self.symptoms(module, float(loss), seen))
@@ -98,14 +98,14 @@ class Health(Callback):
 
     def symptoms(self, module: Contrastive, loss: float, seen: Influence) -> Iterator[Symptom]:
         """Of a run that could work."""
-        step: Step = module.last
+        step: StepOutput = module.step_output
         length = step_length(self.before, weights(module))
         if length > STEP:
             yield Symptom("steps", AGAIN, (
                 f"one step moves the weights by {length:.0%} of their length, where 1 % is usual, and overwrites what "
                 "was learned: the learning rate is too high. Divide optimizer.lr by 10 or more, or lengthen the warm-up"
             ))  # fmt: skip
-        clamped = float(module.statistics.get("negatives/clamped_fraction", 0))
+        clamped = float(step.statistics.get("negatives/clamped_fraction", 0))
         if clamped > FLOOR:
             yield Symptom("clamp", SOON, (
                 f"debiasing is at its floor for {clamped:.0%} of the anchors, whose negatives then have no gradient: "
@@ -151,7 +151,7 @@ class LossHistory:
 
 def cannot_work(batch: Pair, module: Contrastive, seen: Influence) -> Iterator[Symptom]:
     """What is wrong before anything is learned."""
-    x, h = spaced(batch.views[0].float(), ANCHORS), module.last.h
+    x, h = spaced(batch.views[0].float(), ANCHORS), module.step_output.h
     flat = x.flatten(2) if x.ndim > 2 else x
     if bool((flat.amax(-1) - flat.amin(-1) <= CONSTANT).all()):
         yield Symptom("inputs", 0, (
@@ -171,8 +171,8 @@ def cannot_work(batch: Pair, module: Contrastive, seen: Influence) -> Iterator[S
     number = float(seen.exists.sum(1).float().mean())
     if number < FEW:
         yield Symptom("few", SOON if filling(module.loss) else 0, (
-            f"an anchor has {number:.3g} negatives, in a batch of {module.last.z.shape[1]} samples: chance tells so "
-            "few apart, and batch norm has next to no batch. Raise data.batch_size (64 or more), or add "
+            f"an anchor has {number:.3g} negatives, in a batch of {module.step_output.z.shape[1]} samples: chance "
+            "tells so few apart, and batch norm has next to no batch. Raise data.batch_size (64 or more), or add "
             "queue.size=4096 target=ema"
         ))  # fmt: skip
 
@@ -196,7 +196,7 @@ def cold(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]:
         ))  # fmt: skip
 
 
-def collapse(loss: Loss, step: Step, value: float) -> Iterator[Symptom]:
+def collapse(loss: Loss, step: StepOutput, value: float) -> Iterator[Symptom]:
     """Embeddings all the same, and the loss where it is when they are."""
     mean = unit(step.z[0]).mean(0)
     n = step.z.shape[1]
@@ -216,7 +216,7 @@ def collapse(loss: Loss, step: Step, value: float) -> Iterator[Symptom]:
         ))  # fmt: skip
 
 
-def chance(loss: Loss, step: Step, seen: Influence, value: float) -> Iterator[Symptom]:
+def chance(loss: Loss, step: StepOutput, seen: Influence, value: float) -> Iterator[Symptom]:
     """Positives no closer than negatives, long after the start."""
     negative, positive = seen.negative[seen.exists], float(seen.positive.mean())
     apart = APART + 2 / len(seen.positive) ** 0.5
@@ -234,7 +234,7 @@ def filling(loss: Loss) -> bool:
     return isinstance(loss, RowwiseLoss) and len(loss.queue) < loss.queue.size
 
 
-def at(loss: Loss, step: Step, z: Tensor) -> float:
+def at(loss: Loss, step: StepOutput, z: Tensor) -> float:
     """The loss of these embeddings (V, N, D) in the batch's place; they are not counted as training."""
     training = loss.training
     loss.eval()

@@ -12,7 +12,7 @@ from repel.evaluation import geometry
 from repel.evaluation.knn import ValidationKNN
 from repel.losses.gradient_weights import Influence, influence
 from repel.losses.rowwise import RowwiseLoss
-from repel.module import Step
+from repel.module import StepOutput
 
 HARDEST = 0.01  # the share of negatives whose part of the gradient is logged
 ALIVE = 1e-3  # a feature whose deviation is below this part of the largest one's is dead
@@ -46,7 +46,7 @@ class Monitor(Callback):
     def on_after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         if not (self.due and trainer.is_global_zero):
             return
-        step: Step = module.last
+        step: StepOutput = module.step_output
         seen = influence(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
         values = of_embeddings(step, self.anchors) | of_similarities(seen) | of_negatives(seen)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
@@ -87,7 +87,7 @@ def spaced(x: Tensor, limit: int) -> Tensor:
     return x[:: -(-len(x) // limit)]
 
 
-def of_embeddings(step: Step, limit: int) -> dict[str, Tensor]:
+def of_embeddings(step: StepOutput, limit: int) -> dict[str, Tensor]:
     """Geometry of z and of the features behind it."""
     z = spaced(step.z[0], limit)  # one view: other samples alone
     values = {

@@ -1,13 +1,10 @@
-"""Speed, progress, and a look at the pairs."""
+"""Speed and progress."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -33,7 +30,7 @@ class Speed(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, *_) -> None:
         now = time.perf_counter()
         if self.warm:
-            self.samples += len(batch.ids) * trainer.world_size
+            self.samples += batch.batch_size * trainer.world_size
             self.waited += max(0.0, trainer.datamodule.fetched_at - self.step_ended)
             self.trained += now - self.step_ended
         self.warm, self.step_ended = True, now
@@ -78,7 +75,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
-        self.samples += len(batch.ids) * trainer.world_size
+        self.samples += batch.batch_size * trainer.world_size
         if self.bar:
             self.bar.update(
                 self.task,
@@ -113,25 +110,3 @@ class Progress(ProgressBar):
             self.bar = None
 
     on_train_end = on_exception = close
-
-
-class PairsGrid(Callback):
-    """A contact sheet of the first batch in TensorBoard, `views/pairs`: images, their views, the drawn parameters.
-
-    Args:
-        pairs: images shown.
-        mean, std: per channel, to undo the normalisation.
-    """
-
-    def __init__(self, pairs: int, mean: Sequence[float], std: Sequence[float]):
-        self.pairs, self.mean, self.std = pairs, tuple(mean), tuple(std)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not trainer.is_global_zero or trainer.global_step:
-            return
-        from repel.images.contact_sheet import contact_sheet
-
-        sheet = contact_sheet(*trainer.datamodule.preview(self.pairs), self.mean, self.std)
-        for logger in loggers:
-            logger.experiment.add_image("views/pairs", np.array(sheet), 0, dataformats="HWC")

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.collectives import rank, world_size
 from repel.cli.checks import plain
-from repel.data.datamodule import ImageData
+from repel.data.datamodule import PairData
 from repel.engine import checkpoints, runs
 from repel.engine.build import build_data, build_evaluators, build_module, saved, with_data
 from repel.engine.launch import check_devices, start_ranks
@@ -27,7 +27,7 @@ PROJECTED, THUMBNAIL = 1000, 32  # images in TensorBoard's projector, and their 
 
 
 def rows_of(
-    cfg: DictConfig, weights: dict[str, dict[str, Any]], layers: list[str], data: ImageData, device: torch.device
+    cfg: DictConfig, weights: dict[str, dict[str, Any]], layers: list[str], data: PairData, device: torch.device
 ) -> list[Row]:
     """The baselines, then checkpoints: raw pixels, the untrained encoder, pretrained weights where the run has them.
 
@@ -44,6 +44,8 @@ def rows_of(
             for part, owner in parts.items():
                 own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
                 owner.load_state_dict(own)
+        else:  # a checkpoint holds what the encoder knows of the data
+            module.give_data_info(data.splits.train.info())
         encoder = module.encoder if layer == "h" else nn.Sequential(module.encoder, module.head)
         encoder = encoder.to(device).eval()
 
@@ -91,7 +93,7 @@ def of_run(folder: Path) -> dict[str, Path]:
 
 
 def report(
-    cfg: DictConfig, job: dict[str, Any], paths: dict[str, Path], device: torch.device, data: ImageData | None
+    cfg: DictConfig, job: dict[str, Any], paths: dict[str, Path], device: torch.device, data: PairData | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Measure checkpoints and print the table.
 
@@ -195,7 +197,7 @@ def leave(folder: Path, title: str, records: list[dict[str, Any]], drawn: dict[s
 CURVES = ("train/loss", "val/loss", "val/knn_top1")
 
 
-def finish(cfg: DictConfig, folder: Path, data: ImageData | None) -> float | None:
+def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None:
     """The last step of a run: its test metrics in metrics.json, evaluation.json, report.html and TensorBoard.
 
     Returns:
