@@ -1,11 +1,11 @@
-"""Time and peak memory of the loss, forward and backward, beside lightly and pytorch-metric-learning.
+"""Time and peak memory of the loss, forward and backward, compared with lightly and pytorch-metric-learning.
 
     pip install -e '.[benchmark]'
     python scripts/benchmark_loss.py [--rounds 3] [--limit-gb 16] [--largest 65536]
 
-Each measurement is a process of its own: its peak memory is its own, and out of memory ends it alone. The rivals take
-turns, round by round, in one run. All compute NT-Xent (equal to 1e-5 in value, which is checked) of the same random
-embeddings in float32; D = 128. Writes docs/benchmarks/loss.md and loss.png.
+Each measurement runs in its own process, so peak memory is its own and running out of memory ends that process alone.
+The libraries take turns, round by round. All compute NT-Xent of the same random embeddings in float32, D = 128; the
+script checks that their values agree within 1e-5. Writes docs/benchmarks/loss.md and loss.png.
 """
 
 import argparse
@@ -17,11 +17,9 @@ import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs/benchmarks/loss.md"
+from _benchmark import PAGES, compose_config, spread, versions, write_page
+
 DIM, TEMPERATURE = 128, 0.2
 NAMES = {
     "repel": "repel, `row_chunk=auto`",
@@ -35,16 +33,14 @@ ROWS = [512, 2048, 8192, 16384, 32768, 65536]  # 2N
 
 
 def build(name: str):
-    """z (2, N, D) -> the loss, by one of the rivals."""
+    """z (2, N, D) -> the loss, by one of the libraries."""
     if name.startswith("repel"):
-        from hydra import compose, initialize_config_dir
         from hydra.utils import instantiate
 
         chosen = [f"loss.temperature={TEMPERATURE}", "loss=ntxent"]
         chosen += ["loss.row_chunk=null"] if name == "repel-dense" else []
         chosen += ["negatives=hcl"] if name == "repel-hcl" else []
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return instantiate(compose("train", overrides=chosen).loss)
+        return instantiate(compose_config(*chosen).loss)
     if name == "lightly":
         from lightly.loss import NTXentLoss
 
@@ -63,7 +59,7 @@ def peak() -> int:
 
 
 def measure(name: str, rows: int, limit: int) -> None:
-    """In a process of its own: prints a line of JSON."""
+    """Runs in its own process; prints a line of JSON."""
     import torch
 
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -100,13 +96,8 @@ def run(name: str, rows: int, limit: int) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def spread(values: list[float], digits: int) -> str:
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 def ratios(ours: list[dict], theirs: list[dict]) -> str:
-    """Time and memory as shares of the rival's, round by round."""
+    """Time and memory as shares of the other library's, within each round."""
     if any("failed" in r for r in [*ours, *theirs]):
         return "| - | - |"
     times = [a["seconds"] / b["seconds"] for a, b in zip(ours, theirs, strict=True)]
@@ -139,7 +130,7 @@ def plot(results: dict[tuple[str, int], list[dict]]) -> None:
     axes[0].legend(fontsize=8)
     figure.suptitle("NT-Xent, forward and backward, D = 128, float32")
     figure.tight_layout()
-    figure.savefig(TARGET.with_suffix(".png"), dpi=110)
+    figure.savefig(PAGES / "loss.png", dpi=110)
 
 
 def main() -> None:
@@ -158,7 +149,7 @@ def main() -> None:
         for number in range(options.rounds if rows < 32768 else 1):
             for name in NAMES:
                 if name == "repel-hcl" and rows > 16384:
-                    continue  # minutes, for a line that is straight by then
+                    continue  # takes minutes, and the line is straight by then
                 known = results.setdefault((name, rows), [])
                 smaller = [found for (n, r), found in results.items() if n == name and r < rows]
                 if any("failed" in found[0] for found in smaller) or (known and "failed" in known[0]):
@@ -175,20 +166,20 @@ def main() -> None:
 
 def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespace) -> None:
     lines = [
-        "# The loss",
+        "# Losses: time and memory",
         "",
         f"`python scripts/benchmark_loss.py --rounds {options.rounds} --limit-gb {options.limit_gb:g} "
         f"--largest {options.largest}`: forward and backward of NT-Xent on 2N random embeddings, D = {DIM}, float32,",
-        f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {version('torch')}, lightly {version('lightly')}, "
-        f"pytorch-metric-learning {version('pytorch-metric-learning')}. Each in a process of its own with "
+        f"{os.cpu_count()} CPU cores ({platform.machine()}), "
+        f"{versions('torch', 'lightly', 'pytorch-metric-learning')}. Each runs in its own process with "
         f"{options.limit_gb:g} GiB of address space;",
         "median (and range) over rounds in which all take turns"
         + ("; one round above 16,384" if options.largest > 16384 else "")
-        + ". Memory is the growth of the process's peak resident set.",
+        + ". Memory is the growth of the process's peak resident set. PML is pytorch-metric-learning.",
         "",
         "![time and memory](loss.png)",
         "",
-        "| 2N | | seconds | peak extra memory, MiB | time, share of lightly's | memory, share of lightly's |",
+        "| 2N | library | seconds | peak extra memory, MiB | time, share of lightly's | memory, share of lightly's |",
         "|---|---|---|---|---|---|",
     ]
     for (name, rows), found in results.items():
@@ -199,8 +190,7 @@ def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespac
         memory = spread([r["bytes"] / 2**20 for r in found], 0)
         share = ratios(found, results["lightly", rows])
         lines.append(f"| {rows:,} | {NAMES[name]} | {seconds} | {memory} {share}")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text("\n".join(lines) + "\n")
+    write_page("loss.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

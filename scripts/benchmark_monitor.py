@@ -1,11 +1,11 @@
-"""What Monitor and Health, and Together's checks, cost of a training step: docs/benchmarks/monitor.md
+"""The share of a training step that monitoring and the checks of every step take: docs/benchmarks/monitor.md
 
     python scripts/benchmark_monitor.py [windows] [key=value ...]
 
-One run of the default config whose callbacks watch in every other window of steps and rest in between, so that both
-are measured on the same network and in the same minutes. A window is as many steps as lie between two measurements and
-holds one of each callback. The bundled images are repeated, so that no epoch ends within the run. On a CPU, time is the
-process's CPU time, which other processes disturb little; on a GPU it is wall time, synchronised.
+One run of the default config, with its callbacks active in every other window of steps, so that both cases are measured
+on the same network and in the same minutes. A window is as long as the interval between two measurements and contains
+one of each callback. The bundled images are repeated, so that no epoch ends during the run. On a CPU, time is the
+process's CPU time, which other processes disturb little; on a GPU it is synchronized wall time.
 """
 
 import dataclasses
@@ -15,28 +15,42 @@ import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from _benchmark import versions, write_page
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from repel.cli.checks import CONF
-from repel.engine.agreement import Together
+from repel.engine.agreement import RankAgreement
 from repel.engine.build import build_data, build_module, build_trainer
+from repel.engine.configs import CONF
 from repel.images.memory import Images
 
-TARGET = Path(__file__).parents[1] / "docs/benchmarks/monitor.md"
 CHECKS, WATCHING = "checks", "Monitor and Health"
 QUIET = ["callbacks.knn=null", "callbacks.progress=null", "callbacks.pairs=null", "callbacks.monitor=null"]
 QUIET += ["callbacks.health=null", "trainer.max_epochs=1"]
 
+HEAD = """# The cost of monitoring
+
+`{command}`, {where}.
+
+Medians over windows of steps, alternately with the callbacks and without. A window is as long as the interval between
+two measurements. Difference: a window with callbacks relative to the mean of its two neighbors, with the standard error
+of the median. Hooks: time inside the callbacks' own hooks as a share of the window, with its range.
+
+The checks of every step are that no signal arrived and that the loss is finite. Monitor and Health are
+`callbacks.monitor` and `callbacks.health`.
+
+| callbacks | batch | without, ms per step | with, ms per step | difference | hooks | windows |
+|---|---|---|---|---|---|---|
+"""
+
 
 class EveryOtherWindow(Callback):
-    """Hands its hooks on to the callbacks in odd windows; keeps every window's time, and the hooks' own within it."""
+    """Forwards its hooks to the callbacks in odd windows; records the time of every window, and of the hooks in it."""
 
     def __init__(self, watching: list[Callback], windows: int):
         self.watching, self.windows, self.times, self.hooks = watching, windows, [], []
@@ -49,7 +63,7 @@ class EveryOtherWindow(Callback):
         return time.perf_counter()
 
     def on_train_batch_start(self, trainer, *args) -> None:
-        # half a window off, so that what a logged step costs afterwards is within its window
+        # half a window off, so that what follows a logged step is within its window
         if trainer.global_step % trainer.log_every_n_steps == trainer.log_every_n_steps // 2:
             now = self.clock()
             if self.started is not None:
@@ -79,7 +93,7 @@ class EveryOtherWindow(Callback):
 
 
 def configs(overrides: list[str]) -> tuple[DictConfig, list[Callback]]:
-    """The run without the two callbacks, and these."""
+    """The config of a run without the two callbacks, and the callbacks."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = compose("train", overrides=[*overrides, *QUIET])
         callbacks = compose("train", overrides=overrides).callbacks
@@ -98,7 +112,7 @@ def measure(what: str, windows: int, overrides: list[str]) -> str:
         times = (windows + 3) * trainer.log_every_n_steps * data.batch_size // len(train) + 1
         repeated = Images(train.pixels.repeat(times, 1, 1, 1), train.labels.repeat(times))
         data.splits = dataclasses.replace(data.splits, train=repeated)
-        together = next(callback for callback in trainer.callbacks if isinstance(callback, Together))
+        together = next(callback for callback in trainer.callbacks if isinstance(callback, RankAgreement))
         alternate = EveryOtherWindow([together] if what == CHECKS else watching, windows)
         if what == CHECKS:
             trainer.callbacks.remove(together)
@@ -131,18 +145,8 @@ def main() -> int:
     rows = [measure(CHECKS, windows, arguments), measure(WATCHING, windows, arguments), measure(WATCHING, few, large)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     command = " ".join(["python scripts/benchmark_monitor.py", str(windows), *arguments])
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(
-        "# What Monitor and Health, and the checks of every step, cost\n\n"
-        f"`{command}`, {device} of {os.cpu_count()} cores, Python {platform.python_version()}, torch "
-        f"{version('torch')}.\n\n"
-        "Medians over windows of as many steps as lie between two measurements, with the callbacks and without, in\n"
-        "turn. Difference: a watched window relative to the mean of its two neighbours, with the median's standard\n"
-        "error. Hooks: the time inside the callbacks' own hooks as a share of the window, with its range.\n\n"
-        "The checks are Together's: that no signal came, and that the loss is finite.\n\n"
-        "| | batch | without, ms a step | with, ms a step | difference | hooks | windows |\n"
-        "|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
-    )
+    where = f"{device} of {os.cpu_count()} cores, Python {platform.python_version()}, {versions('torch')}"
+    write_page("monitor.md", HEAD.format(command=command, where=where) + "\n".join(rows) + "\n")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Time from `python train.py` to its first training step, and to a mistake's answer: docs/benchmarks/startup.md
+"""Time from `python train.py` to its first step, and to the error line of a mistake: docs/benchmarks/startup.md
 
     python scripts/benchmark_startup.py [repeats]
 
-The first step's time includes everything before it and its own validation, on the bundled data.
+The time to the first step includes start-up, reading the bundled data and the validation after that step.
 """
 
 import os
@@ -12,21 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs/benchmarks/startup.md"
+from _benchmark import ROOT, versions, write_page
+
 ONE_STEP = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks.knn=null"]
 CASES = {
     "first step, one device": (ONE_STEP, "epoch 1/1"),
     "first step, two ranks": ([*ONE_STEP, "trainer.devices=2"], "epoch 1/1"),
-    "a mistake answered": (["loss.temperature=-1"], "error: loss.temperature"),
+    "the error line of a mistake": (["loss.temperature=-1"], "error: loss.temperature"),
 }
 
 
 def seconds(arguments: list[str], mark: str) -> float:
-    """Until a line that begins with mark is printed; the command then runs to its end."""
+    """Until a line that starts with mark is printed; the command then runs to its end."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         command = [sys.executable, str(ROOT / "train.py"), *arguments]
@@ -48,12 +46,12 @@ def main() -> None:
         times = [seconds(arguments, mark) for _ in range(repeats)]
         rows.append(f"| {name} | {statistics.median(times):.1f} | {min(times):.1f} - {max(times):.1f} |")
         print(rows[-1])
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(
+    write_page(
+        "startup.md",
         "# Start-up\n\n"
         f"`python scripts/benchmark_startup.py {repeats}`, {os.cpu_count()} CPU cores, Python "
-        f"{platform.python_version()}, torch {version('torch')}, lightning {version('lightning')}.\n\n"
-        f"| from `python train.py` to | median of {repeats}, s | range, s |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+        f"{platform.python_version()}, {versions('torch', 'lightning')}.\n\n"
+        f"| from `python train.py` to | median of {repeats}, s | range, s |\n|---|---|---|\n" + "\n".join(rows) + "\n",
     )
 
 

@@ -1,11 +1,11 @@
-"""Memory of a stream: an epoch over a million tiny images in shards.
+"""Memory while streaming: an epoch over a million tiny images in shards.
 
     pip install -e '.[stream]'
     python scripts/benchmark_stream.py [--samples 1000000] [--workers 1]
 
-Packs the images (8x8, gray, stored as PGM), then reads all of them once through the datamodule, crops and views
-included, as training would, and writes down the memory of the main process and its workers as it goes into
-docs/benchmarks/stream.md. Mapped files, the shards themselves, are not counted.
+Packs the images (8x8, gray, stored as PGM), then reads each of them once through the datamodule, with crops and views,
+as in training. Writes the memory of the main process and its workers over time to docs/benchmarks/stream.md. Mapped
+files, the shards themselves, are not counted.
 """
 
 import argparse
@@ -14,19 +14,16 @@ import os
 import tempfile
 import time
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from _benchmark import compose_config, versions, write_page
 from hydra.utils import instantiate
 
 from repel.base import seeding
 from repel.data.sampler import GlobalBatches
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs/benchmarks/stream.md"
 POINTS = 10  # measurements
 
 
@@ -43,7 +40,7 @@ def pack(folder: Path, samples: int) -> None:
         shards.done()
         shards.merge()
         np.save(folder / name / "labels.npy", np.arange(count) % 10)
-    (folder / "classes.json").write_text(json.dumps([str(i) for i in range(10)]))
+    (folder / "classes.json").write_text(json.dumps([str(i) for i in range(10)]), encoding="utf-8")
 
 
 def memory() -> int:
@@ -66,37 +63,36 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         pack(Path(folder), options.samples)
-        packed = time.perf_counter() - begun
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("train", overrides=[
-                "data=stream", f"data.root={folder}", "data.image_size=8", "data.channels=1", "data.mean=[0.5]",
-                "data.std=[0.25]", f"data.workers={options.workers}", "data.batch_size=500", "views=gray",
-            ])  # fmt: skip
+        packed = time.perf_counter() - started
+        cfg = compose_config(
+            "data=stream", f"data.root={folder}", "data.image_size=8", "data.channels=1", "data.mean=[0.5]",
+            "data.std=[0.25]", f"data.workers={options.workers}", "data.batch_size=500", "views=gray",
+        )  # fmt: skip
         data = instantiate(cfg.data.datamodule)
         data.setup()
         n, size = len(data.splits.train), data.batch_size
         sampler = GlobalBatches(data.order, n, size, 0, 1, position=lambda: 0, per_epoch=n // size)
         data.trainer = type("Trainer", (), {"strategy": type("S", (), {"root_device": torch.device("cpu")})})
-        rows, seen, begun = [], torch.zeros(n, dtype=torch.bool), time.perf_counter()
+        rows, seen, started = [], torch.zeros(n, dtype=torch.bool), time.perf_counter()
         for number, batch in enumerate(data.loader(data.splits.train, sampler, seeding.VIEWS), 1):
             data.views.apply(batch.fetched.x, data.views.draw(size, torch.Generator().manual_seed(number)))
             seen[batch.indices.places] = True
             if number % max(1, n // size // POINTS) == 0:
-                rows.append((number * size, time.perf_counter() - begun, memory()))
+                rows.append((number * size, time.perf_counter() - started, memory()))
                 print(*rows[-1], flush=True)
         assert seen.all(), "each sample once"
     lines = [
-        "# Memory of a stream", "",
+        "# Memory while streaming", "",
         f"`python scripts/benchmark_stream.py --samples {options.samples} --workers {options.workers}`: one epoch over "
-        f"{n:,} images of 8x8 pixels in shards, litdata {version('litdata')}, torch {version('torch')}, "
+        f"{n:,} images of 8x8 pixels in shards, {versions('litdata', 'torch')}, "
         f"{os.cpu_count()} CPU cores; packed in {packed:.0f} s.",
-        "Memory is that of the main process and its workers together (PSS, without mapped files).", "",
+        "Memory of the main process and its workers together (PSS, without mapped files).", "",
         "| images read | seconds | MiB |", "|---|---|---|",
         *(f"| {count:,} | {seconds:.0f} | {size / 2**20:,.0f} |" for count, seconds, size in rows),
     ]  # fmt: skip
-    TARGET.write_text("\n".join(lines) + "\n")
+    write_page("stream.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

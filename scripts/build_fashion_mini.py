@@ -4,7 +4,7 @@
     python scripts/build_fashion_mini.py [--source /usr/share/datasets/fashion-mnist] [--check]
 
 The subset is the first 600 training and the first 200 test images of each of the ten classes, in the order of the
-original files. `--check` writes nothing and exits 1 when the bundled arrays differ from what the source gives.
+original files. `--check` writes nothing and exits 1 if the bundled arrays differ from the source.
 """
 
 import argparse

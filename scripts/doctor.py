@@ -1,4 +1,4 @@
-"""Is this machine ready? python scripts/doctor.py prints a table with a verdict a row; exit status 1 if one is bad."""
+"""Check this machine: python scripts/doctor.py prints a table, one verdict per row; exit status 1 if one is bad."""
 
 import os
 import shutil
@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 GOOD, LOOK, BAD = "good", "look", "bad"
-Finding = tuple[str, str]  # verdict, words
+Finding = tuple[str, str]  # verdict, message
 
 
 def versions() -> Finding:
-    """Raises PackageNotFoundError, which is the verdict, where one is missing."""
+    """A missing package raises PackageNotFoundError, which becomes the verdict."""
     names = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "tensorboard")
     return GOOD, f"python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in names)
 
@@ -59,13 +59,13 @@ def memory() -> Finding:
 
 def disk() -> Finding:
     gib = shutil.disk_usage(".").free / 2**30
-    with tempfile.NamedTemporaryFile(dir=".") as file:  # where runs go: it must be possible to write there
+    with tempfile.NamedTemporaryFile(dir=".") as file:  # runs are written here
         start = time.perf_counter()
         file.write(bytes(2**24))
         file.flush()
         os.fsync(file.fileno())
         speed = 16 / (time.perf_counter() - start)
-    return (GOOD if gib > 5 else LOOK if gib > 1 else BAD), f"{gib:.1f} GiB free here, {speed:,.0f} MiB/s to the disk"
+    return (GOOD if gib > 5 else LOOK if gib > 1 else BAD), f"{gib:.1f} GiB free here, written at {speed:,.0f} MiB/s"
 
 
 def workers() -> Finding:
@@ -76,12 +76,12 @@ def workers() -> Finding:
     total = sum(int(batch.sum()) for batch in DataLoader(torch.ones(8), num_workers=2, batch_size=2))
     shared = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").is_dir() else 0.0
     took = time.perf_counter() - start
-    words = f"two started and answered in {took:.1f} s; {shared:.1f} GiB of shared memory"
+    words = f"two workers delivered their batches in {took:.1f} s; {shared:.1f} GiB of shared memory"
     return (BAD if total != 8 else GOOD if shared > 0.5 else LOOK), words
 
 
 def two_ranks() -> Finding:
-    """Two ranks of 4 take the gradient of one rank of 8."""
+    """Two ranks with 4 samples each compute the gradient of one rank with 8."""
     import torch
     import torch.multiprocessing as mp
 
@@ -89,18 +89,18 @@ def two_ranks() -> Finding:
         expected = gradient(slice(0, 8))
         mp.start_processes(rank_main, (folder,), nprocs=2, start_method="spawn")
         error = max(float((torch.load(f"{folder}/{rank}.pt") - expected).abs().max()) for rank in range(2))
-    return (GOOD if error < 1e-12 else BAD), f"two gloo ranks take one's gradient, within {error:.0e}"
+    return (GOOD if error < 1e-12 else BAD), f"two gloo ranks compute the gradient of one, within {error:.0e}"
 
 
 def gradient(local: slice):
-    """Of NT-Xent with hard negatives in a linear encoder's weights (5, 7), averaged over the ranks as DDP does."""
+    """NT-Xent's gradient with tilted negatives, for a linear encoder's weights (5, 7), averaged over ranks."""
     import torch
     import torch.distributed as dist
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
     from repel.base.collectives import gather, world_size
-    from repel.cli.checks import CONF
+    from repel.engine.configs import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loss = instantiate(compose("train", overrides=["loss=ntxent", "negatives=tilt"]).loss)
@@ -126,7 +126,7 @@ def rank_main(rank: int, folder: str) -> None:
 
 
 def first_step() -> Finding:
-    """From the command to the end of the first step, in a process of its own."""
+    """From the command to the end of the first step, in another process."""
     import subprocess
 
     script = Path(__file__).parents[1] / "train.py"
@@ -138,8 +138,8 @@ def first_step() -> Finding:
         done = next((time.perf_counter() - start for line in process.stdout if line.startswith("epoch ")), None)
         _, errors = process.communicate()
     if done is None:
-        return BAD, errors.strip().splitlines()[-1] if errors.strip() else "training did not begin"
-    return (GOOD if done < 60 else LOOK), f"{done:.1f} s after the command, start-up and reading the data included"
+        return BAD, errors.strip().splitlines()[-1] if errors.strip() else "training did not start"
+    return (GOOD if done < 60 else LOOK), f"{done:.1f} s after the command, with start-up and reading the data"
 
 
 CHECKS: dict[str, Callable[[], Finding]] = {
@@ -159,16 +159,16 @@ def findings() -> Iterator[tuple[str, str, str]]:
     for name, check in CHECKS.items():
         try:
             yield name, *check()
-        except Exception as error:  # whatever it is, it is the finding
+        except Exception as error:  # any error is the finding
             yield name, BAD, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def main() -> int:
     table = Table("", "verdict", "", title="doctor")
     found = list(findings())
-    colours = {GOOD: "green", LOOK: "yellow", BAD: "red"}
+    colors = {GOOD: "green", LOOK: "yellow", BAD: "red"}
     for name, verdict, words in found:
-        table.add_row(name, f"[{colours[verdict]}]{verdict}[/]", words)
+        table.add_row(name, f"[{colors[verdict]}]{verdict}[/]", words)
     Console().print(table)
     return int(any(verdict == BAD for _, verdict, _ in found))
 

@@ -1,7 +1,7 @@
 """Pack a folder of images into shards for data=stream: python scripts/pack_shards.py DIR OUT
 
-The folder is read as data=image_folder reads it: DIR/train/CLASS/*, DIR/test/..., or DIR/CLASS/*, or DIR/*; where it
-has no validation or test split, the same images are held out. Files are stored as they are, or scaled down by --side.
+The folder is read as by data=image_folder: DIR/train/CLASS/*, DIR/test/..., or DIR/CLASS/*, or DIR/*. If it has no
+validation or test split, the same images are held out as there. Files are stored as they are, or scaled down by --side.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CHUNK = 100  # files read at a time
 
 
 def contents(path: str, side: int | None) -> bytes:
-    """The file, or where its shorter side is longer than `side` a JPEG of quality 95 with that shorter side."""
+    """The file; if its shorter side exceeds `side`, a JPEG of quality 95 scaled to that shorter side."""
     with opened(path) as image:
         if side is None or min(image.size) <= side:
             return Path(path).read_bytes()
@@ -41,7 +41,7 @@ def contents(path: str, side: int | None) -> bytes:
 
 
 def read(paths: list[str], side: int | None) -> list[bytes | str]:
-    """Of each file its contents, or the reason why there are none."""
+    """The contents of each file, or the reason why it cannot be read."""
     made: list[bytes | str] = []
     for path in paths:
         try:
@@ -52,10 +52,10 @@ def read(paths: list[str], side: int | None) -> list[bytes | str]:
 
 
 def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int:
-    """Write one split and its labels.npy. Files that are no images are left out and named on stderr.
+    """Write one split and its labels.npy; unreadable files are skipped and named on stderr.
 
     Returns:
-        The number of its images.
+        The number of images written.
     """
     from litdata import StreamingDataset
     from litdata.streaming import Cache
@@ -65,14 +65,14 @@ def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     task = partial(read, side=side)
     labels, place, shards = [], 0, Cache(str(folder), chunk_bytes=chunk_bytes)
-    # files that stay as they are, are only copied: no work for several processes
+    # files that are stored as they are need no decoding, and so no further processes
     for made in map(task, chunks) if side is None else run_parallel(task, chunks):
         for content in made:
             if isinstance(content, bytes):
                 shards[len(labels)] = {"image": content, "label": given[place], "name": os.fsencode(paths[place])}
                 labels.append(given[place])
             else:
-                print(f"left out: {shown(paths[place])}: {content}", file=sys.stderr)
+                print(f"skipped: {shown(paths[place])}: {content}", file=sys.stderr)
             place += 1
     if not labels:
         raise ValueError(f"{folder.name}: none of the {len(paths)} files can be read")
@@ -90,11 +90,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--side", type=int, help="scale images down to this shorter side, in pixels")
     parser.add_argument("--chunk-bytes", default="64MB", help="size of a chunk, such as 64MB")
-    parser.add_argument("--val-fraction", type=float, default=0.1, help="of train, where there is no folder val")
-    parser.add_argument("--test-fraction", type=float, default=0.1, help="of train, where there is no folder test")
+    parser.add_argument("--val-fraction", type=float, default=0.1, help="of train, if there is no folder val")
+    parser.add_argument("--test-fraction", type=float, default=0.1, help="of train, if there is no folder test")
     parser.add_argument("--layout", default="splits", choices=("splits", "imagenet"))
     args = parser.parse_args()
-    # litdata warns of every chunk that comes out a little larger than asked for
+    # litdata warns about every chunk that is a little larger than requested
     warnings.filterwarnings("ignore", message="An item was larger than the target chunk size")
     try:
         if (args.out / "classes.json").exists() or any((args.out / name).exists() for name in SPLITS):
@@ -105,8 +105,8 @@ def main() -> None:
             (args.out / name).mkdir(parents=True)
             count = pack(getattr(splits, name), args.out / name, args.side, args.chunk_bytes)
             print(f"{name}: {count:,} images")
-        # last: a folder without it is not whole
-        (args.out / "classes.json").write_text(json.dumps(splits.classes, ensure_ascii=False) + "\n")
+        # last: a folder without it is incomplete
+        (args.out / "classes.json").write_text(json.dumps(splits.classes, ensure_ascii=False) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,8 +1,8 @@
-"""A sweep's results: python scripts/report.py SWEEP [metric=NAME[,NAME]] [against=ROW]
+"""A report of a sweep: python scripts/report.py SWEEP [metric=NAME[,NAME]] [against=ROW]
 
 SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train. Prints Markdown and writes it there
-as report.md, with report.json, bars.png and curves.png. A row is what was overridden besides the seed; against= names
-the one that the others are compared with, seed by seed, by its overrides or as many of them as tell it from the others.
+as report.md, with report.json, bars.png and curves.png. A row is a set of overrides without the seed. against= names
+the row to compare with, seed by seed, by enough of its overrides to identify it.
 """
 
 import sys
@@ -49,7 +49,7 @@ def report(folder: Path, metrics: list[str], against: str | None) -> str:
     for metric in metrics if known else ():
         text += ["", *table(cells, metric, reference, known), *pivot(cells, metric)]
     markdown = "\n".join(text) + "\n"
-    (folder / "report.md").write_text(markdown)
+    (folder / "report.md").write_text(markdown, encoding="utf-8")
     write_json(folder / "report.json", numbers(folder, found, left, cells, same, metrics, reference))
     if known:
         draw_bars(cells, metrics, known, folder / "bars.png")
@@ -69,7 +69,7 @@ def row_named(against: str, cells: list[Cell]) -> Cell:
 
 
 def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]) -> list[str]:
-    """How many runs there are of what state, and those that are not finished by name."""
+    """The number of runs in each state, and the unfinished runs by name."""
     counts = Counter(run.state for run in found) + Counter(missing=len(left))
     lines = [f"{len(found) + len(left)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())]
     if same:
@@ -81,15 +81,15 @@ def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]
     return lines + [f"- missing: {job}" for job in left]
 
 
-def beside(metric: str, known: list[str]) -> list[str]:
-    """The baselines of a metric: baseline/raw_knn_top1 and the like for test/knn_top1."""
+def baselines_of(metric: str, known: list[str]) -> list[str]:
+    """The baselines of a metric, such as baseline/raw_knn_top1 for test/knn_top1."""
     tail = metric.rsplit("/", 1)[-1]
     return [name for name in known if name.startswith("baseline/") and name.endswith(f"_{tail}") and name != metric]
 
 
 def table(cells: list[Cell], metric: str, reference: Cell | None, known: list[str]) -> list[str]:
-    """A row a cell: mean ± standard deviation over seeds, and the paired difference with its 95 % interval."""
-    columns = [*beside(metric, known), metric]
+    """One row per cell: mean ± standard deviation over seeds, and the paired difference with its 95 % interval."""
+    columns = [*baselines_of(metric, known), metric]
     heads = ["run", "seeds", *columns] + ([] if reference is None else [f"against {reference.name}, 95 %"])
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for cell in cells:
@@ -117,7 +117,7 @@ def interval(difference: compare.Difference | None) -> str:
 
 
 def pivot(cells: list[Cell], metric: str) -> list[str]:
-    """Where exactly two options vary: the one down, the other across."""
+    """If exactly two options vary, a table of one against the other."""
     keys = list(dict.fromkeys(key for cell in cells for key in cell.overrides))
     if len(keys) != 2:
         return []
@@ -152,7 +152,7 @@ def numbers(
 
 
 def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Path) -> None:
-    """A panel a metric: bars are means, whiskers standard deviations, dots seeds, lines the baselines' means."""
+    """One panel per metric: bars are means, whiskers standard deviations, dots seeds, lines the means of baselines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -166,25 +166,27 @@ def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Pat
                 mean, std = compare.mean_std(values)
                 panel.barh(place, mean, xerr=std, height=0.6, color="tab:blue", alpha=0.5, capsize=3)
                 panel.plot(values, [place] * len(values), "o", color="black", markersize=3)
-        for number, name in enumerate(beside(metric, known)):
+        for number, name in enumerate(baselines_of(metric, known)):
             pooled = [v for cell in cells for v in cell.values(name).values()]
             panel.axvline(compare.mean_std(pooled)[0], color=f"C{number + 1}", linestyle="--", label=name)
         panel.set_yticks(range(len(cells)), [cell.name for cell in cells])
         panel.invert_yaxis()
         panel.set_xlabel(f"{metric}, mean and standard deviation over seeds")
-        every = [v for cell in cells for name in (metric, *beside(metric, known)) for v in cell.values(name).values()]
+        every = [
+            v for cell in cells for name in (metric, *baselines_of(metric, known)) for v in cell.values(name).values()
+        ]
         if every and min(every) > 0:
             left = max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3)
             panel.set_xlim(left=left)
             panel.set_xlabel(f"{metric}, mean and standard deviation over seeds; axis from {left:.3g}")
-        if beside(metric, known):
+        if baselines_of(metric, known):
             panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
 def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
-    """The validation metric against the epoch: per cell the mean over its seeds, in a band of ± one deviation."""
+    """The validation metric by epoch: the mean over each cell's seeds, in a band of ± one standard deviation."""
     import matplotlib
 
     matplotlib.use("Agg")

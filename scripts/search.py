@@ -1,17 +1,17 @@
-"""The nearest images of an embedded set to an image: python scripts/search.py QUERY.png EMBED_FOLDER [k=10]
+"""The nearest images to one image: python scripts/search.py QUERY.png EMBED_FOLDER [k=10]
 
-EMBED_FOLDER is what embed.py wrote. Prints cosine similarity, class and file of each, and draws them. Further options:
+EMBED_FOLDER was written by embed.py. Prints cosine similarity, class and file of each image, and draws them. Options:
 
-    layer=z        which features, where the folder has both; else h
-    out=FILE       the drawing; else EMBED_FOLDER/nearest_QUERY.png
-    ckpt=FILE      where the checkpoint that made the features lies now, if it moved
-    data_root=DIR  where the images lie now, if they moved
+    layer=z        which features, if the folder has both; default h
+    out=FILE       the drawing; default EMBED_FOLDER/nearest_QUERY.png
+    ckpt=FILE      the checkpoint that made the features, if it has moved
+    data_root=DIR  the folder of the images, if it has moved
 """
 
 import sys
 from pathlib import Path
 
-from repel.cli.checks import nearest as close
+from repel.cli.suggestions import nearest as close
 from repel.images.decode import shown
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root")
@@ -21,7 +21,7 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
     """Query, folder and options.
 
     Raises:
-        ValueError: one line on what is wrong.
+        ValueError: one line that names the mistake.
     """
     options = dict(a.split("=", 1) for a in arguments if "=" in a and not Path(a).exists())
     for key in options:
@@ -39,14 +39,20 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
 
 
 def search(query: Path, folder: Path, options: dict[str, str]) -> None:
-    from repel.export.search import draw, feature_of, nearest, open_folder, pictures  # torch: after the options
+    from repel.export.search import (  # torch: after the options
+        draw_matches,
+        nearest_matches,
+        open_folder,
+        query_feature,
+        read_pictures,
+    )
 
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
-    found = nearest(feature_of(query, embedded, options.get("ckpt")), embedded, int(options["k"]))
+    found = nearest_matches(query_feature(query, embedded, options.get("ckpt")), embedded, int(options["k"]))
     for one in found:
         print(f"{one.similarity:.4f}  {one.label or one.split:<16}  {shown(one.file)}")
     out = Path(options.get("out", folder / f"nearest_{query.stem}.png")).expanduser()
-    sheet = draw(query, found, pictures(found, embedded.record), embedded.record["channels"])
+    sheet = draw_matches(query, found, read_pictures(found, embedded.record), embedded.record["channels"])
     sheet.save(out)
     print(shown(out))
 

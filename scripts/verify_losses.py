@@ -1,12 +1,12 @@
-"""How exact every loss is with every strategy, in numbers: python scripts/verify_losses.py [LOSS ...]
+"""Numerical errors of every loss with every strategy: python scripts/verify_losses.py [LOSS ...]
 
-Everything in conf/loss and conf/negatives, what you added included; float64. The tests assert what this prints.
+Covers everything in conf/loss and conf/negatives, your additions included, in float64. The tests assert the same.
 
-golden    largest difference of value or gradient from stored values of reference implementations, where there are such
-ranks     largest difference of a parameter's gradient, the temperature's included, between 2 real ranks and one
+golden    largest difference of value or gradient from stored values of reference implementations, if there are any
+ranks     largest difference of a parameter's gradient, the temperature's included, between 2 ranks and one
 chunks    largest difference of value or gradient between row_chunk=5 and all rows at once
-gradcheck analytic against numerical gradient; `sg` where a part of the loss has no gradient by definition
-Each but golden for a batch alone and with a queue and a target; the larger is shown. Exit status 1 if anything is
+gradcheck analytic against numerical gradient; `sg` if a part of the loss has no gradient by definition
+All but golden are computed without and with a queue and a target; the larger is shown. Exit status 1 if an error is
 above 1e-9.
 """
 

@@ -5,21 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ranks
 import torch
-from hydra import compose, initialize_config_dir
+from composing import CONF, resolved
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
-# a run of seconds in any test
-SMALL = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null"]
-TINY = [*SMALL, "evaluators=[knn]"]  # measured by little at the end
+# a run of a second: trained on 128 images, and not validated and measured on thousands
+SMALL = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null",
+         "evaluators=[knn]"]  # fmt: skip
+TINY = [*SMALL, "evaluation.bank=64", "data.val_fraction=0.01", "evaluation.map=null"]
 
 
 def options(group: str) -> list[str]:
@@ -27,9 +29,8 @@ def options(group: str) -> list[str]:
 
 
 def config(*overrides: str, name: str = "train") -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(name, overrides=list(overrides))
-    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    """The composed config, resolved; everybody gets an own copy."""
+    return OmegaConf.create(resolved(name, overrides))
 
 
 def command(script: str, *args: str, cwd: Path, timeout: float = 400, **env: str) -> subprocess.CompletedProcess:
@@ -39,7 +40,7 @@ def command(script: str, *args: str, cwd: Path, timeout: float = 400, **env: str
     """
     argv = [str(ROOT / script), *args]
     own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"})
-    env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": str(threads()), **env}
+    env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **env}
     status, out, err = alone(argv, cwd, env, timeout) if own else ranks.script(argv, cwd, env, timeout)
     if status is None:
         pytest.fail(f"{script} {' '.join(args)} did not end within {timeout} s\n{out}\n{err}")
@@ -103,14 +104,30 @@ def check_mistake(result, words):
         assert word in result.stderr
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], Path]) -> Path:
+    """What make(folder) gives, made by the first of the workers that asks for it, for all of them."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the workers' own folders lie side by side
+    note = root / f"{name}.path"
+    with FileLock(root / f"{name}.lock"):
+        if not note.exists():
+            (root / name).mkdir()
+            note.write_text(str(make(root / name)), encoding="utf-8")
+    return Path(note.read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """One finished run, made by the command."""
-    cwd = tmp_path_factory.mktemp("finished")
-    sheet = "callbacks.pairs={_target_:repel.images.contact_sheet.PairsGrid,pairs:4,mean:[0],std:[1]}"
-    result = command("train.py", *SMALL, sheet, cwd=cwd)
-    assert result.returncode == 0, result.stderr
-    return run_folder(result, cwd)
+    """One finished run, made by the command: validated and measured on all images, by kNN. Not to be changed."""
+
+    def make(cwd: Path) -> Path:
+        sheet = "callbacks.pairs={_target_:repel.images.pairs_grid.PairsGrid,pairs:4,mean:[0],std:[1]}"
+        result = command("train.py", *SMALL, sheet, cwd=cwd)
+        assert result.returncode == 0, result.stderr
+        return run_folder(result, cwd)
+
+    return made_once(tmp_path_factory, "finished", make)
 
 
 def pytest_collection_modifyitems(items):
@@ -119,14 +136,10 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
 
 
-def threads() -> int:
-    """Workers share out the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
-
-
 @pytest.fixture(autouse=True, scope="session")
-def _threads():
-    torch.set_num_threads(threads())
+def _one_thread():
+    """For tiny shapes more are slower; workers (make test) share out the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

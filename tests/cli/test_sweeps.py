@@ -17,9 +17,9 @@ import yaml
 from conftest import ROOT, TINY, check_mistake, command, config, left_over, make_folder
 
 from repel.cli import compare
-from repel.cli.checks import plain
 from repel.cli.sweeps import identity, job_folder
 from repel.engine import runs
+from repel.engine.configs import to_container
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import report as script
@@ -147,9 +147,9 @@ def test_a_report_before_anything_has_finished(tmp_path):
     with pytest.raises(ValueError, match="no runs"):
         script.report(tmp_path, ["test/knn_top1"], None)
     claimed = tmp_path / "0"
-    runs.claim(claimed, {"seed": 1, "trainer": {}}, ["seed=1"])
+    runs.create(claimed, {"seed": 1, "trainer": {}}, ["seed=1"])
     assert script.report(tmp_path, ["test/knn_top1"], None).startswith("1 runs: 1 running")
-    runs.release(claimed)
+    runs.unlock(claimed)
     assert script.report(tmp_path, ["test/knn_top1"], None).startswith("1 runs: 1 interrupted")
 
 
@@ -188,7 +188,7 @@ def run_train(arguments: list[str], cwd: str, log: str, kill_at: int | None, kil
     """train.py in a process of its own, which kills itself with signal 9 after so many batches, or on a call."""
     import torch
 
-    import repel.report.report
+    import repel.report.evaluate
     from repel.module import Contrastive
 
     def die(*args, **kwargs):
@@ -203,7 +203,7 @@ def run_train(arguments: list[str], cwd: str, log: str, kill_at: int | None, kil
     torch.set_num_threads(1)
     Contrastive.on_train_batch_end = count
     if kill_in == "finish":
-        repel.report.report.finish = die
+        repel.report.evaluate.finish = die
     if kill_in == "add_metrics":
         runs.add_metrics = die
     if kill_in == "claim":
@@ -319,14 +319,14 @@ def test_a_sweep_is_not_mixed_with_runs_of_another_config(tmp_path):
     overrides = [*options, "seed=1"]
     for seed, change in ((1, "optimizer.lr=0.5"), (2, "seed=2")):
         cfg = config(*options, f"seed={seed}", change)
-        runs.claim(folder / str(seed - 1), plain(cfg), [*options, f"seed={seed}"])
-    runs.release(folder / "0")
+        runs.create(folder / str(seed - 1), to_container(cfg), [*options, f"seed={seed}"])
+    runs.unlock(folder / "0")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     result = command("train.py", "-m", *overrides, f"sweep.resume={folder}", cwd=tmp_path)
     check_mistake(result, ["another config", "optimizer.lr: 0.5 there"])
     result = command("train.py", "-m", *options, "seed=2", f"sweep.resume={folder}", cwd=tmp_path)
     check_mistake(result, ["still running in another process"])
-    runs.release(folder / "1")
+    runs.unlock(folder / "1")
     (folder / "multirun.yaml").unlink()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -401,17 +401,17 @@ def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     from repel.cli import optuna_study as study
     from repel.engine.launch import launch
-    from repel.report.report import finish
+    from repel.report.evaluate import finish
 
     folder = tmp_path / "sweep"
     make_study(folder, {"optimizer.lr": 0.001}, [0.0, 0.0, 1.1, 1.1])  # accuracies that nothing reaches
     cfg = config(*small(tmp_path), "sweep=optuna", "optimizer.lr=0.001", "trainer.max_epochs=4",
                  "callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=1",
                  f"trainer.devices={devices}")  # fmt: skip
-    runs.claim(folder / "0", plain(cfg), ["optimizer.lr=1e-3", "sweep=optuna"])
+    runs.create(folder / "0", to_container(cfg), ["optimizer.lr=1e-3", "sweep=optuna"])
     launch(cfg, folder / "0", resume=False)
     assert steps(folder / "0") == list(range(3 * BATCHES))
-    assert runs.end(folder / "0", finish(cfg, folder / "0", None)) is not None
+    assert runs.mark_finished(folder / "0", finish(cfg, folder / "0", None)) is not None
     environment = runs.read_environment(folder / "0")
     assert (environment["outcome"], environment["pruned_after_epoch"]) == ("pruned", 3)
     assert json.loads((folder / "0/metrics.json").read_text())["test/knn_top1"] > 0

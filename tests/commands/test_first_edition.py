@@ -17,11 +17,10 @@ def old_run(tmp_path):
 
 
 def test_every_target_of_the_first_edition_has_a_name_today():
-    from repel.cli.checks import check_targets
-    from repel.engine.configs import RENAMED_TARGETS, with_new_names
+    from repel.engine.configs import RENAMED_TARGETS, check_targets, load_config
 
     config = yaml.safe_load((FIRST_EDITION / "config.yaml").read_text(encoding="utf-8"))
-    check_targets(with_new_names(config))
+    load_config(config)
     check_targets([{"_target_": name} for name in RENAMED_TARGETS.values()])
     with pytest.raises(ValueError, match=r"_target_=repel\.anneal\.Anneal"):
         check_targets(config)

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+from composing import composed
 from conftest import CONF, TINY, config, make_folder, options
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 from test_losses import REFUSED
 from test_run import LAYERNORM, same, table, train, train_until_killed
 
-from repel.cli.checks import check, plain
-from repel.cli.command import MISTAKE, explain
-from repel.engine import checkpoints, runs
+from repel.cli.checks import check
+from repel.cli.suggestions import explain
+from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_module, build_trainer
+from repel.engine.configs import to_container
 from repel.engine.fit import fit, notes
+from repel.engine.outcomes import MISTAKE
 
 # everything that has a state of its own
 STATEFUL = [
@@ -148,12 +150,12 @@ def test_killed_and_resumed_equals_never_killed_with_every_state(tmp_path):
     torch.set_num_threads(1)
     folder = tmp_path / "run"
     cfg = config(*TINY, *STATEFUL, "callbacks.last.every_n_train_steps=1")
-    runs.claim(folder, plain(cfg), [])
+    runs.create(folder, to_container(cfg), [])
     process = ranks.server.Process(target=train_until_killed, args=(str(folder), 7))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    assert checkpoints.load(folder / "checkpoints/last.ckpt")["global_step"] == 3
+    assert checkpoint_io.load(folder / "checkpoints/last.ckpt")["global_step"] == 3
     from test_run import patch_dropout
 
     import repel.model.heads
@@ -166,7 +168,7 @@ def test_killed_and_resumed_equals_never_killed_with_every_state(tmp_path):
     finally:
         repel.model.heads.linear = linear
         torch.set_num_threads(threads)
-    whole, resumed = (checkpoints.load(f / "checkpoints/last.ckpt") for f in (tmp_path / "whole", folder))
+    whole, resumed = (checkpoint_io.load(f / "checkpoints/last.ckpt") for f in (tmp_path / "whole", folder))
     assert {"loss.queue.z", "loss.queue.written", "loss.negatives.batches", "loss.log_factor"} <= set(
         whole["state_dict"]
     )
@@ -188,7 +190,7 @@ def test_two_ranks_train_as_one_with_targets_and_queues(tmp_path, method):
         folder = tmp_path / str(devices)
         cfg = config(method, *changes, f"trainer.devices={devices}")
         assert ranks.run(cfg, folder) == [0] * devices
-        states.append(checkpoints.load(folder / "checkpoints/last.ckpt")["state_dict"])
+        states.append(checkpoint_io.load(folder / "checkpoints/last.ckpt")["state_dict"])
     assert states[0]["loss.queue.written"] == 6 * 32
     within = 1e-10 if method == "experiment=nnclr" else 1e-12  # batch norm over 16 samples magnifies rounding
     for name, one in states[0].items():
@@ -205,9 +207,7 @@ def pictures(tmp_path_factory) -> Path:
 
 def status(folder: Path, *overrides: str) -> tuple[int, str]:
     """Exit status and line of `python train.py ...`, through the command's own checks and training, in this process."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-        return status_of(folder, cfg)
+    return status_of(folder, composed("train", list(overrides), hydra=True))
 
 
 def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
@@ -217,7 +217,7 @@ def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
     del cfg["hydra"]
     try:
         check(cfg, "train")
-        runs.claim(folder, plain(cfg), [])
+        runs.create(folder, to_container(cfg), [])
         fit(cfg, folder, resume=False)
     except Exception as error:
         return explain(error, "train")
@@ -239,10 +239,9 @@ def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, t
         monkeypatch.setattr(f"repel.cli.checks.{name}", lambda *args: None)
     around = ["predictor=mlp"] if loss == "byol" else []
     typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={pictures}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", overrides=typed, return_hydra_config=True)
+    base = composed("train", typed, hydra=True)
     for strategy in options("negatives"):
-        cfg = copy.deepcopy(composed)  # as negatives=strategy composes it, which takes longer than the training
+        cfg = copy.deepcopy(base)  # as negatives=strategy composes it, which takes longer than the training
         cfg._set_flag("struct", False)
         cfg.negatives = OmegaConf.load(CONF / f"negatives/{strategy}.yaml")
         cfg.hydra.runtime.choices.negatives = strategy
@@ -253,7 +252,7 @@ def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, t
             assert not (tmp_path / strategy / "checkpoints").exists()
         else:
             assert code == 0, (strategy, line)
-            last = checkpoints.load(tmp_path / strategy / "checkpoints/last.ckpt")
+            last = checkpoint_io.load(tmp_path / strategy / "checkpoints/last.ckpt")
             assert last["global_step"] == 20
             assert all(torch.isfinite(v).all() for v in last["state_dict"].values() if v.is_floating_point())
 

@@ -1,5 +1,6 @@
-"""The notebooks run from top to bottom on a run's folder, and lie here without outputs."""
+"""The notebooks run from top to bottom on a run's folder, and are stored without outputs."""
 
+import ast
 import os
 
 import nbformat
@@ -18,6 +19,15 @@ def test_outputs_are_stripped(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert cells
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_imports_exist(path):
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = ast.parse("\n".join(cells).replace("%matplotlib inline", ""))
+    imports = [node for node in code.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports
+    exec(compile(ast.Module(imports, []), str(path), "exec"), {})
 
 
 @pytest.mark.slow

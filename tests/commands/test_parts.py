@@ -238,7 +238,7 @@ def test_every_option_of_every_group_is_tested(group):
 def test_every_target_exists():
     from hydra.utils import get_object
 
-    from repel.cli.checks import check_targets, flatten
+    from repel.engine.configs import check_targets, flatten
 
     targets = set()
     groups = ("data", "views", "encoder", "head", "predictor", "loss", "negatives", "target", "optimizer", "schedule")
@@ -259,7 +259,7 @@ def test_defaults_live_in_conf_alone():
 
     from hydra.utils import get_object
 
-    from repel.cli.checks import flatten
+    from repel.engine.configs import flatten
 
     groups = ("loss", "negatives", "views", "head", "predictor", "target", "schedule")
     configs = [config(), *(config(f"{group}={name}") for group in groups for name in options(group))]

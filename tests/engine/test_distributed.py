@@ -7,7 +7,7 @@ import torch.multiprocessing as mp
 from test_losses import NO_NEGATIVES, PAIRS, make, remember
 
 from repel.base.collectives import gather
-from repel.engine.batch_norm import AcrossRanks, left_alone
+from repel.engine.batch_norm import CrossRankBatchNormSync, has_unsynced_batch_norm
 
 TOTAL = 12  # samples, over all ranks
 FIXED = {"triplet", "margin_cosine", "cosine_regression"}  # no temperature to learn
@@ -77,7 +77,7 @@ def rank_main(rank: int, world: int, address: str, results: str) -> None:
         value.backward()
         out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
     for shape in SHAPES:
-        out[shape] = normalised(shape, local, AcrossRanks().apply)
+        out[shape] = normalised(shape, local, CrossRankBatchNormSync().apply)
     torch.save(out, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -135,14 +135,14 @@ def test_batch_norm_over_ranks_is_that_of_one(ranks, shape):
 
 def test_batch_norms_are_put_back_and_others_left():
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
-    kinds, sync = [type(m) for m in model], AcrossRanks()
+    kinds, sync = [type(m) for m in model], CrossRankBatchNormSync()
     assert [type(m) for m in sync.apply(model)] != kinds
     assert [type(m) for m in sync.revert(model)] == kinds
-    assert not left_alone(model)
+    assert not has_unsynced_batch_norm(model)
     odd = torch.nn.BatchNorm1d(2, affine=False), torch.nn.BatchNorm1d(2, momentum=None)
     for other in (torch.nn.BatchNorm3d(2), *odd):
         assert type(sync.apply(torch.nn.Sequential(other))[0]) is type(other)
-        assert left_alone(torch.nn.Sequential(other))
+        assert has_unsynced_batch_norm(torch.nn.Sequential(other))
 
 
 def test_one_rank_gathers_nothing():

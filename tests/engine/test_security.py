@@ -8,7 +8,7 @@ import tomllib
 import pytest
 from conftest import ROOT, TINY, check_mistake, command, config, make_folder
 
-from repel.cli import checks as mistakes
+from repel.engine import configs
 
 TOKEN = "hunter2-0123456789"
 
@@ -19,8 +19,8 @@ TOKEN = "hunter2-0123456789"
 def test_what_a_config_may_call(target):
     for place in ({"_target_": target}, {"a": [{"b": {"_target_": target}}]}):
         with pytest.raises(ValueError, match=re.escape(target)):
-            mistakes.check_targets(place)
-    mistakes.check_targets({"_target_": "torch.optim.Adam"})
+            configs.check_targets(place)
+    configs.check_targets({"_target_": "torch.optim.Adam"})
 
 
 def test_secrets_stay_out_of_the_run_folder(tmp_path):

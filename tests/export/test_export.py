@@ -10,21 +10,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, check_mistake, command, config, make_folder
-from hydra import compose, initialize_config_dir
+from composing import composed
+from conftest import check_mistake, command, config, make_folder
 from omegaconf import OmegaConf
 from PIL import Image
 
-from repel.cli.checks import plain
-from repel.cli.command import claim
-from repel.engine import checkpoints
+from repel.cli.resume import prepare_output
+from repel.engine import checkpoint_io
 from repel.engine.build import build_data, build_module
+from repel.engine.configs import to_container
+from repel.engine.pretrained import load_pretrained
 from repel.evaluation.features import encode
 from repel.export import export as exports
 from repel.export.embed import embed
-from repel.export.export import difference, export
-from repel.export.pretrained import load
-from repel.export.search import feature_of, nearest, open_folder
+from repel.export.export import _check_difference, export
+from repel.export.search import nearest_matches, open_folder, query_feature
 from repel.export.source import recipe
 from repel.images.decode import decode
 
@@ -40,8 +40,8 @@ def checkpoint(folder: Path, *overrides: str, name: str = "best", epoch: int = 2
         module.head(module.encoder(torch.randn(8, channels, size, size) * 2 + 1))
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text("seed: 1\n")
-    contents = {"config": plain(cfg), "state_dict": module.state_dict(), "epoch": epoch, "global_step": 7}
-    checkpoints.AtomicCheckpointIO().save_checkpoint(contents, folder / f"checkpoints/{name}.ckpt")
+    contents = {"config": to_container(cfg), "state_dict": module.state_dict(), "epoch": epoch, "global_step": 7}
+    checkpoint_io.AtomicCheckpointIO().save_checkpoint(contents, folder / f"checkpoints/{name}.ckpt")
     return folder
 
 
@@ -71,10 +71,9 @@ def done(monkeypatch, tmp_path):
     def call(task, *typed: str, name: str = "out") -> Path:
         job = SimpleNamespace(overrides=SimpleNamespace(task=OmegaConf.create(list(typed))))
         monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: job)
-        with initialize_config_dir(str(CONF), version_base="1.3"):  # interpolations stay, as in the command
-            cfg, folder = compose(task.__name__, overrides=list(typed)), tmp_path / name
+        cfg, folder = composed(task.__name__, list(typed)), tmp_path / name  # interpolations stay, as in the command
         folder.mkdir()
-        claim(cfg, folder)
+        prepare_output(cfg, folder)
         task(cfg, folder)
         return folder
 
@@ -103,7 +102,7 @@ def test_features_are_those_of_encode_with_names_splits_and_classes(run, picture
     assert [row["split"] for row in rows] == ["train"] * 8 + ["test"] * 3
     assert [row["label"] for row in rows] == ["green"] * 4 + ["red"] * 4 + ["green"] * 3
     assert features.dtype == np.float32
-    trained = load(str(run), None)
+    trained = load_pretrained(str(run), None)
     pixels = torch.from_numpy(np.stack([decode(pictures / name, 28, 1) for name in names]))  # each by its own name
     with torch.no_grad():
         expected = trained.encoder(trained.normalize(pixels))
@@ -121,7 +120,7 @@ def test_the_runs_own_data_whole_before_anything_is_held_out(run, done):
     rows, features = index(out), np.load(out / "features.npy")
     assert len(rows) == len(features) == 8000
     assert (rows[12]["file"], rows[6001]["file"]) == ("train/000012", "test/000001")
-    data, trained = build_data(config()), load(str(run), None)
+    data, trained = build_data(config()), load_pretrained(str(run), None)
     test = data.read().test
     expected, _ = encode(trained.encoder, test, data.normalize, CPU)
     assert np.array_equal(features[6000:], expected.numpy())
@@ -134,7 +133,7 @@ def test_both_layers_and_the_last_checkpoint(run, pictures, done):
     h, z = (np.load(both / f"features_{layer}.npy") for layer in "hz")
     assert (h.shape, z.shape) == ((11, 32), (11, 6))
     with torch.no_grad():
-        expected = load(str(run / "checkpoints/last.ckpt"), None).head(torch.from_numpy(h))
+        expected = load_pretrained(str(run / "checkpoints/last.ckpt"), None).head(torch.from_numpy(h))
     torch.testing.assert_close(torch.from_numpy(z), expected)
     best = np.load(done(embed, *what[:-1], name="best") / "features.npy")
     assert abs(best - h).max() > 1e-3
@@ -188,11 +187,11 @@ def test_weights_are_not_downloaded_to_be_overwritten(tmp_path, monkeypatch):
     folder = checkpoint(tmp_path / "run", "encoder=resnet18", "encoder.stem=imagenet", "data.channels=3",
                         "data.mean=[0,0,0]", "data.std=[1,1,1]")  # fmt: skip
     path = folder / "checkpoints/best.ckpt"
-    contents = checkpoints.load(path)
+    contents = checkpoint_io.load(path)
     contents["config"]["encoder"]["weights"] = "DEFAULT"
-    checkpoints.AtomicCheckpointIO().save_checkpoint(contents, path)
+    checkpoint_io.AtomicCheckpointIO().save_checkpoint(contents, path)
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
-    assert load(str(folder), None).encoder.out_features == 512
+    assert load_pretrained(str(folder), None).encoder.out_features == 512
 
 
 # --------------------------------------------------------------------------------------------------------------- export
@@ -247,7 +246,7 @@ def elsewhere(tmp_path_factory) -> dict[str, Path]:
         run, out = checkpoint(root / f"{name}_run", *overrides), root / name
         out.mkdir()
         export(config(f"ckpt={run}", "format=[safetensors,onnx]", name="export"), out)
-        data = checkpoints.load(run / "checkpoints/best.ckpt")["config"]["data"]
+        data = checkpoint_io.load(run / "checkpoints/best.ckpt")["config"]["data"]
         images = torch.randint(0, 256, (5, data["channels"], data["image_size"], data["image_size"]), dtype=torch.uint8)
         np.save(out / "images.npy", images.numpy())
         Image.fromarray(pixels.numpy()).save(out / "image.png")
@@ -261,7 +260,7 @@ def elsewhere(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_exports_agree_in_a_process_without_repel(elsewhere, name):
     folder = elsewhere[name]
-    trained = load(str(folder.with_name(f"{name}_run")), None)
+    trained = load_pretrained(str(folder.with_name(f"{name}_run")), None)
     images = torch.from_numpy(np.load(folder / "images.npy"))
     with torch.no_grad():
         expected = trained.encoder(trained.normalize(images)).numpy()
@@ -297,7 +296,7 @@ def test_timm_and_torchvision_load_the_file_by_themselves(elsewhere):
     by_torchvision.conv1 = torch.nn.Conv2d(1, 64, 7, 2, padding=3, bias=False)
     by_torchvision.load_state_dict(load_file(elsewhere["resnet18_imagenet"] / "encoder.safetensors"))
     for name, model in (("timm", by_timm), ("resnet18_imagenet", by_torchvision.eval())):
-        trained = load(str(elsewhere[name].with_name(f"{name}_run")), None)
+        trained = load_pretrained(str(elsewhere[name].with_name(f"{name}_run")), None)
         images = trained.normalize(torch.from_numpy(np.load(elsewhere[name] / "images.npy")))
         with torch.no_grad():
             torch.testing.assert_close(model(images), trained.encoder(images))
@@ -311,7 +310,7 @@ def test_onnx_that_normalises_and_validation_images(run, done):
     assert "validation split" in (out / "README.md").read_text()
     images = torch.rand(3, 1, 28, 28)
     (made,) = onnxruntime.InferenceSession(str(out / "encoder.onnx")).run(None, {"images": images.numpy()})
-    trained = load(str(run), None)
+    trained = load_pretrained(str(run), None)
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(made), trained.encoder(trained.normalize(images)))
 
@@ -322,25 +321,25 @@ def test_onnx_needs_no_source(run, done, monkeypatch):
 
 
 def test_a_file_that_differs_is_not_left(run, done, tmp_path, monkeypatch):
-    write = exports.write
+    write = exports._write_safetensors
 
     def damaged(folder, trained, how):
         next(iter(how.network.parameters())).data.mul_(1.001)
         return write(folder, trained, how)
 
-    monkeypatch.setattr(exports, "write", damaged)
-    with pytest.raises(RuntimeError, match=r"encoder\.safetensors differs.*no file is left"):
+    monkeypatch.setattr(exports, "_write_safetensors", damaged)
+    with pytest.raises(RuntimeError, match=r"encoder\.safetensors differs.*no file is written"):
         done(export, f"ckpt={run}")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"config.yaml", "environment.json"}
 
 
 def test_the_difference_is_relative_and_no_number_is_none():
     expected = torch.tensor([[100.0, 1.0]])
-    assert difference("x", expected + 1e-4, expected) == pytest.approx(1e-6, rel=0.1)
-    assert difference("x", torch.zeros(2), torch.zeros(2)) == 0
+    assert _check_difference("x", expected + 1e-4, expected) == pytest.approx(1e-6, rel=0.1)
+    assert _check_difference("x", torch.zeros(2), torch.zeros(2)) == 0
     for made in (expected + 0.01, expected * torch.nan):
         with pytest.raises(RuntimeError, match="differs"):
-            difference("x", made, expected)
+            _check_difference("x", made, expected)
 
 
 OWN = """
@@ -402,7 +401,7 @@ def test_an_image_of_the_set_is_its_own_nearest(run, pictures, done, format):
     for layer in ("h", "z"):
         embedded = open_folder(out, layer, None)
         for file in ("train/red/002.png", "test/green/001.png"):
-            found = nearest(feature_of(pictures / file, embedded, None), embedded, 20)
+            found = nearest_matches(query_feature(pictures / file, embedded, None), embedded, 20)
             assert len(found) == 11
             assert found[0].file == file
             assert found[0].similarity == pytest.approx(1, abs=1e-6)
@@ -437,11 +436,11 @@ def test_search_draws_sets_without_files_from_the_data(run, done, tmp_path):
     Image.fromarray(data.test.pixels[5, 0].numpy()).save(tmp_path / "query.png")
     out = done(embed, f"ckpt={run}")
     embedded = open_folder(out, None, None)
-    found = nearest(feature_of(tmp_path / "query.png", embedded, None), embedded, 3)
+    found = nearest_matches(query_feature(tmp_path / "query.png", embedded, None), embedded, 3)
     assert found[0].file == "test/000005"
-    from repel.export.search import pictures as pictures_of
+    from repel.export.search import read_pictures
 
-    made = pictures_of([*found, found[0]._replace(file="test/999999")], embedded.record)
+    made = read_pictures([*found, found[0]._replace(file="test/999999")], embedded.record)
     assert torch.equal(made[0], data.test.pixels[5])
     assert made[-1] is None
 
@@ -450,12 +449,12 @@ def test_features_of_another_checkpoint_are_refused(run, pictures, done, tmp_pat
     embedded = open_folder(done(embed, f"ckpt={run}", *folder_data(pictures)), None, None)
     query = pictures / "train/red/002.png"
     with pytest.raises(ValueError, match=r"epoch 5.*made at epoch 3"):
-        feature_of(query, embedded, str(run / "checkpoints/last.ckpt"))
+        query_feature(query, embedded, str(run / "checkpoints/last.ckpt"))
     with pytest.raises(ValueError, match="no checkpoint"):
-        feature_of(query, embedded, str(tmp_path / "gone.ckpt"))
+        query_feature(query, embedded, str(tmp_path / "gone.ckpt"))
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.png.*not an image"):
-        feature_of(tmp_path / "text.png", embedded, None)
+        query_feature(tmp_path / "text.png", embedded, None)
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes

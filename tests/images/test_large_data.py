@@ -18,14 +18,14 @@ from test_methods import status
 from test_run import same, train, train_until_killed
 
 from repel.base import seeding
-from repel.cli.checks import plain
-from repel.cli.command import MISTAKE, explain
 from repel.data.loading import BatchFetch
 from repel.data.sampler import BatchIndices, GlobalBatches
 from repel.data.samples import UnreadableSample
 from repel.data.views import slice_params
-from repel.engine import checkpoints, runs
+from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_module, build_trainer
+from repel.engine.configs import to_container
+from repel.engine.outcomes import MISTAKE, explain
 from repel.images import folder
 from repel.images.decode import MAX_PIXELS, decode, decode_crops, shown
 from repel.images.encoded import Encoded
@@ -208,7 +208,8 @@ def test_broken_images_are_replaced_so_that_batches_keep_their_size():
 
 
 def test_evaluation_leaves_broken_images_out():
-    from repel.evaluation.features import encode, raw_pixels, subset
+    from repel.evaluation.features import encode, subset
+    from repel.images.modality import raw_pixels
 
     images = of(Count(7, {1, 5}), skip=True)
     features, places = encode(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)), images,
@@ -331,7 +332,7 @@ def shards(tmp_path_factory):
     command = [sys.executable, ROOT / "scripts/pack_shards.py", root / "images", root / "packed",
                "--chunk-bytes", "6KB"]  # fmt: skip
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
-    assert "left out" in result.stderr
+    assert "skipped" in result.stderr
     assert "000.png" in result.stderr
     return root / "packed", root / "images"
 
@@ -413,7 +414,7 @@ def test_killed_and_resumed_on_shards_equals_never_killed(shards, tmp_path):
              "data.image_size=8", "trainer.max_epochs=2", "callbacks.last.every_n_train_steps=1",
              "callbacks.knn=null"]  # fmt: skip
     cfg, run = config(*TINY, *typed), tmp_path / "run"
-    runs.claim(run, plain(cfg), [])
+    runs.create(run, to_container(cfg), [])
     process = ranks.server.Process(target=train_until_killed, args=(str(run), 6))
     process.start()
     process.join(120)
@@ -423,7 +424,7 @@ def test_killed_and_resumed_on_shards_equals_never_killed(shards, tmp_path):
     train(run, resume=True)
     train(tmp_path / "whole", *typed)
     torch.set_num_threads(threads)
-    whole, resumed = (checkpoints.load(r / "checkpoints/last.ckpt") for r in (tmp_path / "whole", run))
+    whole, resumed = (checkpoint_io.load(r / "checkpoints/last.ckpt") for r in (tmp_path / "whole", run))
     assert whole["global_step"] == resumed["global_step"] == 8
     assert same(resumed["state_dict"], whole["state_dict"])
 
@@ -476,4 +477,4 @@ def test_a_broken_file_found_in_the_middle_of_training_is_no_crash(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(UnreadableSample, match="cannot read the image") as caught:
         trainer.fit(module, data)
-    assert explain(caught.value, "train")[0] == MISTAKE  # wherever it is met: training, evaluation, a contact sheet
+    assert explain(caught.value)[0] == MISTAKE  # wherever it is met: training, evaluation, a contact sheet

@@ -22,7 +22,7 @@ def views_and_crops():
 @pytest.mark.parametrize("negatives", ["uniform", "topk", "tilt"])
 @pytest.mark.parametrize("name", ROWWISE)
 def test_each_crop_adds_a_mean_over_anchors_that_are_compared_with_the_views(name, negatives, memory):
-    """Together they are the mean over all anchors: V views' loss, and L losses of a first view that is a crop."""
+    """RankAgreement they are the mean over all anchors: V views' loss, and L losses of a first view that is a crop."""
     z, crops = views_and_crops()
     changes = {"alpha": 0} if name == "macl" else {}  # its temperature follows the views alone
 

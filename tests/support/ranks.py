@@ -1,6 +1,6 @@
 """Processes that start in no time: forked from a server that has imported everything once.
 
-Ranks, on the code path of launch.py from there on; and commands, as `python train.py ...` from there on.
+Ranks, on the code path of engine/rank.py from there on; and commands, as `python train.py ...` from there on.
 """
 
 import multiprocessing
@@ -14,10 +14,11 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from repel.cli.checks import plain
 from repel.engine import runs
+from repel.engine.configs import to_container
+from repel.engine.launch import NEW, RESUME
 
-PRELOAD = ["repel.engine.fit", "repel.report.report", "repel.export.embed", "faults"]
+PRELOAD = ["repel.engine.fit", "repel.report.evaluate", "repel.export.embed", "faults"]
 NOTICE = 10  # seconds in which a rank notices that another one is gone
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(PRELOAD)
@@ -59,7 +60,7 @@ def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: 
     import faults
     import torch
 
-    from repel.engine.launch import train_rank
+    from repel.engine.rank import run_rank
 
     torch.set_num_threads(1)
     os.setsid()
@@ -69,7 +70,7 @@ def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: 
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     if fault:
         faults.arm(fault)
-    os._exit(train_rank(Path(folder), task, store if world > 1 else None))
+    os._exit(run_rank(Path(folder), task, store if world > 1 else None))
 
 
 def start(folder: Path, world: int, task: str, fault: str | None = None) -> list[multiprocessing.Process]:
@@ -110,11 +111,11 @@ def end(processes: list[multiprocessing.Process], timeout: float = 120) -> list[
 def run(cfg, folder: Path, fault: str | None = None, resume: bool = False) -> list[int]:
     """Train a config in a folder, on as many ranks as it says."""
     if not resume:
-        runs.claim(folder, plain(cfg), [])
-        runs.release(folder)
-    for record in folder.glob("error_rank*.txt"):
+        runs.create(folder, to_container(cfg), [])
+        runs.unlock(folder)
+    for record in folder.glob("error_rank*.json"):
         record.unlink()
-    statuses = end(start(folder, cfg.trainer.devices, "resume" if resume else "new", fault))
-    for record in folder.glob("error_rank*.txt"):
+    statuses = end(start(folder, cfg.trainer.devices, RESUME if resume else NEW, fault))
+    for record in folder.glob("error_rank*.json"):
         print(record.name, record.read_text())  # pytest shows it where a test fails
     return statuses

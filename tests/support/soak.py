@@ -22,8 +22,9 @@ import ranks
 from conftest import config, make_folder
 from test_reliability import EVERY, STATEFUL, losses, same
 
-from repel.cli.checks import plain
-from repel.engine import checkpoints, runs
+from repel.engine import checkpoint_io, runs
+from repel.engine.configs import to_container
+from repel.engine.launch import NEW, RESUME
 
 PATIENCE = 60  # seconds in which ranks whose neighbour died must end, and a whole run
 
@@ -73,13 +74,13 @@ class Soak:
     def run(self, number: int) -> None:
         kind = self.random.choice(list(self.kinds))
         cfg, folder, (whole, duration) = self.kinds[kind], self.root / f"run{number}", self.whole[kind]
-        runs.claim(folder, plain(cfg), [])
-        runs.release(folder)
+        runs.create(folder, to_container(cfg), [])
+        runs.unlock(folder)
         for _ in range(self.random.randint(1, 4)):
             self.once(cfg, folder, self.random.uniform(0.02, 0.8) * duration)
         if not self.once(cfg, folder, None):
             return
-        here, there = (checkpoints.load(f / "checkpoints/last.ckpt") for f in (folder, whole))
+        here, there = (checkpoint_io.load(f / "checkpoints/last.ckpt") for f in (folder, whole))
         equal = all(same(here[part], there[part]) for part in ("global_step", "state_dict", "optimizer_states"))
         self.tally["runs"] += 1
         self.tally["in other bits"] += not (equal and losses(folder).items() <= losses(whole).items())
@@ -89,8 +90,8 @@ class Soak:
         """Start, kill if asked for, wait; whether the run ended by itself."""
         last = folder / "checkpoints/last.ckpt"
         if not last.exists():
-            runs.begin_again(folder, [])
-        processes = ranks.start(folder, cfg.trainer.devices, "resume" if last.exists() else "new")
+            runs.reset(folder, [])
+        processes = ranks.start(folder, cfg.trainer.devices, RESUME if last.exists() else NEW)
         leaders = [process.pid for process in processes]
         if kill_after is not None:
             time.sleep(kill_after)
@@ -104,13 +105,13 @@ class Soak:
         self.tally["left behind"] += not gone(leaders, 15)
         for file in folder.glob("checkpoints/*.ckpt"):
             try:
-                checkpoints.read(file)
+                checkpoint_io.read(file)
             except ValueError as error:
                 self.tally["torn"] += 1
                 print(error)
         if kill_after is None and any(statuses):
             self.tally["failed"] += 1
-            print(*(record.read_text() for record in folder.glob("error_rank*.txt")))
+            print(*(record.read_text() for record in folder.glob("error_rank*.json")))
         return not any(statuses)
 
     def kill(self, processes) -> None:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: outside training they end it at once, in training they are noted and answered later.
+"""Signals that ask a run to stop: outside training they end it at once, in training they are recorded for later.
 
 Nothing is done inside a signal handler: a collective there would wait for ranks that are in the middle of another one.
 """
@@ -8,12 +8,14 @@ import time
 from types import FrameType
 from typing import Any
 
+__all__ = ["SIGNALS", "DeferredSignals", "Stopped", "active_signals", "ignore_in_worker", "raise_on_signal"]
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-AGAIN = 2.0  # seconds after which a second ^C is another one, not the same one that came by two ways
+SECOND_AFTER = 2.0  # seconds after which a ^C is a second one, not the first one that came by two ways
 
 
 class Stopped(BaseException):
-    """A signal asked for the end; like KeyboardInterrupt no Exception, so that nothing takes it for a failure."""
+    """A signal asked the process to end. Like KeyboardInterrupt not an Exception: it is no failure."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -24,55 +26,55 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """What the process exits with: 130 for ^C, 143 for what a scheduler sends."""
+        """The process's exit status: 130 for ^C, 143 for what a scheduler sends."""
         return 128 + (signal.SIGINT if self.number == signal.SIGINT else signal.SIGTERM)
 
 
-def heeded() -> list[signal.Signals]:
-    """Those that the process was not told to ignore, as nohup and a script's background jobs are."""
+def active_signals() -> list[signal.Signals]:
+    """Signals whose handler is not SIG_IGN, as nohup sets it, and a script for its background jobs."""
     return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def stop_at_once() -> None:
+def raise_on_signal() -> None:
     """From here on a signal raises Stopped."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    for number in heeded():
+    for number in active_signals():
         signal.signal(number, handler)
 
 
-class Asked:
-    """A context in which signals only set `number` (0: none); one that came unanswered raises Stopped at its end.
+class DeferredSignals:
+    """A context in which a signal only sets `number` (0: none). If it is still set at the end, Stopped is raised.
 
-    A second ^C, two seconds later, does not wait.
+    A second ^C, two seconds later, raises KeyboardInterrupt at once.
     """
 
     def __init__(self):
         self.number, self.since = 0, 0.0
+        self.handlers: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Asked":
-        self.numbers = heeded()
-        self.before = {number: signal.getsignal(number) for number in self.numbers}
-        for number in self.numbers:
-            signal.signal(number, self.note)
+    def __enter__(self) -> "DeferredSignals":
+        self.handlers = {number: signal.getsignal(number) for number in active_signals()}
+        for number in self.handlers:
+            signal.signal(number, self._record)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
         if self.number and kind is None:
             raise Stopped(self.number)
 
-    def note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.number and number == signal.SIGINT and now - self.since > AGAIN:
+        if self.number and number == signal.SIGINT and now - self.since > SECOND_AFTER:
             raise KeyboardInterrupt
         self.number, self.since = self.number or number, self.since or now
 
 
-def leave_to_parent(worker: int) -> None:
-    """In a data worker: a signal to the whole group is its parent's to answer."""
+def ignore_in_worker(worker: int) -> None:
+    """In a data worker: a signal to the whole process group is for its parent to handle."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

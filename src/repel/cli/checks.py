@@ -1,27 +1,21 @@
-"""What a user can get wrong in a config, answered in one line each, before torch or lightning is imported."""
+"""Validate a composed config before torch is imported. Every error is one line that names the key."""
 
-import difflib
-import functools
 import importlib.util
-import re
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from repel.engine.redact import check_secrets, without_secrets
+from repel.base.installation import install_extra
+from repel.cli.baseline import baseline, is_group, task_overrides
+from repel.cli.suggestions import nearest
+from repel.engine.configs import check_targets, flatten, to_container
+from repel.engine.redact import check_secrets
 
-CONF = Path(__file__).parents[3] / "conf"
-TARGETS = (  # what a config may call besides
-    r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
-)
+__all__ = ["check", "chosen_sweeper", "mismatch"]
 
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
@@ -82,44 +76,13 @@ def is_number(value: Any, kind: type = float) -> bool:
     return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
 
 
-def check_names(name: str, arguments: list[str]) -> None:
-    """Keys and choices that do not exist, answered before Hydra composes the config, which it does twice.
-
-    What this cannot judge, as choices in other folders or a sweep over choices with keys of their own, Hydra will.
-
-    Raises:
-        ValueError: one line that names the key or the choice, and the nearest valid one.
-    """
-    if any(argument.startswith(("-", "hydra")) for argument in arguments):
-        return
-    try:
-        overrides = OverridesParser.create().parse_overrides(arguments)
-    except HydraException:
-        return
-    for override in overrides:
-        group, choice = override.key_or_group, override.value()
-        if (CONF / group).is_dir() and isinstance(choice, str) and choice not in group_options(group):
-            raise ValueError(no_such_choice(group, choice))
-    if any(override.is_sweep_override() for override in overrides):
-        return
-    known = OmegaConf.to_container(baseline(name, arguments), resolve=False)
-    for override in overrides:
-        key = override.key_or_group
-        if not (override.is_add() or (CONF / key).is_dir()):
-            node = known
-            for part in key.split("."):
-                if isinstance(node, dict) and part not in node:
-                    raise ValueError(unknown(key, name))
-                node = node[part] if isinstance(node, dict) else None
-
-
 def check(cfg: DictConfig, name: str) -> None:
     """Types, ranges and missing values, before anything is built.
 
     Raises:
         ValueError: one line that names the key.
     """
-    overrides = as_typed()
+    overrides = task_overrides()
     check_secrets(overrides)
     for key, value in flatten(cfg).items():
         if value == "???":
@@ -130,12 +93,12 @@ def check(cfg: DictConfig, name: str) -> None:
     check_types(cfg, defaults, overrides)
     check_ranges(cfg, RANGES)
     if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
-        raise ValueError("evaluation.map=tsne needs scikit-learn: pip install -e '.[map]'; or use evaluation.map=pca")
+        raise ValueError(f"evaluation.map=tsne needs scikit-learn: {install_extra('map')}; or use evaluation.map=pca")
     if name in ("train", "show_views"):
         check_train(cfg)
     if name == "export" and cfg.normalize and "onnx" not in cfg.format:
         raise ValueError("normalize=true is for onnx: add format=[onnx], or leave it out")
-    check_targets(plain(cfg))
+    check_targets(to_container(cfg))
 
 
 def check_ranges(cfg: DictConfig, ranges: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
@@ -155,16 +118,11 @@ def check_train(cfg: DictConfig) -> None:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
     if cfg.sweep.resume is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
-        raise ValueError("sweep.resume= takes up a sweep: add -m; resume= goes on with one run")
+        raise ValueError("sweep.resume= resumes a sweep: add -m; resume= resumes one run")
     if cfg.callbacks.get("pruning") and chosen_sweeper() != "optuna":
         raise ValueError("callbacks.pruning compares the trials of a study: it needs sweep=optuna")
     if cfg.callbacks.last is None:
         raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
-
-
-def as_typed(overrides: ListConfig | None = None) -> list[str]:
-    """Overrides, by default the job's, as they were typed: read one by one, interpolations would be resolved."""
-    return OmegaConf.to_container(HydraConfig.get().overrides.task if overrides is None else overrides, resolve=False)
 
 
 def chosen_sweeper() -> str:
@@ -193,11 +151,6 @@ def check_loss(cfg: DictConfig) -> None:
             raise ValueError("anneal.values: loss.temperature is learned; set loss.learn_temperature=false")
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain containers, but for what secrets of the environment are in it."""
-    return without_secrets(OmegaConf.to_container(cfg, resolve=True))
-
-
 def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str]) -> None:
     """What the user typed must be of the kind of what it replaces, without the experiment's changes or with them.
 
@@ -205,7 +158,7 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
     """
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
-        if override.is_delete() or (CONF / key).is_dir():
+        if override.is_delete() or is_group(key):
             continue
         if override.is_add() and not reaches_a_part(cfg, key):
             raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
@@ -241,125 +194,3 @@ def mismatch(expected: Any, got: Any) -> str | None:
     if isinstance(expected, ListConfig):
         return None if isinstance(got, ListConfig) else "a list, such as [0.5, 1]"
     return None if isinstance(got, DictConfig | None) else "a group of options, or null"
-
-
-def check_targets(config: Any) -> None:
-    """A config, also one inside a checkpoint, is no program: it calls what conf/ names, or a class of torch's own.
-
-    Raises:
-        ValueError: names the _target_.
-    """
-    known = {name for path in CONF.rglob("*.yaml") for name in re.findall(r"_target_: *([\w.]+)", path.read_text())}
-    for target in targets(config):
-        if target not in known and not re.fullmatch(TARGETS, str(target)):
-            raise ValueError(f"_target_={target}: a config may call what some file in conf/ names, or torch.optim.*")
-
-
-def targets(config: Any) -> Iterator[str]:
-    """Every _target_ at any depth, in lists too."""
-    if isinstance(config, dict):
-        yield from [config["_target_"]] if "_target_" in config else []
-        config = list(config.values())
-    if isinstance(config, list):
-        for item in config:
-            yield from targets(item)
-
-
-def one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split())
-
-
-def config_mistake(error: Exception, name: str) -> str:
-    """One line for an error of Hydra or OmegaConf: which key, and the nearest valid one."""
-    text = str(error)
-    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
-        group, choice = found.groups()
-        if (group, choice) == ("hydra/sweeper", "optuna"):
-            return "sweep=optuna needs Optuna's plugin for Hydra: pip install -e '.[optuna]'"
-        return no_such_choice(group, choice)
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return unknown(found[1], name)
-    if found := re.search(r"^\w+ raised while resolving interpolation: (.*)", text):
-        return found[1]  # raised by a resolver of ours
-    if isinstance(error, MissingConfigException):
-        return one_line(error)
-    return one_line(text.splitlines()[0]) if text else type(error).__name__
-
-
-def no_such_choice(group: str, choice: str) -> str:
-    options = group_options(group)
-    return f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)})"
-
-
-def unknown(key: str, name: str) -> str:
-    return f"unknown option {key}{nearest(key, known_keys(name))}"
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """'; did you mean ...?', or nothing when nothing is close. A key is also compared by its last part."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not close:
-        tails = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
-        close = [tails[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.75)]
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def group_options(group: str) -> list[str]:
-    """What can be chosen for a config group; files that begin with an underscore are shared parts, no choices."""
-    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
-
-
-def known_keys(name: str) -> list[str]:
-    """All groups and all dotted keys of a config as composed with this command's choices of groups."""
-    groups = [p.name for p in CONF.iterdir() if p.is_dir()]
-    return groups + list(flatten(baseline(name, sys.argv[1:])))
-
-
-def baseline(name: str, overrides: list[str]) -> DictConfig:
-    """The config before any value was changed: groups chosen, those that do not exist left at their default."""
-    return composed(name, tuple(o for o in overrides if is_choice(o)))
-
-
-@functools.cache  # composing takes a third of a second
-def composed(name: str, choices: tuple[str, ...]) -> DictConfig:
-    with hydra_compose() as compose:
-        try:
-            return compose(name, overrides=list(choices))
-        except HydraException:
-            return compose(name)
-
-
-def is_choice(override: str) -> bool:
-    """Whether an override picks one option of a group, as in loss=ntxent."""
-    group, _, choice = override.partition("=")
-    return bool(choice) and (CONF / group).is_dir() and choice in group_options(group)
-
-
-class hydra_compose:
-    """A context with compose(), inside a running job (which has Hydra initialised) or outside."""
-
-    def __enter__(self) -> Callable:
-        from hydra.core.global_hydra import GlobalHydra
-
-        self.own = None
-        if not GlobalHydra.instance().is_initialized():
-            self.own = hydra.initialize_config_dir(str(CONF), version_base="1.3")
-            self.own.__enter__()
-        return hydra.compose
-
-    def __exit__(self, *exception: object) -> None:
-        if self.own:
-            self.own.__exit__(*exception)
-
-
-def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys -> leaves, unresolved; lists are leaves."""
-    if not isinstance(cfg, DictConfig | dict):
-        return {prefix: cfg}
-    if isinstance(cfg, DictConfig):
-        cfg = OmegaConf.to_container(cfg, resolve=False) or {}
-    leaves: dict[str, Any] = {}
-    for key, value in cfg.items():
-        dotted = f"{prefix}.{key}" if prefix else str(key)
-        leaves |= flatten(value, dotted) if isinstance(value, dict) and value else {dotted: value}
-    return leaves

@@ -57,7 +57,7 @@ def read_run(folder: Path) -> Run | None:
 def state(folder: Path, environment: dict[str, Any]) -> str:
     if "outcome" in environment:
         return environment["outcome"]
-    if runs.is_held(folder):
+    if runs.is_locked(folder):
         return "running"
     return "failed" if (folder / "error.txt").exists() else "interrupted"
 

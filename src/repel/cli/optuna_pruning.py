@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from repel.cli import optuna_study as study
 from repel.engine import runs
-from repel.engine.checkpoints import objective
+from repel.engine.checkpoint_callbacks import objective
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -50,5 +50,5 @@ class Pruning(Callback):
             trainer.should_stop = True
             if trainer.is_global_zero:
                 self.trial.set_user_attr("pruned", True)
-                runs.note(Path(trainer.default_root_dir), pruned_after_epoch=trainer.current_epoch + 1)
+                runs.update_environment(Path(trainer.default_root_dir), pruned_after_epoch=trainer.current_epoch + 1)
                 print(f"pruned   after epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", flush=True)

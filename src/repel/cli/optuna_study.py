@@ -1,4 +1,4 @@
-"""An Optuna study that lies in its sweep's folder, so that an interrupted search goes on where it stopped.
+"""An Optuna study, stored in its sweep's folder, so that an interrupted search can be resumed.
 
 optuna is imported where it is used: it is an extra (pip install -e '.[optuna]').
 """
@@ -37,21 +37,21 @@ def trials(study: "Study", *states: str) -> list["FrozenTrial"]:
 
 
 def trials_left(wanted: int, folder: str) -> int:
-    """How many of the wanted trials the study has still to make; failed ones are made up for."""
+    """How many of the wanted trials are still to be run; failed ones do not count."""
     study = load(Path(folder))
     return wanted if study is None else max(0, wanted - len(trials(study, "COMPLETE", "PRUNED")))
 
 
 def sampler_seed(seed: int, folder: str) -> int:
-    """Another seed for a study that goes on: the same would draw its first trials a second time."""
+    """Another seed for a resumed study: the same would draw its first trials a second time."""
     study = load(Path(folder))
     return seed if study is None else seed + len(study.get_trials(deepcopy=False))
 
 
-class TakeUp(Callback):
-    """Before the sweep: trials that a killed one left running are given out again, so that their runs go on.
+class RequeueInterruptedTrials(Callback):
+    """Before the sweep, queues the trials that a killed sweep left running again, so that their runs are resumed.
 
-    A hook of Hydra's, named in conf/sweep/optuna.yaml.
+    A callback of Hydra's, named in conf/sweep/optuna.yaml.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -59,10 +59,10 @@ class TakeUp(Callback):
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)  # the database is made before the first run's folder
         study = load(folder)
-        alive = [overrides_of(run) for run in run_folders(folder) if runs.is_held(run)] if study else []
+        alive = [_overrides(run) for run in run_folders(folder) if runs.is_locked(run)] if study else []
         for trial in trials(study, "RUNNING") if study else ():
-            if any(parameters(trial) <= overrides for overrides in alive):
-                continue  # of another process, which works on the same study
+            if any(_parameters(trial) <= overrides for overrides in alive):
+                continue  # another process works on the same study
             study.tell(trial.number, state=type(trial.state).FAIL)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # optuna 2.10 calls enqueueing experimental
@@ -70,14 +70,14 @@ class TakeUp(Callback):
 
 
 def running_trial(study: "Study", run: Path) -> "FrozenTrial | None":
-    """The trial whose parameters are among the run's overrides; the study does not hand it to the run."""
-    found = [trial for trial in trials(study, "RUNNING") if parameters(trial) <= overrides_of(run)]
+    """The trial whose parameters are among the run's overrides: Hydra does not pass it to the run."""
+    found = [trial for trial in trials(study, "RUNNING") if _parameters(trial) <= _overrides(run)]
     return found[-1] if found else None
 
 
-def parameters(trial: "FrozenTrial") -> frozenset[tuple[str, Any]]:
+def _parameters(trial: "FrozenTrial") -> frozenset[tuple[str, Any]]:
     return identity(f"{key}={value}" for key, value in trial.params.items())
 
 
-def overrides_of(run: Path) -> frozenset[tuple[str, Any]]:
+def _overrides(run: Path) -> frozenset[tuple[str, Any]]:
     return identity(runs.read_environment(run)["overrides"])

@@ -1,6 +1,6 @@
-"""A SLURM job that is requeued finds the runs and sweeps it had begun: notes beside them say which command made which.
+"""A requeued SLURM job finds the runs and sweeps it had started: notes next to them record which command made which.
 
-Names with a date would otherwise give the second attempt another folder, in which it begins anew.
+Names with a date would otherwise give the second attempt another folder, in which it starts anew.
 """
 
 import json
@@ -11,35 +11,37 @@ from typing import Any
 
 from repel.engine import runs
 
+__all__ = ["earlier_folder", "remember", "requeued"]
 
-def job() -> str | None:
+
+def _job() -> str | None:
     """This job's number, which a requeue keeps; None outside SLURM."""
     return os.environ.get("SLURM_JOB_ID")
 
 
 def requeued() -> bool:
-    return job() is not None and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    return _job() is not None and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
-def notes(parent: Path) -> Path:
-    return parent / ".slurm" / f"{job()}.json"
+def _notes(parent: Path) -> Path:
+    return parent / ".slurm" / f"{_job()}.json"
 
 
-def begun(parent: Path) -> list[dict[str, Any]]:
-    """What this job's attempts began below parent: commands and their folders."""
-    return json.loads(notes(parent).read_text()) if notes(parent).exists() else []
+def _entries(parent: Path) -> list[dict[str, Any]]:
+    """What this job's attempts started below parent: commands and their folders."""
+    return json.loads(_notes(parent).read_text(encoding="utf-8")) if _notes(parent).exists() else []
 
 
-def begun_before(parent: Path) -> str | None:
-    """The folder below parent in which this job's earlier attempt ran the same command, if it had come so far."""
+def earlier_folder(parent: Path) -> str | None:
+    """The folder below parent in which this job's earlier attempt ran the same command, if it came so far."""
     if not requeued():
         return None
-    return next((entry["folder"] for entry in begun(parent) if entry["command"] == sys.argv[1:]), None)
+    return next((entry["folder"] for entry in _entries(parent) if entry["command"] == sys.argv[1:]), None)
 
 
 def remember(folder: Path) -> None:
     """Note the folder of this command's run or sweep for a later attempt of this job, if it is one of SLURM."""
     entry = {"command": sys.argv[1:], "folder": str(folder)}
-    if job() is not None and entry not in (known := begun(folder.parent)):
-        notes(folder.parent).parent.mkdir(exist_ok=True)
-        runs.write_json(notes(folder.parent), [*known, entry])
+    if _job() is not None and entry not in (known := _entries(folder.parent)):
+        _notes(folder.parent).parent.mkdir(exist_ok=True)
+        runs.write_json(_notes(folder.parent), [*known, entry])

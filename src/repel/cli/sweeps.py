@@ -1,6 +1,6 @@
 """Sweeps: which folder a job runs in, and what an interrupted sweep still has to do.
 
-A job is known by its overrides, not by its number: a sweep that is taken up with more values numbers its jobs anew.
+A job is identified by its overrides, not by its number: a sweep resumed with more values numbers its jobs anew.
 """
 
 import functools
@@ -11,25 +11,25 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from repel.cli import slurm
-from repel.cli.checks import flatten
 from repel.engine import runs
+from repel.engine.configs import flatten
 
-FINISHED, RESUME, NEW = "finished", "resume", "new"  # what start() found in a run's folder
+FINISHED, RESUME, NEW = "finished", "resume", "new"  # what prepare_run() found in a run's folder
 
 
 def sweep_folder(resume: str | None, new: str) -> str:
-    """Where a sweep's runs lie: the folder that sweep.resume names, where a requeued SLURM job began it, or a new one.
+    """A sweep's folder: the one that sweep.resume names, or where a requeued SLURM job began it, or a new one.
 
     Raises:
-        ValueError: sweep.resume is no folder.
+        ValueError: sweep.resume is not a folder.
     """
     if resume and not Path(str(resume)).expanduser().is_dir():
         raise ValueError(f"sweep.resume={resume}: there is no such folder; name one that a sweep was run in")
-    return str(Path(str(resume)).expanduser()) if resume else slurm.begun_before(Path(new).parent) or new
+    return str(Path(str(resume)).expanduser()) if resume else slurm.earlier_folder(Path(new).parent) or new
 
 
 def job_folder(resume: str | None, sweep: str, number: int, overrides: list[str]) -> str:
-    """The name of a job's folder in its sweep's: its number; in a sweep that is taken up, where the job ran before."""
+    """The name of a job's folder: its number; in a resumed sweep, that of the folder where the job ran before."""
     if not resume and not slurm.requeued():
         return str(number)
     wanted = identity(overrides)
@@ -42,19 +42,19 @@ def job_folder(resume: str | None, sweep: str, number: int, overrides: list[str]
 
 
 def run_folders(sweep: Path) -> list[Path]:
-    """The folders of a sweep's jobs that have begun, by number."""
+    """The folders of a sweep's started jobs, by number."""
     found = (path.parent for path in sweep.glob("*/environment.json"))
     return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
 def identity(overrides: Iterable[str]) -> frozenset[tuple[str, Any]]:
     """What makes two jobs the same: their overrides in any order, numbers by value, without the sweep's own options."""
-    last = dict(map(key_and_value, overrides))  # of a key that is given twice, the last counts
+    last = dict(map(_key_and_value, overrides))  # of a key that is given twice, the last counts
     return frozenset(pair for pair in last.items() if pair[0].split(".")[0] not in ("sweep", "hydra"))
 
 
 @functools.cache
-def key_and_value(override: str) -> tuple[str, Any]:
+def _key_and_value(override: str) -> tuple[str, Any]:
     """'+optimizer.lr=1e-3' -> ('+optimizer.lr', 0.001); values that are no numbers stay text."""
     parsed = OverridesParser.create().parse_override(override)
     value = parsed.value()
@@ -62,14 +62,14 @@ def key_and_value(override: str) -> tuple[str, Any]:
     return parsed.get_key_element(), value if is_number else parsed.get_value_element_as_str()
 
 
-def take_up(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
-    """What is to be done for a job whose folder an interrupted sweep left: FINISHED, RESUME or, in place, NEW.
+def plan_job(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
+    """What is left to do for a job that an interrupted sweep started: FINISHED, RESUME or, in place, NEW.
 
     Args:
         config: as the job is configured now.
 
     Raises:
-        ValueError: the folder's run had another config, or goes on in another process.
+        ValueError: the folder's run had another config, or still runs in another process.
     """
     before, now = (flatten({k: v for k, v in c.items() if k != "sweep"}) for c in (runs.read_config(folder), config))
     if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
@@ -77,12 +77,12 @@ def take_up(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
         raise ValueError(
             f"{folder} ran with another config ({changed[0]}: {there} there, {here} now"
             + (f", and {len(changed) - 1} more" if changed[1:] else "")
-            + "); undo the change, or begin a new sweep"
+            + "); undo the change, or start a new sweep"
         )
-    runs.hold(folder)
+    runs.lock(folder)
     if "outcome" in runs.read_environment(folder):
         return FINISHED
     if (folder / "checkpoints" / "last.ckpt").is_file():
         return RESUME
-    runs.begin_again(folder, overrides)
+    runs.reset(folder, overrides)
     return NEW

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from repel.base.signals import leave_to_parent
+from repel.base.signals import ignore_in_worker
 from repel.data.sampler import BatchIndices
 from repel.data.samples import Fetched, Samples, UnreadableSample
 from repel.data.views import ViewDraws
@@ -64,7 +64,7 @@ def make_loader(
         num_workers=workers,
         batch_size=None,
         collate_fn=_unchanged,
-        worker_init_fn=leave_to_parent,
+        worker_init_fn=ignore_in_worker,
         pin_memory=pin_memory,
         persistent_workers=keep_workers and workers > 0,
     )

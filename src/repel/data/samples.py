@@ -72,6 +72,7 @@ class Samples(Protocol):
     names: (N,) strings, by which a table of labels knows the samples, or None.
     workers: processes that fetch batches; 0: the process that trains.
     description: what they are, for people: "images of 28x28x1".
+    modality: what a report shows of them, see evaluation/modality.py.
     """
 
     @property
@@ -85,6 +86,9 @@ class Samples(Protocol):
 
     @property
     def description(self) -> str: ...
+
+    @property
+    def modality(self) -> Any: ...
 
     def __len__(self) -> int: ...
 

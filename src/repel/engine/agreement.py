@@ -1,4 +1,4 @@
-"""What the ranks of a run do together or not at all."""
+"""What the ranks of a run do all together or not at all: stop, and refuse a non-finite loss."""
 
 import math
 from typing import Any
@@ -10,27 +10,32 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from repel.base.collectives import gather, world_size
-from repel.base.signals import Asked, Stopped
+from repel.base.signals import DeferredSignals, Stopped
 from repel.data.pair import Pair
-from repel.engine.checkpoints import save_last
+from repel.engine.checkpoint_callbacks import optimizer_stepped, save_last
 from repel.module import Diverged
 
+__all__ = ["RankAgreement", "StopAllRanks", "check_same"]
 
-class Together(Callback):
-    """What one rank must not do alone; the first of the callbacks, so that no other looks at what is refused here.
 
-    A loss that is no finite number, on any rank, raises Diverged on all of them before the optimiser steps. A signal to
-    any rank is told to all, for StopTogether. Data that are not the same on all ranks end the epoch at its start.
+class RankAgreement(Callback):
+    """Exchanges every rank's loss and pending signal once per batch.
 
-    It costs one exchange of two numbers a batch, beside the backward pass, which also gives `train/loss`: the mean over
-    the ranks, as each has the loss of its own anchors.
+    A non-finite loss on any rank raises Diverged on all, before the optimizer steps. A signal to any rank reaches all,
+    for StopAllRanks. Ranks that read different data fail at the start of an epoch. Must be the first callback, so that
+    no other sees a loss that is refused here.
+
+    The exchange is two numbers a batch, during the backward pass. It also gives `train/loss`: the mean over the ranks,
+    as each has the loss of its own anchors.
 
     Args:
-        asked: holds the signal that came to this rank.
+        signals: records a signal to this rank.
     """
 
-    def __init__(self, asked: Asked):
-        self.asked, self.stop = asked, 0
+    def __init__(self, signals: DeferredSignals):
+        self.signals, self.stop = signals, 0
+        self.gathered: list[Tensor] = []
+        self.work: dist.Work | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning's own handler exchanges data among the ranks, in the middle of whatever they exchange, and hangs
@@ -53,62 +58,59 @@ class Together(Callback):
         pl_module.log("train/loss", mean, on_step=True, on_epoch=False, prog_bar=True)
 
     def send(self, loss: Tensor) -> None:
-        """Begin to tell the other ranks this one's loss and signal."""
-        mine = torch.stack([loss.double(), loss.new_tensor(self.asked.number, dtype=torch.float64)])
-        self.told, self.work = [mine], None
+        """Start to gather all ranks' losses and signals."""
+        mine = torch.stack([loss.double(), loss.new_tensor(self.signals.number, dtype=torch.float64)])
+        self.gathered, self.work = [mine], None
         if world_size() > 1:
-            self.told = [torch.empty_like(mine) for _ in range(world_size())]
-            self.work = dist.all_gather(self.told, mine, async_op=True)
+            self.gathered = [torch.empty_like(mine) for _ in range(world_size())]
+            self.work = dist.all_gather(self.gathered, mine, async_op=True)
 
     def receive(self) -> list[float]:
-        """The ranks' losses; the signal that came to any of them is in `stop`."""
+        """The ranks' losses; the signal that reached any of them is in `stop`."""
         if self.work is not None:
             self.work.wait()
-        losses, signals = zip(*torch.stack(self.told).tolist(), strict=True)
+        losses, signals = zip(*torch.stack(self.gathered).tolist(), strict=True)
         self.stop = int(max(signals))
         return list(losses)
 
 
-class StopTogether(Checkpoint):  # as one, Lightning calls it after all other callbacks
-    """Stops all ranks after the same optimiser step, with `last.ckpt` as of that step.
+class StopAllRanks(Checkpoint):  # a Checkpoint, so that Lightning calls it after all other callbacks
+    """Stops all ranks after the same optimizer step, with `last.ckpt` as of that step.
 
-    During validation, after it and the epoch's own checkpoint.
+    A signal during validation takes effect after it and after the epoch's own checkpoint.
     """
 
-    def __init__(self, together: Together):
-        self.together, self.saved = together, False
+    def __init__(self, agreement: RankAgreement):
+        self.agreement, self.saved = agreement, False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        stepped = progress.current.processed % trainer.accumulate_grad_batches == 0
-        # not at the epoch's end: validation comes first, and then the epoch's own checkpoint
-        if self.together.stop and stepped and not progress.is_last_batch:
+        if self.agreement.stop and optimizer_stepped(trainer):
             save_last(trainer)
             self.saved = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
-        if self.saved:  # not before: Lightning hands a step's values to the loggers when the step's hooks are done
-            self.end(trainer)
+        if self.saved:  # not before: Lightning passes a step's values to the loggers after the step's hooks
+            self._end(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.together.send(torch.zeros((), device=pl_module.device))
-        self.together.receive()
-        if self.together.stop:
-            self.end(trainer)
+        self.agreement.send(torch.zeros((), device=pl_module.device))
+        self.agreement.receive()
+        if self.agreement.stop:
+            self._end(trainer)
 
-    def end(self, trainer: Trainer) -> None:
-        self.together.asked.number = 0  # answered
+    def _end(self, trainer: Trainer) -> None:
+        self.agreement.signals.number = 0  # handled
         if trainer.is_global_zero:
             print(f"stopped  after step {trainer.global_step}", flush=True)
-        raise Stopped(self.together.stop)
+        raise Stopped(self.agreement.stop)
 
 
 def check_same(sizes: dict[str, int], device: torch.device) -> None:
     """Raises RuntimeError where a rank has other sizes than the first: it would wait, or compare other samples."""
-    found = gather(torch.tensor([list(sizes.values())], device=device)).tolist()
-    for rank, values in enumerate(found):
-        for name, mine, first in zip(sizes, values, found[0], strict=True):
+    gathered = gather(torch.tensor([list(sizes.values())], device=device)).tolist()
+    for rank, values in enumerate(gathered):
+        for name, mine, first in zip(sizes, values, gathered[0], strict=True):
             if mine != first:
                 raise RuntimeError(f"rank {rank} has {mine} {name} and rank 0 has {first}: all must read the same data")

@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all ranks, on CPUs, where torch's SyncBatchNorm cannot go."""
+"""Batch norm over the batches of all ranks on CPUs, which torch's SyncBatchNorm does not support."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,8 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from repel.base.collectives import world_size
 
+__all__ = ["CrossRankBatchNorm", "CrossRankBatchNormSync", "has_unsynced_batch_norm"]
 
-class MeanOverRanks(torch.autograd.Function):
+
+class _MeanOverRanks(torch.autograd.Function):
     """The mean of all ranks' tensors; backward takes the mean of their gradients, as each rank's loss is its own."""
 
     @staticmethod
@@ -28,21 +30,21 @@ class MeanOverRanks(torch.autograd.Function):
         return gradient
 
 
-class OverRanks(_BatchNorm):
-    """Takes its statistics over (W*B, ...); every rank must pass equally many. Parameters and buffers are batch norm's.
+class CrossRankBatchNorm(_BatchNorm):
+    """Batch norm with statistics over the (W*B, ...) samples of all ranks; every rank must pass equally many.
 
-    In evaluation, and on one rank, it is batch norm.
+    Parameters and buffers are those of batch norm. In evaluation, and on one rank, it is plain batch norm.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
-            return self.alone.forward(self, x)
+            return self.plain.forward(self, x)
         others = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         exact = x if x.dtype == torch.float64 else x.float()
-        mean = MeanOverRanks.apply(exact.mean(others))
+        mean = _MeanOverRanks.apply(exact.mean(others))
         centered = exact - mean.view(shape)
-        variance = MeanOverRanks.apply(centered.square().mean(others))
+        variance = _MeanOverRanks.apply(centered.square().mean(others))
         with torch.no_grad():
             self.num_batches_tracked += 1
             count = x.numel() // x.shape[1] * dist.get_world_size()
@@ -52,39 +54,39 @@ class OverRanks(_BatchNorm):
         return (scaled + self.bias.view(shape)).to(x.dtype)
 
 
-class OverRanks1d(OverRanks, nn.BatchNorm1d):
-    alone = nn.BatchNorm1d
+class CrossRankBatchNorm1d(CrossRankBatchNorm, nn.BatchNorm1d):
+    plain = nn.BatchNorm1d
 
 
-class OverRanks2d(OverRanks, nn.BatchNorm2d):
-    alone = nn.BatchNorm2d
+class CrossRankBatchNorm2d(CrossRankBatchNorm, nn.BatchNorm2d):
+    plain = nn.BatchNorm2d
 
 
-class AcrossRanks(LayerSync):
-    """Lightning's way to have the batch norms of a network replaced for training, and put back after it."""
+class CrossRankBatchNormSync(LayerSync):
+    """Replaces a network's batch norms for training, and restores them after it; a plugin of Lightning's Trainer."""
 
-    kinds = MappingProxyType({nn.BatchNorm1d: OverRanks1d, nn.BatchNorm2d: OverRanks2d})
+    kinds = MappingProxyType({nn.BatchNorm1d: CrossRankBatchNorm1d, nn.BatchNorm2d: CrossRankBatchNorm2d})
 
     def apply(self, model: nn.Module) -> nn.Module:
-        return self.exchange(model, self.kinds)
+        return self.swap_classes(model, self.kinds)
 
     def revert(self, model: nn.Module) -> nn.Module:
-        return self.exchange(model, {there: here for here, there in self.kinds.items()})
+        return self.swap_classes(model, {there: here for here, there in self.kinds.items()})
 
-    def exchange(self, model: nn.Module, kinds: Mapping[type, type]) -> nn.Module:
-        """The same modules with another class: what else refers to them, an optimiser say, need not be told."""
+    def swap_classes(self, model: nn.Module, kinds: Mapping[type, type]) -> nn.Module:
+        """Changes the class in place, so references held by the optimizer stay valid."""
         for module in model.modules():
-            if type(module) in kinds and usual(module):
+            if type(module) in kinds and _is_supported(module):
                 module.__class__ = kinds[type(module)]
         return model
 
 
-def usual(module: _BatchNorm) -> bool:
-    """Whether it has weights and running statistics, as OverRanks needs them."""
+def _is_supported(module: _BatchNorm) -> bool:
+    """Whether it has the weights and running statistics that CrossRankBatchNorm needs."""
     return module.affine and module.track_running_stats and module.momentum is not None
 
 
-def left_alone(model: nn.Module) -> bool:
-    """Whether the network has batch norms that AcrossRanks does not know."""
+def has_unsynced_batch_norm(model: nn.Module) -> bool:
+    """Whether the network has batch norms that CrossRankBatchNormSync does not replace."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    return any(type(m) not in AcrossRanks.kinds or not usual(m) for m in norms)
+    return any(type(m) not in CrossRankBatchNormSync.kinds or not _is_supported(m) for m in norms)

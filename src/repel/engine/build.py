@@ -2,16 +2,17 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from repel.base.signals import Asked
-from repel.cli.checks import as_typed, check_targets, plain
-from repel.engine.configs import with_new_names
+from repel.base.signals import DeferredSignals
+from repel.engine.configs import to_container
+
+__all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -21,22 +22,16 @@ if TYPE_CHECKING:
     from repel.module import Contrastive
 
 
-def saved(config: dict[str, Any]) -> DictConfig:
-    """A config that comes from a file, not from conf/."""
-    config = with_new_names(config)
-    check_targets(config)
-    return OmegaConf.create(config)
+def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
+    """A run's config with the data that a command names in place of its own, as input of the run's encoder.
 
-
-def with_data(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
-    """A run's config with the data that a command names in place of its own, to be seen by the run's encoder.
-
-    Channels, mean and std are the run's, as the encoder knows nothing else, and the image size unless it was typed.
+    Channels, mean, std and image size are the run's, as the encoder knows nothing else, unless they were typed.
 
     Args:
-        cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, where this
-            lies now, or null.
+        cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, the new place
+            of the run's own data, or null.
         run: the run's config, as its checkpoint holds it.
+        overrides: what was typed.
     """
     run = copy.deepcopy(run)
     if cfg.data_root is not None:
@@ -45,9 +40,9 @@ def with_data(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
         run["data"]["root"] = run["data"]["datamodule"]["read"]["root"] = cfg.data_root
     if cfg.get("data") is None:
         return run
-    typed = {o.split("=")[0] for o in as_typed()}
+    typed = {override.split("=")[0] for override in overrides}
     kept = {key: run["data"][key] for key in ("channels", "mean", "std", "image_size") if f"data.{key}" not in typed}
-    return run | {"data": plain(OmegaConf.merge(cfg, {"data": kept}))["data"]}
+    return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 
 def build_data(cfg: DictConfig) -> "LightningDataModule":
@@ -60,7 +55,7 @@ def build_evaluators(nodes: Mapping[str, Any] | None) -> "dict[str, Evaluator]":
 
 
 def build_module(cfg: DictConfig) -> "Contrastive":
-    """The network and its loss, initialised from cfg.seed.
+    """The network and its loss, initialized from cfg.seed.
 
     Raises:
         ValueError: parts that do not go together.
@@ -92,7 +87,7 @@ def annealed(cfg: DictConfig) -> list[DictConfig]:
     """The config as annealing begins and as it ends, both of which must be allowed; empty where nothing changes."""
     values, configs = cfg.anneal["values"] or {}, []
     for end in (0, 1) if values else ():
-        changed = OmegaConf.create(plain(cfg))
+        changed = OmegaConf.create(to_container(cfg))
         for key, ends in values.items():
             for place in (key, f"loss.{key}"):  # resolved, the loss has negatives of its own
                 if OmegaConf.select(changed, place) is not None:
@@ -101,36 +96,45 @@ def annealed(cfg: DictConfig) -> list[DictConfig]:
     return configs
 
 
-def build_trainer(cfg: DictConfig, folder: Path, purge_step: int | None, asked: Asked | None = None) -> "Trainer":
-    """Lightning's Trainer for a run that starts anew (purge_step None) or goes on from a step.
+def build_trainer(
+    cfg: DictConfig,
+    folder: Path,
+    resume_from: tuple[Path, dict[str, Any]] | None = None,
+    signals: DeferredSignals | None = None,
+) -> "Trainer":
+    """Lightning's Trainer.
 
     Args:
-        asked: where a signal to stop is noted.
+        folder: the run folder.
+        resume_from: path and contents of the checkpoint that the run resumes from; None: it starts anew.
+        signals: records a signal to stop.
     """
     from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-    from repel.engine.agreement import StopTogether, Together
-    from repel.engine.batch_norm import AcrossRanks
-    from repel.engine.checkpoints import AtomicCheckpointIO, ConfigInCheckpoint
+    from repel.engine.agreement import RankAgreement, StopAllRanks
+    from repel.engine.batch_norm import CrossRankBatchNormSync
+    from repel.engine.checkpoint_callbacks import ConfigInCheckpoint
+    from repel.engine.checkpoint_io import AtomicCheckpointIO
 
-    together = Together(asked or Asked())
+    agreement = RankAgreement(signals or DeferredSignals())
     chosen = [instantiate(node) for node in cfg.callbacks.values() if node]
+    purge_step = resume_from and resume_from[1]["global_step"]
 
     def logger(node: DictConfig) -> "Logger":
         return instantiate(node, save_dir=str(folder), **({"purge_step": purge_step} if "purge_step" in node else {}))
 
-    synchronised = cfg.trainer.devices * cfg.trainer.num_nodes > 1
-    # what started the ranks is said, not guessed: Lightning would take any SLURM job for one with srun
+    several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
+    # set explicitly: Lightning would take any SLURM job for one whose ranks srun started
     environment = TorchElasticEnvironment() if "RANK" in os.environ else LightningEnvironment()
-    plugins = [AtomicCheckpointIO(), environment, *([AcrossRanks()] if synchronised and not on_gpu(cfg) else [])]
+    batch_norm = [CrossRankBatchNormSync()] if several and not on_gpu(cfg) else []
     return instantiate(
         cfg.trainer,
         default_root_dir=str(folder),
-        callbacks=[together, *chosen, ConfigInCheckpoint(plain(cfg)), StopTogether(together)],
+        callbacks=[agreement, *chosen, ConfigInCheckpoint(to_container(cfg)), StopAllRanks(agreement)],
         logger=[logger(node) for node in cfg.logger.values() if node],
-        plugins=plugins,
-        sync_batchnorm=synchronised and on_gpu(cfg),
-        use_distributed_sampler=False,  # the datamodule shares out its own batches
+        plugins=[AtomicCheckpointIO(resume_from), environment, *batch_norm],
+        sync_batchnorm=several and on_gpu(cfg),
+        use_distributed_sampler=False,  # the datamodule divides its own batches
         num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=cfg.callbacks.progress is not None,

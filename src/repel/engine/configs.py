@@ -1,14 +1,27 @@
-"""Configs as files: what was renamed since they were written."""
+"""Configs as plain containers and as files. Imports neither torch nor lightning."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from repel.base.installation import CONF
+from repel.engine.redact import without_secrets
+
+__all__ = ["CONF", "RENAMED_TARGETS", "check_targets", "flatten", "load_config", "targets", "to_container"]
+
+TARGETS = (  # what a config may call besides
+    r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
+)
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
     "repel.anneal.Anneal": "repel.model.anneal.Anneal",
-    "repel.callbacks.PairsGrid": "repel.images.contact_sheet.PairsGrid",
+    "repel.callbacks.PairsGrid": "repel.images.pairs_grid.PairsGrid",
     "repel.callbacks.Progress": "repel.monitoring.progress.Progress",
     "repel.callbacks.Speed": "repel.monitoring.progress.Speed",
-    "repel.checkpoints.BestCheckpoint": "repel.engine.checkpoints.BestCheckpoint",
-    "repel.checkpoints.LastCheckpoint": "repel.engine.checkpoints.LastCheckpoint",
+    "repel.checkpoints.BestCheckpoint": "repel.engine.checkpoint_callbacks.BestCheckpoint",
+    "repel.checkpoints.LastCheckpoint": "repel.engine.checkpoint_callbacks.LastCheckpoint",
     "repel.data.datamodule.ImageData": "repel.data.datamodule.PairData",
     "repel.data.folder.image_folder": "repel.images.folder.image_folder",
     "repel.data.readers.cifar10": "repel.images.datasets.cifar10",
@@ -22,7 +35,8 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
     "repel.encoders.TimmEncoder": "repel.images.encoders.TimmEncoder",
     "repel.encoders.TorchvisionResNet": "repel.images.encoders.TorchvisionResNet",
     "repel.evaluation.corruptions.Corruptions": "repel.images.corruptions.Corruptions",
-    "repel.evaluation.spread.Spread": "repel.evaluation.geometry_evaluator.Spread",
+    "repel.evaluation.knn.ValidationKNN": "repel.monitoring.validation_knn.ValidationKNN",
+    "repel.evaluation.spread.Spread": "repel.evaluation.geometry_evaluator.FeatureGeometry",
     "repel.evaluation.trained.FineTune": "repel.images.finetune.FineTune",
     "repel.evaluation.trained.SGDProbe": "repel.images.finetune.SGDProbe",
     "repel.heads.linear": "repel.model.heads.linear",
@@ -34,17 +48,67 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
     "repel.optim.constant": "repel.model.optim.constant",
     "repel.optim.cosine": "repel.model.optim.cosine",
     "repel.pruning.Pruning": "repel.cli.optuna_pruning.Pruning",
-    "repel.study.TakeUp": "repel.cli.optuna_study.TakeUp",
+    "repel.study.TakeUp": "repel.cli.optuna_study.RequeueInterruptedTrials",
     "repel.views.augment.Augment": "repel.images.views.augment.Augment",
     "repel.views.normalize.Normalize": "repel.images.views.normalize.Normalize",
     "repel.views.views.Views": "repel.images.views.views.Views",
 }
 
 
-def with_new_names(config: Any) -> Any:
-    """A config with today's _target_ names in place of those under which an earlier edition wrote it."""
+def to_container(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as dicts and lists. A secret of the environment becomes the interpolation that finds it."""
+    return without_secrets(OmegaConf.to_container(cfg, resolve=True))
+
+
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys -> leaves, unresolved; lists are leaves."""
+    if not isinstance(cfg, DictConfig | dict):
+        return {prefix: cfg}
+    if isinstance(cfg, DictConfig):
+        cfg = OmegaConf.to_container(cfg, resolve=False) or {}
+    leaves: dict[str, Any] = {}
+    for key, value in cfg.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        leaves |= flatten(value, dotted) if isinstance(value, dict) and value else {dotted: value}
+    return leaves
+
+
+def load_config(config: dict[str, Any]) -> DictConfig:
+    """A config that comes from a file, a checkpoint or a run folder, with today's names in place of earlier ones.
+
+    Raises:
+        ValueError: it names a _target_ that such a config may not call.
+    """
+    config = _rename_targets(config)
+    check_targets(config)
+    return OmegaConf.create(config)
+
+
+def _rename_targets(config: Any) -> Any:
     if isinstance(config, dict):
-        return {k: RENAMED_TARGETS.get(v, v) if k == "_target_" else with_new_names(v) for k, v in config.items()}
+        return {k: RENAMED_TARGETS.get(v, v) if k == "_target_" else _rename_targets(v) for k, v in config.items()}
     if isinstance(config, list):
-        return [with_new_names(item) for item in config]
+        return [_rename_targets(item) for item in config]
     return config
+
+
+def check_targets(config: Any) -> None:
+    """A config, also one inside a checkpoint, is no program: it calls what conf/ names, or a class of torch's own.
+
+    Raises:
+        ValueError: names the _target_.
+    """
+    known = {name for path in CONF.rglob("*.yaml") for name in re.findall(r"_target_: *([\w.]+)", path.read_text())}
+    for target in targets(config):
+        if target not in known and not re.fullmatch(TARGETS, str(target)):
+            raise ValueError(f"_target_={target}: a config may call what some file in conf/ names, or torch.optim.*")
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Every _target_ at any depth, in lists too."""
+    if isinstance(config, dict):
+        yield from [config["_target_"]] if "_target_" in config else []
+        config = list(config.values())
+    if isinstance(config, list):
+        for item in config:
+            yield from targets(item)

@@ -1,4 +1,4 @@
-"""Run folders: what lies in one, and how it is claimed, read and written."""
+"""Run folders: what is in one, and how it is created, locked, read and written."""
 
 import fcntl
 import json
@@ -14,15 +14,17 @@ from typing import Any, TextIO
 
 import yaml
 
+from repel.base.installation import CHECKOUT
+
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
-held: dict[Path, TextIO] = {}  # runs of this process, whose config.yaml it has locked
+locked: dict[Path, TextIO] = {}  # this process's runs: the lock is on config.yaml
 
 
 def find(run: str) -> Path:
-    """The run folder that was meant, by itself or by one of its checkpoints.
+    """The run folder that a path names, by itself or by one of its checkpoints.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a run folder.
     """
     folder = Path(run).expanduser().resolve()
     if folder.suffix == ".ckpt" and folder.parent.name == "checkpoints":
@@ -32,36 +34,34 @@ def find(run: str) -> Path:
     return folder
 
 
-def begun(folder: Path) -> bool:
-    """Whether a run has claimed the folder. A config alone is what a kill in the middle of that leaves: it goes."""
+def exists(folder: Path) -> bool:
+    """Whether the folder holds a run. Deletes a config.yaml without environment.json: a kill in create() leaves one."""
     if (folder / "environment.json").exists():
         return True
-    if (folder / "config.yaml").exists() and not is_held(folder):
+    if (folder / "config.yaml").exists() and not is_locked(folder):
         (folder / "config.yaml").unlink()
     return False
 
 
-def claim(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Write config.yaml and environment.json into a new run's folder, and hold it.
+def create(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
+    """Write config.yaml and environment.json into a new run's folder, and lock it.
 
     Raises:
         ValueError: the folder already holds a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with (folder / "config.yaml").open("x") as file:
+        with (folder / "config.yaml").open("x", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     except FileExistsError:
-        raise ValueError(
-            f"{folder} already holds a run; go on with it by resume={folder}, or choose name=..."
-        ) from None
-    hold(folder)
+        raise ValueError(f"{folder} already holds a run; resume it by resume={folder}, or choose name=...") from None
+    lock(folder)
     write_environment(folder, overrides)
 
 
 def write_environment(folder: Path, overrides: list[str]) -> None:
     environment = {
-        "command": ["python", Path(sys.argv[0]).name, *overrides],
+        "command": [*program(), *overrides],
         "overrides": overrides,
         "pid": os.getpid(),
         "python": platform.python_version(),
@@ -73,11 +73,17 @@ def write_environment(folder: Path, overrides: list[str]) -> None:
     write_json(folder / "environment.json", environment)
 
 
-def hold(folder: Path) -> None:
-    """Keep other processes from a run until release(), or until this process ends, however it ends.
+def program() -> list[str]:
+    """What was typed before the options: python train.py, or repel train."""
+    name = Path(sys.argv[0]).name
+    return ["python", name] if name.endswith(".py") else name.split()
+
+
+def lock(folder: Path) -> None:
+    """Keep other processes from a run until unlock(), or until this process ends, however it ends.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another process holds the lock.
     """
     file = (folder / "config.yaml").open("r+")
     for last in (False,) * 9 + (True,):
@@ -88,20 +94,20 @@ def hold(folder: Path) -> None:
             if last:
                 file.close()
                 raise ValueError(f"{folder} is still running in another process; wait for it, or end it") from None
-            time.sleep(0.1)  # somebody may only be looking, see is_held
+            time.sleep(0.1)  # another process may only be testing the lock, see is_locked
         except OSError:
-            break  # a file system without locks, as some clusters have: nobody can be kept away
-    held[folder] = file
+            break  # a file system without locks, as some clusters have: no process can be kept away
+    locked[folder] = file
 
 
-def release(folder: Path) -> None:
-    if file := held.pop(folder, None):
+def unlock(folder: Path) -> None:
+    if file := locked.pop(folder, None):
         fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a worker has inherited the file
         file.close()
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a process runs here now."""
+def is_locked(folder: Path) -> bool:
+    """Whether a process runs in the folder now."""
     with (folder / "config.yaml").open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -112,8 +118,8 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def begin_again(folder: Path, overrides: list[str]) -> None:
-    """Clear the folder of a run that was stopped before its first checkpoint, but for its config."""
+def reset(folder: Path, overrides: list[str]) -> None:
+    """Clear the folder of a run that was stopped before its first checkpoint, except for its config."""
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     for name in ("metrics.csv", "metrics.json", "error.txt", "skipped.txt"):
         (folder / name).unlink(missing_ok=True)
@@ -123,24 +129,24 @@ def begin_again(folder: Path, overrides: list[str]) -> None:
 def read_environment(folder: Path) -> dict[str, Any]:
     """environment.json, or nothing where the run was killed before it was written."""
     path = folder / "environment.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def note(folder: Path, **facts: Any) -> None:
-    """Into environment.json, once they are known."""
+def update_environment(folder: Path, **facts: Any) -> None:
+    """Add facts to environment.json."""
     write_json(folder / "environment.json", read_environment(folder) | facts)
 
 
-def end(folder: Path, objective: float | None) -> float | None:
-    """The last thing written of a run, which makes it a finished one; gives the objective back."""
+def mark_finished(folder: Path, objective: float | None) -> float | None:
+    """Written last: the run is finished, with this objective, which is returned."""
     (folder / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
     outcome = "pruned" if "pruned_after_epoch" in read_environment(folder) else "finished"
-    note(folder, outcome=outcome, objective=objective)
+    update_environment(folder, outcome=outcome, objective=objective)
     return objective
 
 
-def discard(folder: Path) -> None:
-    """Remove the folder of a run in which nothing has run, if this process has claimed it."""
+def remove_if_unused(folder: Path) -> None:
+    """Remove the folder of a run that never trained, if this process has created it."""
     ours = read_environment(folder).get("pid") == os.getpid()
     if ours and not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists():
         for name in ("config.yaml", "environment.json"):
@@ -150,8 +156,10 @@ def discard(folder: Path) -> None:
 
 
 def git_commit() -> str | None:
-    """The project's commit, with -dirty where files differ from it; None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The project's commit, with -dirty where files differ from it; None outside git and where it is installed."""
+    if CHECKOUT is None:
+        return None
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -159,20 +167,20 @@ def git_commit() -> str | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / "config.yaml").read_text())
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
+    """Atomically: the file is complete or unchanged."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """metrics.json; empty where nothing was measured."""
     path = folder / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def add_metrics(folder: Path, metrics: dict[str, float]) -> dict[str, float]:

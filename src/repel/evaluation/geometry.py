@@ -10,6 +10,8 @@ from torch import Tensor
 
 from repel.losses.base import unit
 
+DEAD_THRESHOLD = 1e-3  # a dimension is dead whose deviation is at most this part of the largest one's
+
 # ------------------------------------------------------------------------------------------------------- embeddings
 
 
@@ -71,15 +73,18 @@ def deviation(z: Tensor) -> Tensor:
     return z.std(0, unbiased=False) * z.shape[1] ** 0.5
 
 
-def dead_dimensions(x: Tensor, least: float) -> Tensor:
-    """Share of dimensions that hardly vary: of a deviation below `least` times the largest one's. 1 where none varies.
+def dead_dimensions(x: Tensor, threshold: float = DEAD_THRESHOLD) -> Tensor:
+    """Share of dimensions whose deviation is at most `threshold` times the largest one's. 1 where none varies.
 
     Args:
         x: (M, D), of any scale.
-        least: in (0, 1).
+        threshold: in (0, 1).
+
+    >>> dead_dimensions(torch.tensor([[1.0, 5.0], [2.0, 5.0]]))
+    tensor(0.5000)
     """
     spread = (x.double() if x.dtype == torch.float64 else x.float()).std(0, unbiased=False)
-    return (spread <= least * spread.max()).float().mean()
+    return (spread <= threshold * spread.max()).float().mean()
 
 
 def tolerance(z: Tensor, labels: Tensor) -> Tensor:

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -114,23 +112,3 @@ def describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int)
     if float(p["hole"][i]) > 0:
         last.append("hole")
     return words + ([", ".join(last)] if last else [])
-
-
-class PairsGrid(Callback):
-    """A contact sheet of the first batch in TensorBoard, `views/pairs`: images, their views, the drawn parameters.
-
-    Args:
-        pairs: images shown.
-        mean, std: per channel, to undo the normalization.
-    """
-
-    def __init__(self, pairs: int, mean: Sequence[float], std: Sequence[float]):
-        self.pairs, self.mean, self.std = pairs, tuple(mean), tuple(std)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not trainer.is_global_zero or trainer.global_step:
-            return
-        sheet = contact_sheet(preview(trainer.datamodule, self.pairs), self.mean, self.std)
-        for logger in loggers:
-            logger.experiment.add_image("views/pairs", np.array(sheet), 0, dataformats="HWC")

@@ -17,6 +17,7 @@ from repel.data.loading import make_loader
 from repel.data.samples import DataInfo, Fetched, UnreadableSample
 from repel.data.views import Params, ViewDraws
 from repel.images.decode import File, decode, decode_crops, opened, reason, shown, upright_size
+from repel.images.modality import IMAGES, ImageModality
 from repel.images.sources import Source
 from repel.images.views import crop
 from repel.images.views.views import Views
@@ -49,6 +50,10 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.source) if self.index is None else len(self.index)
+
+    @property
+    def modality(self) -> ImageModality:
+        return IMAGES
 
     @property
     def shape(self) -> tuple[int, int, int]:

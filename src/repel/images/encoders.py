@@ -5,6 +5,8 @@ import difflib
 import torch
 from torch import Tensor, nn
 
+from repel.base.installation import install_extra
+
 
 class SmallResNet(nn.Module):
     """A residual network for small images that trains in minutes on two CPU cores.
@@ -116,7 +118,7 @@ class TimmEncoder(nn.Module):
         try:
             import timm
         except ImportError as error:
-            raise ValueError("encoder=timm needs timm: pip install -e '.[timm]'") from error
+            raise ValueError(f"encoder=timm needs timm: {install_extra('timm')}") from error
         if not timm.is_model(name):
             close = timm.list_models(f"*{name}*")[:3] or difflib.get_close_matches(name, timm.list_models(), 3)
             raise ValueError(

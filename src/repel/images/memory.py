@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from repel.data.memory import TensorSamples
+from repel.images.modality import IMAGES, ImageModality
 
 
 @dataclass(frozen=True)
 class Images(TensorSamples):
     """Images of one size: x (N, C, H, W) uint8; names (N,) of their files, or None."""
+
+    @property
+    def modality(self) -> ImageModality:
+        return IMAGES
 
     @property
     def pixels(self) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repel.base.installation import install_extra
 from repel.data.samples import Splits
 from repel.images.decode import File
 from repel.images.encoded import Encoded
@@ -71,7 +72,7 @@ class Shards(Source):
         try:
             import litdata  # noqa: F401
         except ImportError as error:
-            raise ValueError("data=stream needs litdata: pip install -e '.[stream]'") from error
+            raise ValueError(f"data=stream needs litdata: {install_extra('stream')}") from error
         try:
             index = json.loads((Path(folder) / "index.json").read_text())
             sizes, types = [chunk["chunk_size"] for chunk in index["chunks"]], index["config"]["types"]

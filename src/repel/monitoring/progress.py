@@ -1,4 +1,4 @@
-"""Speed and progress."""
+"""Speed and progress of training."""
 
 import time
 from typing import Any
@@ -11,17 +11,19 @@ from rich.progress import Progress as RichProgress
 
 from repel.data.pair import Pair
 
+__all__ = ["Progress", "Speed"]
+
 
 class Speed(Callback):
-    """Logs, per epoch, `speed/samples_per_second` (images, over all ranks) and `speed/data_wait_fraction`.
+    """Logs, per epoch, `speed/samples_per_second` (over all ranks) and `speed/data_wait_fraction`.
 
     Data wait is the time from the end of a step to the batch's arrival in memory; making the views is not part of it.
-    Validation and checkpoints between two epochs are not counted. The first step of a run, which warms up, is left out.
+    Validation and checkpoints between two epochs are not counted, nor is the first step of a run, which warms up.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.warm = False
-        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out when a run goes on within an epoch
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it when a run resumes within an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.samples, self.waited, self.trained = 0, 0.0, 0.0
@@ -42,9 +44,9 @@ class Speed(Callback):
 
 
 class Progress(ProgressBar):
-    """One bar for the whole run with images/s and the time left; a line an epoch where the output is no terminal.
+    """One bar for the whole run with samples/s and the time left; one line per epoch where the output is no terminal.
 
-    Metrics are read on all ranks, whichever of them prints: reading may reduce them over the ranks.
+    Metrics are read on all ranks, although only the first prints: reading may reduce them over the ranks.
     """
 
     def __init__(self):
@@ -54,11 +56,12 @@ class Progress(ProgressBar):
         self.latest = ""
 
     def disable(self) -> None:
-        self.enabled = False  # Lightning's wish on all ranks but the first
+        self.enabled = False  # called by Lightning on all ranks but the first
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.samples = time.perf_counter(), 0
-        self.first_step, self.steps = self.done(trainer), int(self.total_train_batches) * trainer.max_epochs
+        self.noun = trainer.datamodule.splits.train.modality.noun
+        self.first_step, self.steps = self._batches_done(trainer), int(self.total_train_batches) * trainer.max_epochs
         if trainer.max_steps > 0:
             self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
         console = Console()
@@ -69,7 +72,7 @@ class Progress(ProgressBar):
             self.task = self.bar.add_task("", total=self.steps, completed=self.first_step, speed="", metrics="")
             self.bar.start()
 
-    def done(self, trainer: Trainer) -> int:
+    def _batches_done(self, trainer: Trainer) -> int:
         return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
     def on_train_batch_end(
@@ -79,28 +82,28 @@ class Progress(ProgressBar):
         if self.bar:
             self.bar.update(
                 self.task,
-                completed=self.done(trainer),
+                completed=self._batches_done(trainer),
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-                speed=self.speed(),
+                speed=self._speed(),
                 metrics=f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}  {self.latest}",
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.latest = self.metrics(trainer, "val/loss", "val/knn_top1")
+        self.latest = self._metrics(trainer, "val/loss", "val/knn_top1")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = self.metrics(trainer, "train/loss")
+        loss = self._metrics(trainer, "train/loss")
         if self.enabled and not self.bar:
-            elapsed, done = time.perf_counter() - self.started, self.done(trainer)
+            elapsed, done = time.perf_counter() - self.started, self._batches_done(trainer)
             left = elapsed / max(1, done - self.first_step) * (self.steps - done)
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             clock = f"{left // 60:.0f}:{left % 60:02.0f}"
-            print(f"{epoch}  {loss}  {self.latest}  {self.speed()}  left {clock}", flush=True)
+            print(f"{epoch}  {loss}  {self.latest}  {self._speed()}  left {clock}", flush=True)
 
-    def speed(self) -> str:
-        return f"{self.samples / (time.perf_counter() - self.started):,.0f} images/s"
+    def _speed(self) -> str:
+        return f"{self.samples / (time.perf_counter() - self.started):,.0f} {self.noun}/s"
 
-    def metrics(self, trainer: Trainer, *names: str) -> str:
+    def _metrics(self, trainer: Trainer, *names: str) -> str:
         known = trainer.callback_metrics
         return "  ".join(f"{name} {float(known[name]):.4f}" for name in names if name in known)
 

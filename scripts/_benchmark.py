@@ -1,0 +1,47 @@
+"""Shared by the benchmark scripts: where their pages go, composed configs, medians with ranges, timing."""
+
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs/benchmarks"
+
+
+def compose_config(*overrides: str) -> Any:
+    """The config of train.py with these overrides."""
+    from hydra import compose, initialize_config_dir  # not at the top: other libraries are measured without it
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    """Median and range, such as `12 (10 to 15)`."""
+    middle, low, high = (f"{f(values):,.{digits}f}" for f in (statistics.median, min, max))
+    return f"{middle} ({low} to {high})"
+
+
+def versions(*packages: str) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in packages)
+
+
+def timed(function: Callable, argument: Any, device: str = "cpu") -> float:
+    """Seconds of one call; on `cuda` until the device is done."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    function(argument)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def write_page(name: str, text: str) -> None:
+    PAGES.mkdir(parents=True, exist_ok=True)
+    (PAGES / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,66 @@
+"""The config as composed before any value was changed: what suggestions and type checks compare with."""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from repel.engine.configs import CONF, flatten
+
+__all__ = ["baseline", "group_options", "is_group", "known_keys", "task_overrides"]
+
+
+def is_group(key: str) -> bool:
+    return (CONF / key).is_dir()
+
+
+def group_options(group: str) -> list[str]:
+    """The choices of a config group. Files that begin with an underscore are shared parts, not choices."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def known_keys(name: str) -> list[str]:
+    """All groups and all dotted keys of a config as composed with this command's choices of groups."""
+    groups = [p.name for p in CONF.iterdir() if p.is_dir()]
+    return groups + list(flatten(baseline(name, sys.argv[1:])))
+
+
+def task_overrides(overrides: ListConfig | None = None) -> list[str]:
+    """Overrides, by default the job's, as they were typed: read one by one, interpolations would be resolved."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task if overrides is None else overrides, resolve=False)
+
+
+def baseline(name: str, overrides: list[str]) -> DictConfig:
+    """The config before any value was changed: groups chosen, those that do not exist left at their default."""
+    return _composed(name, tuple(o for o in overrides if _is_choice(o)))
+
+
+@functools.cache  # composing takes a third of a second
+def _composed(name: str, choices: tuple[str, ...]) -> DictConfig:
+    with _hydra_compose() as compose:
+        try:
+            return compose(name, overrides=list(choices))
+        except HydraException:
+            return compose(name)
+
+
+def _is_choice(override: str) -> bool:
+    """Whether an override picks one option of a group, as in loss=ntxent."""
+    group, _, choice = override.partition("=")
+    return bool(choice) and is_group(group) and choice in group_options(group)
+
+
+@contextlib.contextmanager
+def _hydra_compose() -> Iterator[Callable[..., DictConfig]]:
+    """compose(), inside a running job, where Hydra is initialized, or outside."""
+    if GlobalHydra.instance().is_initialized():
+        yield hydra.compose
+    else:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            yield hydra.compose

@@ -1,0 +1,78 @@
+"""Where a command runs: a new folder, or one that an earlier command left and that it resumes."""
+
+import os
+import shutil
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from repel.cli import slurm, sweeps
+from repel.cli.baseline import task_overrides
+from repel.engine import runs
+from repel.engine.configs import load_config, to_container
+
+__all__ = ["prepare_output", "prepare_run", "relative_to_cwd", "restore_checkpoint"]
+
+
+def relative_to_cwd(path: Path) -> Path:
+    """As the user would type it: below the working directory without its prefix."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def prepare_output(cfg: DictConfig, folder: Path) -> None:
+    """Create the folder of a command that exports files.
+
+    Raises:
+        ValueError: it is not empty.
+    """
+    if any(folder.iterdir()):
+        raise ValueError(f"out={relative_to_cwd(folder)} is not empty; name another folder")
+    runs.create(folder, to_container(cfg), task_overrides())
+
+
+def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
+    """The config to run with: a new run's is written into its folder, a resumed run's is read from there.
+
+    Returns:
+        It, and sweeps.NEW, RESUME (from the last checkpoint) or FINISHED (before; there is nothing to do).
+
+    Raises:
+        ValueError: the folder holds another run, or options were given beside resume=.
+    """
+    overrides = task_overrides()
+    if (cfg.sweep.resume is not None or (slurm.requeued() and cfg.resume is None)) and runs.exists(folder):
+        state = sweeps.plan_job(folder, to_container(cfg), overrides)
+        if state == sweeps.NEW:
+            return cfg, state
+        outcome = f"{runs.read_environment(folder)['outcome']} already" if state == sweeps.FINISHED else "resumes"
+        print(f"{outcome}: {relative_to_cwd(folder)}", flush=True)
+        return load_config(runs.read_config(folder)), state
+    if cfg.resume is None:
+        runs.create(folder, to_container(cfg), overrides)
+        slurm.remember(folder if HydraConfig.get().mode == RunMode.RUN else folder.parent)
+        return cfg, sweeps.NEW
+    if others := [o for o in overrides if not o.startswith("resume=")]:
+        raise ValueError(f"resume= uses the run's own config; leave out {' '.join(others)}, or start a new run")
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise ValueError(f"resume={cfg.resume}: no checkpoint was written yet; start the run again")
+    runs.lock(folder)
+    if (chosen := Path(cfg.resume).expanduser().resolve()) not in (folder, last):
+        restore_checkpoint(chosen, last)
+    return load_config(runs.read_config(folder)), sweeps.RESUME
+
+
+def restore_checkpoint(chosen: Path, last: Path) -> None:
+    """Make another of the run's checkpoints its last one.
+
+    Raises:
+        ValueError: it is damaged or not a checkpoint.
+    """
+    from repel.engine import checkpoint_io
+
+    checkpoint_io.load(chosen)
+    copy = last.with_name(f".{last.name}.tmp")
+    shutil.copyfile(chosen, copy)
+    os.replace(copy, last)

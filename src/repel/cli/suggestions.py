@@ -1,0 +1,90 @@
+"""Errors about names, Hydra's own included, in one line that suggests the nearest valid name."""
+
+import difflib
+import re
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from repel.base.installation import install_extra
+from repel.cli.baseline import baseline, group_options, is_group, known_keys
+from repel.engine import outcomes
+from repel.engine.outcomes import MISTAKE, one_line
+
+__all__ = ["check_names", "config_mistake", "explain", "nearest"]
+
+
+def explain(error: Exception, name: str) -> tuple[int, str]:
+    """Exit status and one line for the exception that ended a command; Hydra's errors get words of ours."""
+    if isinstance(error, HydraException | OmegaConfBaseException) and not isinstance(error, InstantiationException):
+        return MISTAKE, config_mistake(error, name)
+    return outcomes.explain(error)
+
+
+def config_mistake(error: Exception, name: str) -> str:
+    """One line for an error of Hydra or OmegaConf: which key, and the nearest valid one."""
+    text = str(error)
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
+        group, choice = found.groups()
+        if (group, choice) == ("hydra/sweeper", "optuna"):
+            return f"sweep=optuna needs Optuna's plugin for Hydra: {install_extra('optuna')}"
+        return _no_such_choice(group, choice)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_option(found[1], name)
+    if found := re.search(r"^\w+ raised while resolving interpolation: (.*)", text):
+        return found[1]  # raised by a resolver of ours
+    if isinstance(error, MissingConfigException):
+        return one_line(error)
+    return one_line(text.splitlines()[0]) if text else type(error).__name__
+
+
+def check_names(name: str, arguments: list[str]) -> None:
+    """Reject keys and choices that do not exist before Hydra composes the config, which it does twice.
+
+    What this cannot decide, such as choices in other folders or a sweep over choices with keys of their own, is left
+    to Hydra.
+
+    Raises:
+        ValueError: one line that names the key or the choice, and the nearest valid one.
+    """
+    if any(argument.startswith(("-", "hydra")) for argument in arguments):
+        return
+    try:
+        overrides = OverridesParser.create().parse_overrides(arguments)
+    except HydraException:
+        return
+    for override in overrides:
+        group, choice = override.key_or_group, override.value()
+        if is_group(group) and isinstance(choice, str) and choice not in group_options(group):
+            raise ValueError(_no_such_choice(group, choice))
+    if any(override.is_sweep_override() for override in overrides):
+        return
+    known = OmegaConf.to_container(baseline(name, arguments), resolve=False)
+    for override in overrides:
+        key = override.key_or_group
+        if not (override.is_add() or is_group(key)):
+            node = known
+            for part in key.split("."):
+                if isinstance(node, dict) and part not in node:
+                    raise ValueError(_unknown_option(key, name))
+                node = node[part] if isinstance(node, dict) else None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """'; did you mean ...?', or nothing when nothing is close. A key is also compared by its last part."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        tails = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        close = [tails[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.75)]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _no_such_choice(group: str, choice: str) -> str:
+    options = group_options(group)
+    return f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)})"
+
+
+def _unknown_option(key: str, name: str) -> str:
+    return f"unknown option {key}{nearest(key, known_keys(name))}"

@@ -1,0 +1,91 @@
+"""Callbacks that write checkpoints: the last one, the best one, and the config inside each."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from repel.module import Diverged
+
+__all__ = ["BestCheckpoint", "ConfigInCheckpoint", "LastCheckpoint", "objective", "optimizer_stepped", "save_last"]
+
+
+def save_last(trainer: Trainer) -> None:
+    """Write `last.ckpt`, the work of all ranks. Non-finite weights raise Diverged and never replace good ones."""
+    module = trainer.lightning_module
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(f"{name} is no longer finite after step {module.global_step}")
+    trainer.save_checkpoint(_path(trainer, "last"))
+
+
+def optimizer_stepped(trainer: Trainer) -> bool:
+    """After a training batch: whether an optimizer step followed it, with more batches of this epoch to come.
+
+    Not at the epoch's end: validation comes first, and then the epoch's own checkpoint.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    stepped = progress.current.processed % trainer.accumulate_grad_batches == 0
+    return stepped and not progress.is_last_batch
+
+
+def objective(metrics: dict[str, torch.Tensor]) -> float:
+    """What is maximized, of a validation's metrics: val/knn_top1, or minus val/loss where that is not measured."""
+    return float(metrics["val/knn_top1"] if "val/knn_top1" in metrics else -metrics["val/loss"])
+
+
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt` after every epoch, whatever any metric does, and every n steps besides if set.
+
+    Args:
+        every_n_train_steps: optimizer steps, or None.
+    """
+
+    def __init__(self, every_n_train_steps: int | None):
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise ValueError(
+                f"callbacks.last.every_n_train_steps must be null or at least 1, got {every_n_train_steps}"
+            )
+        self.every = every_n_train_steps
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.every and optimizer_stepped(trainer) and trainer.global_step % self.every == 0:
+            save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        save_last(trainer)
+
+
+class BestCheckpoint(Checkpoint):
+    """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss where that is not measured; the first of equals."""
+
+    best: float | None = None  # more is better: the loss counts negative
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = objective(trainer.callback_metrics)
+        value = trainer.strategy.broadcast(value)  # saving is the work of all ranks: they must agree
+        if self.best is None or value > self.best:
+            self.best = value
+            trainer.save_checkpoint(_path(trainer, "best"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+class ConfigInCheckpoint(Callback):
+    """Every checkpoint carries its run's config, so that it can be used from the file alone."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+
+def _path(trainer: Trainer, name: str) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"

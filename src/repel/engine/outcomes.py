@@ -1,0 +1,45 @@
+"""Exit statuses, and the line that says why a run failed. Imports neither torch nor lightning."""
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import OmegaConfBaseException
+
+__all__ = ["CRASHED", "DIVERGED", "MISTAKE", "RankFailed", "explain", "one_line"]
+
+CRASHED, MISTAKE, DIVERGED = 1, 2, 3  # exit statuses; 0: done; 130 and 143: stopped by a signal
+# exceptions that report a user's mistake, by name: importing their modules would import torch
+MISTAKE_NAMES = ("MisconfigurationException", "UnreadableSample")
+
+
+class RankFailed(Exception):
+    """A rank ended in failure. Its exit status and its line are those of the rank, its traceback is a note.
+
+    Args:
+        status: CRASHED, MISTAKE or DIVERGED.
+        message: one line for the user.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+def one_line(error: BaseException | str) -> str:
+    """The message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Exit status and one line for the exception that ended a run."""
+    if isinstance(error, RankFailed):
+        return error.status, str(error)
+    if isinstance(error, InstantiationException):
+        return MISTAKE, one_line(error.__cause__ if isinstance(error.__cause__, ValueError) else error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return MISTAKE, one_line(str(error).partition("\n")[0])
+    if isinstance(error, ValueError):
+        return MISTAKE, one_line(error)
+    if type(error).__name__ in MISTAKE_NAMES:
+        return MISTAKE, one_line(error)
+    if type(error).__name__ == "Diverged":
+        return DIVERGED, one_line(error)
+    return CRASHED, f"{type(error).__name__}: {one_line(error)}"

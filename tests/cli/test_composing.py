@@ -1,0 +1,30 @@
+"""What the tests' quick compose gives is what Hydra's gives."""
+
+import pytest
+from composing import CONF, composed
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+
+@pytest.mark.parametrize(("name", "overrides"), [
+    ("train", []),
+    ("train", ["experiment=[debug,moco]", "encoder.width=4", "negatives=hcl", "+encoder.x=1", "~callbacks.knn",
+               "data.mean=[1]", "seed=2"]),
+    ("evaluate", ["evaluators=[knn,linear]", "ckpt=x", "evaluators.knn.k=3"]),
+])  # fmt: skip
+def test_it_equals_hydras(name, overrides):
+    for _ in range(2):  # nothing that is kept is changed
+        ours = composed(name, overrides, hydra=True)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            theirs = compose(name, overrides=overrides, return_hydra_config=True)
+        assert ours.hydra.runtime.choices == theirs.hydra.runtime.choices
+        assert ours.hydra.overrides.task == theirs.hydra.overrides.task
+        assert composed(name, overrides) == {k: v for k, v in theirs.items_ex(resolve=False) if k != "hydra"}
+        ours.seed = 100
+        ours.evaluation.k = 100
+
+
+@pytest.mark.parametrize("typed", ["loss=ntxnt", "losss.x=1", "encoder.width.x=1"])
+def test_it_refuses_what_hydra_refuses(typed):
+    with pytest.raises(HydraException):
+        composed("train", [typed])

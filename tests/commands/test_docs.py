@@ -1,0 +1,142 @@
+"""README and docs: every link and path exists, every command composes, and the example of a new loss works."""
+
+import re
+import shlex
+import shutil
+import sys
+import types
+
+import pytest
+import torch
+import yaml
+from conftest import CONF, ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import repel.cli.command  # noqa: F401  registers the resolvers that conf/ uses
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+WITH_COMMANDS = [page for page in PAGES if page.name != "adding.md"]  # whose commands need the reader's own package
+ROOMS = {path.name for path in (ROOT / "src/repel").iterdir() if path.is_dir()}
+TOPS = {"src", "conf", "docs", "tests", "scripts", "notebooks"}
+SHELL_CHARACTERS = set("[]{}*?~;&<>()$`!")
+COMMAND = re.compile(r"(?:^|\s)(?:python )?(train|evaluate|embed|export|scripts/show_views)\.py (.*)")
+CONSOLE = re.compile(r"^repel (train|evaluate|embed|export) (.*)")
+NEW_FILE = re.compile(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", re.MULTILINE | re.DOTALL)  # a file that the page adds
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def block_lines(text):
+    """Lines of indented blocks; not of prose, where a command may be cut short."""
+    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def commands(text):
+    """(config name, arguments as typed, without the comment) of every command with arguments."""
+    lines = [*block_lines(text), *re.findall(r"`([^`\n]+)`", text)]
+    for line in lines:
+        for pattern in (COMMAND, CONSOLE):
+            if found := pattern.search(line):
+                typed = re.split(r"(?:^| +)#| \|\| ", found[2])[0].strip()
+                if typed and typed != "-m ...":
+                    yield found[1].rsplit("/", 1)[-1], typed
+
+
+COMMANDS = sorted({command for page in WITH_COMMANDS for command in commands(read(page))})
+
+
+def overrides_of(typed):
+    return [word for word in shlex.split(typed) if "=" in word]
+
+
+def sweep_jobs(overrides):
+    """Overrides with each swept value at least once."""
+    choices = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        choices.append([override.input_line])
+        if override.is_sweep_override():
+            swept = override.value()
+            values = [swept.start] if isinstance(swept, IntervalSweep) else override.sweep_string_iterator()
+            choices[-1] = [f"{override.get_key_element()}={value}" for value in values]
+    for number in range(max(map(len, choices), default=1)):
+        yield [values[number % len(values)] for values in choices]
+
+
+def composed(command, overrides, conf=CONF):
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose(command, overrides=overrides)
+
+
+def test_commands_are_found():
+    assert len(COMMANDS) > 40
+    assert {command for command, _ in COMMANDS} == {"train", "evaluate", "embed", "export", "show_views"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", read(page))
+    missing = [t for t in targets if "://" not in t and not (page.parent / t.split("#")[0]).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_exist(page):
+    text = read(page)
+    added = {path for path, _ in NEW_FILE.findall(text)}
+    missing = []
+    for path in re.findall(r"(?<![\w/.<-])((?:\w[\w.-]*/)+[\w.-]*)", text):
+        path, top = path.rstrip("."), path.split("/")[0]
+        places = [ROOT / path] if top in TOPS else []
+        places += [ROOT / "src/repel" / path] if top in ROOMS and path.endswith((".py", "/")) else []
+        if places and path not in added and not any(place.exists() for place in places):
+            missing.append(path)
+    assert not missing
+
+
+@pytest.mark.parametrize(("command", "typed"), COMMANDS, ids=[f"{c} {t}" for c, t in COMMANDS])
+def test_commands_compose(command, typed, tmp_path):
+    conf = CONF
+    if "loss=margin" in typed:  # the loss that the README adds
+        conf = shutil.copytree(CONF, tmp_path / "conf")
+        added = dict(NEW_FILE.findall(read(ROOT / "README.md")))["conf/loss/margin.yaml"]
+        (conf / "loss/margin.yaml").write_text(added, encoding="utf-8")
+    for overrides in sweep_jobs(overrides_of(typed)):
+        assert composed(command, overrides, conf)
+
+
+@pytest.mark.parametrize(("command", "typed"), COMMANDS, ids=[f"{c} {t}" for c, t in COMMANDS])
+def test_shells_leave_commands_alone(command, typed):
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", typed)
+    assert not SHELL_CHARACTERS & set(unquoted)
+
+
+def test_the_loss_of_the_readme_works(monkeypatch):
+    files = dict(NEW_FILE.findall(read(ROOT / "README.md")))
+    module = types.ModuleType("repel.losses.margin")
+    exec(files["src/repel/losses/margin.py"], module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    added = yaml.safe_load(files["conf/loss/margin.yaml"])
+    assert added["defaults"] == ["_rowwise"]
+    cfg = composed("train", ["loss=ntxent", "negatives=hcl"])
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    loss = instantiate(cfg.loss, _target_=added["_target_"])
+    z = torch.randn(2, 8, 4, requires_grad=True)
+    loss(z).backward()
+    assert isinstance(loss, module.Margin)
+    assert z.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("number", range(read(ROOT / "README.md").count("```python")))
+def test_python_of_the_readme_runs(number):
+    code = re.findall(r"```python\n(.*?)```", read(ROOT / "README.md"), re.DOTALL)[number]
+    exec(code, {})

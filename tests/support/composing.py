@@ -1,0 +1,43 @@
+"""Hydra's compose, quicker: what a choice of groups gives is composed once, the values typed beside it are set in that.
+
+tests/commands/test_composing.py compares it with Hydra's own.
+"""
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@functools.cache
+def _of_choices(name: str, choices: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=list(choices), return_hydra_config=True)
+
+
+def composed(name: str, overrides: list[str], hydra: bool = False) -> DictConfig:
+    """As hydra.compose(name, overrides, return_hydra_config=hydra)."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    is_choice = [(CONF / override.key_or_group).is_dir() for override in parsed]
+    choices = tuple(o.input_line for o, choice in zip(parsed, is_choice, strict=True) if choice)
+    cfg = copy.deepcopy(_of_choices(name, choices))
+    values = [o for o, choice in zip(parsed, is_choice, strict=True) if not choice]
+    ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+    cfg.hydra.overrides.task = list(overrides)
+    if not hydra:
+        with open_dict(cfg):
+            del cfg["hydra"]
+    return cfg
+
+
+@functools.cache
+def resolved(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Plain containers, shared: not to be changed."""
+    return OmegaConf.to_container(composed(name, list(overrides)), resolve=True)
