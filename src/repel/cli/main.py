@@ -65,11 +65,11 @@ def export(cfg: DictConfig, folder: Path) -> None:
 def show_views(cfg: DictConfig, folder: Path) -> None:
     """Draw images, their views and the drawn parameters: data=... views=... images=8"""
     from repel.engine.build import build_data
-    from repel.images.contact_sheet import contact_sheet
+    from repel.images.contact_sheet import contact_sheet, preview
 
     data = build_data(cfg)
     data.setup()
-    sheet = contact_sheet(*data.preview(cfg.images), cfg.data.mean, cfg.data.std)
+    sheet = contact_sheet(preview(data, cfg.images), cfg.data.mean, cfg.data.std)
     folder.mkdir(parents=True, exist_ok=True)
     sheet.save(folder / "views.png")
     print(f"{folder.relative_to(Path.cwd())}/views.png")
