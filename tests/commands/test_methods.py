@@ -78,7 +78,11 @@ def test_the_queue_holds_the_keys_of_the_last_batches(tmp_path):
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
-            compared, batch_labels, batch_ids = module.last.keys, module.last.labels, module.last.ids
+            compared, batch_labels, batch_ids = (
+                module.step_output.keys,
+                module.step_output.labels,
+                module.step_output.ids,
+            )
             keys.append(torch.nn.functional.normalize(compared.flatten(0, 1), dim=-1))
             ids.append(batch_ids.repeat(2))
             labels.append(batch_labels.repeat(2))
@@ -103,7 +107,7 @@ def test_the_predictor_is_for_anchors_alone():
 
     module._trainer = None
     images = torch.randn(2, 4, 1, 28, 28)
-    module.contrast(Pair(images, torch.arange(4), None))
+    module.shared_step(Pair(images, torch.arange(4).expand(2, -1), None))
     flat = images.flatten(0, 1)
     torch.testing.assert_close(seen["z"].flatten(0, 1), module.predictor(module.head(module.encoder(flat))))
     torch.testing.assert_close(seen["target"].flatten(0, 1), module.target(flat))
@@ -118,7 +122,7 @@ def test_without_momentum_the_target_is_the_projection():
     seen = {}
     module.loss.forward = lambda z, labels, ids, local, target: seen.update(z=z, target=target) or z.sum()
     images = torch.randn(2, 4, 1, 28, 28)
-    module.contrast(Pair(images, torch.arange(4), None))
+    module.shared_step(Pair(images, torch.arange(4).expand(2, -1), None))
     torch.testing.assert_close(seen["target"].flatten(0, 1), module.head(module.encoder(images.flatten(0, 1))))
     assert not seen["target"].requires_grad
 

@@ -16,12 +16,14 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from repel.base import seeding
-from repel.data import datamodule
 from repel.data.sampler import GlobalBatches
+from repel.data.samples import Splits
+from repel.data.splits import held_out
 from repel.images import datasets as readers
 from repel.images import folder
+from repel.images.contact_sheet import preview
 from repel.images.decode import decode
-from repel.images.memory import Images, Splits
+from repel.images.memory import Images
 
 
 def idx(path, array: np.ndarray, compress=False):
@@ -126,7 +128,7 @@ def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
         assert part.labels.shape == (len(part),)
         assert pixels.float().std() > 10
         assert good.all()
-    plain, sizes, views, params = data.preview(2)
+    plain, sizes, views, params = preview(data, 2)
     assert plain.shape == (2, *shape)
     assert torch.stack(views).shape == (2, 2, *shape)
     assert len(params) == len(sizes) == 2
@@ -332,22 +334,22 @@ def test_sets_beyond_memory_are_refused(tmp_path):
 def test_held_out_parts_are_balanced_disjoint_and_the_same_for_every_run():
     pixels = torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1)
     splits = Splits(Images(pixels, torch.arange(200) % 4))
-    made = [datamodule.held_out(splits, 0.1, 0.2, seed=0) for _ in range(2)]
+    made = [held_out(splits, 0.1, 0.2, seed=0) for _ in range(2)]
     parts = [part.pixels.flatten().tolist() for part in (made[0].train, made[0].val, made[0].test)]
     assert list(map(len, parts)) == [144, 16, 40]
     assert sorted(itertools.chain(*parts)) == list(range(200))
     assert made[0].val.labels.bincount().tolist() == [4] * 4
     assert torch.equal(made[0].val.pixels, made[1].val.pixels)
-    assert not torch.equal(made[0].val.pixels, datamodule.held_out(splits, 0.1, 0.2, seed=1).val.pixels)
+    assert not torch.equal(made[0].val.pixels, held_out(splits, 0.1, 0.2, seed=1).val.pixels)
 
 
 def test_small_classes_and_no_labels_still_give_a_fair_validation_set():
     pixels = torch.zeros(9, 1, 1, 1, dtype=torch.uint8)
     for labels in (torch.arange(9), None):
-        splits = datamodule.held_out(Splits(Images(pixels, labels)), 0.1, 0.1, seed=0)
+        splits = held_out(Splits(Images(pixels, labels)), 0.1, 0.1, seed=0)
         assert (len(splits.train), len(splits.val), len(splits.test)) == (7, 1, 1)
     labels = torch.cat([torch.arange(100).repeat_interleave(4), torch.full((20,), 100)])  # a long tail
-    splits = datamodule.held_out(Splits(Images(torch.zeros(420, 1, 1, 1, dtype=torch.uint8), labels)), 0.1, 0.1, seed=0)
+    splits = held_out(Splits(Images(torch.zeros(420, 1, 1, 1, dtype=torch.uint8), labels)), 0.1, 0.1, seed=0)
     assert len(splits.test.labels) == 42
     assert len(splits.test.labels.unique()) > 35
 
@@ -357,7 +359,7 @@ def batches(rank=0, world=1, seed=7, seen=0, n=23, size=4, pieces=23):
         yield from torch.randperm(n, generator=seeding.generator(seed, seeding.ORDER, epoch)).split(pieces)
 
     sampler = GlobalBatches(order, n, size, rank, world, lambda: seen, n // size)
-    return [rows.index.tolist() for rows in sampler]
+    return [indices.places.tolist() for indices in sampler]
 
 
 def test_order_is_a_function_of_seed_and_epoch():

@@ -8,10 +8,11 @@ from conftest import CONF, config, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from repel.data.datamodule import ImageData
+from repel.data.datamodule import PairData
+from repel.data.samples import Splits
 from repel.evaluation.linear import LinearProbe, _choose_l2
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, ReportRow, Score, measure
-from repel.images.memory import Images, Splits
+from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
 
 EVALUATORS = options("evaluators")
@@ -40,11 +41,11 @@ def images(n: int, seed: int) -> Images:
     return Images(pixels.byte(), labels)
 
 
-def data(test: Images) -> ImageData:
+def data(test: Images) -> PairData:
     splits = Splits(images(90, 1), test, images(30, 2), classes=["a", "b", "c"])
     tasks = {"ab": ["first", "first", "other"]}
     normalize = Normalize([0.5], [0.25])
-    made = ImageData(lambda: splits, 10, 0.1, 0.1, 0, tasks, None, False, None, normalize, 1)
+    made = PairData(lambda: splits, 10, 0.1, 0.1, 0, tasks, None, False, None, normalize, 1)
     made.setup()
     return made
 

@@ -17,19 +17,20 @@ from test_methods import status
 from test_run import same, train, train_until_killed
 
 from repel.base import seeding
-from repel.data import datamodule
-from repel.data.sampler import GlobalBatches, Rows
+from repel.data.loading import BatchFetch
+from repel.data.sampler import BatchIndices, GlobalBatches
+from repel.data.samples import UnreadableSample
+from repel.data.views import slice_params
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_module, build_trainer
 from repel.engine.configs import to_container
 from repel.engine.outcomes import MISTAKE, explain
 from repel.images import folder
 from repel.images.decode import MAX_PIXELS, decode, decode_crops, shown
-from repel.images.encoded import Encoded, Files, Source, Texts, processes
-from repel.images.memory import BadImage
+from repel.images.encoded import Encoded
 from repel.images.shards import Shards, stream
+from repel.images.sources import Files, PackedStrings, Source, worker_count
 from repel.images.views import crop
-from repel.images.views.views import rows
 
 QUICK = [*TINY, "trainer.limit_train_batches=1.0", "callbacks.progress=null", "callbacks.knn=null",
          "logger.tensorboard=null", "data.image_size=8", "trainer.max_epochs=1",
@@ -105,7 +106,7 @@ def test_names_that_cannot_be_printed():
     assert shown("\udcff.png") == "\N{REPLACEMENT CHARACTER}.png"
     assert shown("猫 é.png") == "猫 é.png"
     names = ["a", "", "猫", "\udcff", "x" * 300]
-    assert list(Texts(names)) == names
+    assert list(PackedStrings(names)) == names
 
 
 # ----------------------------------------------------------------------------------------------------- hostile folders
@@ -194,12 +195,12 @@ def test_broken_images_are_replaced_so_that_batches_keep_their_size():
     read = images.crops(torch.tensor([0, 1, 5, 3]), views, params)
     assert read.places.tolist() == [0, 3, 0, 3]  # the next that can be read
     assert [line.split(":")[0] for line in read.skipped] == ["file 1", "file 2", "file 5"]
-    assert [c.shape for c in read.crops] == [(4, 3, 8, 8)] * 2
-    batch = datamodule.CropFetch(images, views, 0, seeding.VIEWS)[Rows(0, 0, torch.tensor([1, 3]), slice(0, 2), 2)]
-    assert batch.labels.tolist() == batch.rows.index.tolist() == [3, 3]  # its id and label go with it
-    with pytest.raises(BadImage, match=r"file 1 .*data\.on_error=skip"):
+    assert [c.shape for c in read.x] == [(4, 3, 8, 8)] * 2
+    batch = BatchFetch(images, views, 0, seeding.VIEWS)[BatchIndices(0, 0, torch.tensor([1, 3]), slice(0, 2), 2)]
+    assert batch.labels.tolist() == batch.indices.places.tolist() == [3, 3]  # its id and label go with it
+    with pytest.raises(UnreadableSample, match=r"file 1 .*data\.on_error=skip"):
         of(Count(6, {1})).crops(torch.tensor([1]), views, params)
-    with pytest.raises(BadImage, match="none of the 3"):
+    with pytest.raises(UnreadableSample, match="none of the 3"):
         of(Count(3, {0, 1, 2}), skip=True).crops(torch.tensor([1]), views, params)
     pixels, good = next(of(Count(6, {1, 2, 5}), skip=True).plain([torch.arange(6)]))
     assert good.tolist() == [True, False, False, True, True, False]
@@ -273,7 +274,7 @@ def test_workers_ranks_and_resuming_see_the_same_batches(small_folder):
         assert equal(one, other)
     shares = [pairs(folder_data(small_folder, "data.workers=0", rank=rank, world=2)) for rank in (0, 1)]
     for one, first, second in zip(whole, *shares, strict=True):
-        assert torch.equal(one.ids, torch.cat([first.ids, second.ids]))
+        assert torch.equal(one.ids, torch.cat([first.ids, second.ids], 1))
         torch.testing.assert_close(one.views, torch.cat([first.views, second.views], 1), atol=1e-5, rtol=1e-5)
     again = pairs(folder_data(small_folder, "data.workers=0", position=4))
     assert not equal(again[0], whole[0])  # the next epoch
@@ -307,16 +308,16 @@ def test_imagenets_validation_images_are_the_test_split(tmp_path):
 @pytest.mark.parametrize("workers", [-1, 1.5, "many"])
 def test_workers_are_checked(workers):
     with pytest.raises(ValueError, match=r"data\.workers"):
-        processes(workers)
+        worker_count(workers)
 
 
 def test_cores_are_shared_out_among_ranks(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
-    assert processes("auto") == 8
+    assert worker_count("auto") == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert processes("auto") == 2
+    assert worker_count("auto") == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert processes("auto") == 1
+    assert worker_count("auto") == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- shards
@@ -362,7 +363,7 @@ def test_an_epoch_of_shards_has_each_sample_once_over_all_ranks(shards):
             return train.order(seeding.generator(3, seeding.ORDER, epoch))
 
         n = len(train)
-        return [r.index.tolist() for r in GlobalBatches(order, n, 4, rank, world, lambda: number * (n // 4), n // 4)]
+        return [r.places.tolist() for r in GlobalBatches(order, n, 4, rank, world, lambda: number * (n // 4), n // 4)]
 
     whole = epoch(0, 0, 1)
     seen = [i for batch in whole for i in batch]
@@ -401,8 +402,8 @@ def test_training_on_shards_equals_training_on_the_files(shards, tmp_path):
     params = views.draw(3, torch.Generator().manual_seed(0))
     from_shards = train.crops(places, views, params)
     files = Encoded(Files("/", [train.open(i)[0] for i in places.tolist()]), None, None, 8, 3, False, 0)
-    from_files = files.crops(torch.arange(3), views, rows(params, slice(0, 3)))
-    assert all(torch.equal(a, b) for a, b in zip(from_shards.crops, from_files.crops, strict=True))
+    from_files = files.crops(torch.arange(3), views, slice_params(params, slice(0, 3)))
+    assert all(torch.equal(a, b) for a, b in zip(from_shards.x, from_files.x, strict=True))
     assert status(tmp_path / "run", *QUICK, "data=stream", f"data.root={shards[0]}", "data.workers=2") == (0, "")
 
 
@@ -472,6 +473,6 @@ def test_a_broken_file_found_in_the_middle_of_training_is_no_crash(tmp_path):
     data.setup()
     for path in (tmp_path / "images").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(BadImage, match="cannot read the image") as caught:
+    with pytest.raises(UnreadableSample, match="cannot read the image") as caught:
         trainer.fit(module, data)
     assert explain(caught.value)[0] == MISTAKE  # wherever it is met: training, evaluation, a contact sheet

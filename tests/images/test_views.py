@@ -10,10 +10,11 @@ from conftest import config, options
 from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repel.data.views import Viewed, slice_params
 from repel.images.views import blur, color, crop, fused
 from repel.images.views.augment import Augment
 from repel.images.views.normalize import Normalize
-from repel.images.views.views import apply, rows
+from repel.images.views.views import apply
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_impossible_boxes_fall_back_to_the_centre():
 
 
 def parts(made) -> list[torch.Tensor]:
-    return made if isinstance(made, list) else [made]
+    return [made.views, made.crops] if isinstance(made, Viewed) else [made]
 
 
 @pytest.mark.parametrize("path", ["exact", "fused"])
@@ -241,7 +242,9 @@ def test_contract(name, path):
         in_autocast(views, batch, params),
     ):
         assert all(torch.equal(a, b) for a, b in zip(made, parts(again), strict=True))
-    cut = [parts(views.apply(batch[part], rows(params, part))) for part in (slice(0, 1), slice(1, 7), slice(7, 70))]
+    cut = [
+        parts(views.apply(batch[part], slice_params(params, part))) for part in (slice(0, 1), slice(1, 7), slice(7, 70))
+    ]
     for whole, *pieces in zip(made, *cut, strict=True):
         torch.testing.assert_close(whole, torch.cat(pieces, 1), atol=1e-5, rtol=1e-5)  # its own row alone counts
     before = torch.get_rng_state()

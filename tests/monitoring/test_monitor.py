@@ -19,7 +19,7 @@ from repel.engine.build import build_data, build_module, build_trainer
 from repel.evaluation import geometry
 from repel.images.encoders import SmallResNet
 from repel.losses.gradient_weights import influence
-from repel.module import Step
+from repel.module import StepOutput
 from repel.monitoring import health, symptoms
 from repel.negatives import hard, mixed, soft
 from repel.negatives.uniform import Uniform
@@ -439,8 +439,8 @@ def test_the_default_run_says_nothing(tmp_path):
     assert told(run_folder(result, tmp_path)) == []
 
 
-def step(z: torch.Tensor) -> Step:
-    return Step(z.flatten(0, 1), z, z, LABELS, IDS)
+def step(z: torch.Tensor) -> StepOutput:
+    return StepOutput(torch.zeros(()), z.flatten(0, 1), z, z, LABELS, IDS)
 
 
 @pytest.mark.parametrize("name", sorted({pair[0] for pair in PAIRS}))
@@ -460,12 +460,12 @@ def test_a_narrow_cone_is_no_collapse_for_a_loss_that_does_not_mind():
     z = batch(samples=64).detach() * 3 + 100
     z[1] = z[0]
     labels = ids = torch.arange(64)
-    there = Step(z.flatten(0, 1), z, z, labels, ids)
+    there = StepOutput(torch.zeros(()), z.flatten(0, 1), z, z, labels, ids)
     assert not list(symptoms.collapse(loss, there, float(loss(z, labels, ids, target=z))))
 
 
 def chances(z, ids) -> list:
-    loss, there = make("ntxent"), Step(z[0], z, z, None, ids)
+    loss, there = make("ntxent"), StepOutput(torch.zeros(()), z[0], z, z, None, ids)
     return list(symptoms.chance(loss, there, influence(loss, z, z, None, ids, symptoms.ANCHORS), 6.0))
 
 

@@ -66,7 +66,7 @@ def entry_point(name: str) -> Callable:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
             failures: list[int] = []
             job = functools.partial(run_job, task, name, tracebacks, failures)
-            job.__module__ = name  # by which Hydra calls the command in its help
+            job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures):
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()

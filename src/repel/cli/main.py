@@ -7,11 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from repel import __version__
-from repel.cli import sweeps
 from repel.cli.baseline import task_overrides
 from repel.cli.command import entry_point
 from repel.cli.resume import prepare_output, prepare_run
 from repel.cli.suggestions import nearest
+from repel.cli.sweeps import FINISHED, RESUME
 from repel.engine import runs
 
 # What imports torch is imported in the functions, so that a mistake is answered at once.
@@ -21,12 +21,12 @@ from repel.engine import runs
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Train an encoder, evaluate it and print the table."""
     cfg, state = prepare_run(cfg, folder)
-    if state == sweeps.FINISHED:
+    if state == FINISHED:
         return runs.read_environment(folder)["objective"]
 
     from repel.engine.launch import launch
 
-    data = launch(cfg, folder, resume=state == sweeps.RESUME)
+    data = launch(cfg, folder, resume=state == RESUME)
 
     from repel.report.evaluate import finish
 
@@ -65,11 +65,11 @@ def export(cfg: DictConfig, folder: Path) -> None:
 def show_views(cfg: DictConfig, folder: Path) -> None:
     """Draw images, their views and the drawn parameters: data=... views=... images=8"""
     from repel.engine.build import build_data
-    from repel.images.contact_sheet import contact_sheet
+    from repel.images.contact_sheet import contact_sheet, preview
 
     data = build_data(cfg)
     data.setup()
-    sheet = contact_sheet(*data.preview(cfg.images), cfg.data.mean, cfg.data.std)
+    sheet = contact_sheet(preview(data, cfg.images), cfg.data.mean, cfg.data.std)
     folder.mkdir(parents=True, exist_ok=True)
     sheet.save(folder / "views.png")
     print(f"{folder.relative_to(Path.cwd())}/views.png")

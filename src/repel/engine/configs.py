@@ -22,6 +22,7 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
     "repel.callbacks.Speed": "repel.monitoring.progress.Speed",
     "repel.checkpoints.BestCheckpoint": "repel.engine.checkpoint_callbacks.BestCheckpoint",
     "repel.checkpoints.LastCheckpoint": "repel.engine.checkpoint_callbacks.LastCheckpoint",
+    "repel.data.datamodule.ImageData": "repel.data.datamodule.PairData",
     "repel.data.folder.image_folder": "repel.images.folder.image_folder",
     "repel.data.readers.cifar10": "repel.images.datasets.cifar10",
     "repel.data.readers.cifar100": "repel.images.datasets.cifar100",

@@ -1,15 +1,13 @@
 """Features of a whole set, by batches, on one device or shared out over the ranks."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from repel.base.collectives import gather, rank, world_size
-
-if TYPE_CHECKING:
-    from repel.data.samples import Samples
+from repel.data.pair import to_float_dtype
+from repel.data.samples import Samples
 
 __all__ = ["encode", "evenly_spaced", "subset"]
 
@@ -18,7 +16,7 @@ BATCH = 500
 
 @torch.no_grad()
 def encode(
-    encoder: nn.Module, samples: "Samples", normalize: Callable[[Tensor], Tensor], device: torch.device
+    encoder: nn.Module, samples: Samples, normalize: Callable[[Tensor], Tensor], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(M, F) float32 features h and the places (M,) of their samples, in order, the same on every rank.
 
@@ -37,7 +35,7 @@ def encode(
     local = []
     for batch, good in samples.plain([torch.arange(start, min(start + BATCH, len(samples))) for start in turns]):
         x = normalize(batch.to(device))
-        h = encoder(x.to(dtype) if x.is_floating_point() else x).float()  # integers, such as tokens, stay integers
+        h = encoder(to_float_dtype(x, dtype)).float()
         h = torch.cat([h, good.to(h).unsqueeze(1)], dim=1)
         local.append(torch.cat([h, h.new_zeros(BATCH - len(h), h.shape[1])]))  # equal sizes, as the exchange needs
     encoder.train(was_training)
@@ -47,7 +45,7 @@ def encode(
     return h[places, :-1], places
 
 
-def subset(samples: "Samples", limit: int | None) -> "Samples":
+def subset(samples: Samples, limit: int | None) -> Samples:
     """At most so many samples, evenly spaced over the set sorted by label; all where the limit is None."""
     if limit is None or len(samples) <= limit:
         return samples

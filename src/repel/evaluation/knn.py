@@ -23,6 +23,9 @@ def nearest_neighbors(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Te
 
     Returns:
         Cosines (Q, min(k, M)) and places in the bank (Q, min(k, M)).
+
+    >>> nearest_neighbors(torch.eye(3), torch.tensor([[0.0, 2.0, 1.0]]), k=2)[1]
+    tensor([[1, 2]])
     """
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     blocks = [(block @ bank.T).topk(min(k, len(bank)), dim=1) for block in queries.split(QUERY_BLOCK)]

@@ -15,7 +15,7 @@ from repel.evaluation.features import subset
 from repel.evaluation.measurement import Measurement, ReportRow, Score
 
 if TYPE_CHECKING:
-    from repel.data.samples import Samples, Splits
+    from repel.data.samples import CompleteSplits, Samples
     from repel.evaluation.modality import Plot
 
 __all__ = [
@@ -87,7 +87,10 @@ class Fitted(NamedTuple):
 class EvaluationData(Protocol):
     """What measure needs of a datamodule: labelled splits, and further columns of labels."""
 
-    splits: "Splits"
+    @property
+    def splits(self) -> "CompleteSplits":
+        """Training, validation and test samples."""
+        ...
 
     def columns(self, samples: "Samples") -> dict[str, Tensor]:
         """Task -> labels (N,) of these samples, -1 where unknown."""

@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from repel.base.installation import install_extra
-from repel.data.datamodule import ImageData, labelled_by
+from repel.data.datamodule import PairData
+from repel.data.samples import Splits
+from repel.data.splits import label_by_table
 from repel.engine import runs
 from repel.engine.build import build_data, with_data
 from repel.engine.configs import load_config
@@ -20,7 +22,7 @@ from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_d
 from repel.evaluation.features import encode
 from repel.images.decode import decode, shown
 from repel.images.encoded import Encoded
-from repel.images.memory import Images, Splits
+from repel.images.memory import Images
 
 __all__ = ["COLUMNS", "RECORD", "FeatureLayers", "embed", "file_names", "split_parts"]
 
@@ -60,7 +62,7 @@ def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> Non
 
     Raises:
         ValueError: the user's mistake.
-        BadImage: a file that cannot be read, where the user did not ask to skip such files.
+        UnreadableSample: a file that cannot be read, where the user did not ask to skip such files.
     """
     _check_format(cfg.format)
     device = select_device(cfg.accelerator)
@@ -111,7 +113,7 @@ def _check_format(format: str) -> None:
             raise ValueError(f"format=parquet needs pyarrow: {install_extra('parquet')}") from error
 
 
-def _check_shape(layers: FeatureLayers, config: dict[str, Any], data: ImageData, device: torch.device) -> None:
+def _check_shape(layers: FeatureLayers, config: dict[str, Any], data: PairData, device: torch.device) -> None:
     """Raises ValueError where the encoder cannot take images of this shape, which is tried before the data is read."""
     shape = (config["channels"], config["image_size"], config["image_size"])
     with torch.no_grad():
@@ -124,10 +126,10 @@ def _check_shape(layers: FeatureLayers, config: dict[str, Any], data: ImageData,
             ) from error
 
 
-def _read_splits(data: ImageData) -> Splits:
+def _read_splits(data: PairData) -> Splits:
     """The data as its reader splits it, nothing held out."""
     splits = data.read()
-    return labelled_by(splits, data.table) if data.table is not None and splits.train.labels is None else splits
+    return label_by_table(splits, data.table) if data.table is not None and splits.train.labels is None else splits
 
 
 def split_parts(splits: Splits) -> dict[str, Images | Encoded]:
@@ -152,7 +154,7 @@ def _describe_unread(images: Images | Encoded, places: Tensor) -> list[str]:
     """A line for each image that could not be read, with the reason."""
     lines: list[str] = []
     for place in sorted(set(range(len(images))) - set(places.tolist())):
-        images.tried(place, lambda file: [decode(file, images.size, images.channels)], lines)
+        images.read_or_skip(place, lambda file: [decode(file, images.size, images.channels)], lines)
     return lines
 
 

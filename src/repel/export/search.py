@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
+from repel.data.samples import UnreadableSample
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
 from repel.engine.pretrained import load_pretrained
@@ -17,7 +18,7 @@ from repel.evaluation.features import encode
 from repel.export.embed import COLUMNS, RECORD, FeatureLayers, file_names, split_parts
 from repel.images.contact_sheet import CELL, picture
 from repel.images.decode import decode, decode_files, reason, shown
-from repel.images.memory import BadImage, Images
+from repel.images.memory import Images
 
 __all__ = ["Embedded", "Match", "draw_matches", "nearest_matches", "open_folder", "query_feature", "read_pictures"]
 
@@ -133,7 +134,7 @@ def read_pictures(matches: list[Match], record: dict[str, Any]) -> list[torch.Te
             None if place is None else next(iter(parts[f.split].plain([torch.tensor([place])])))[0][0]
             for f, place in zip(matches, wanted, strict=True)
         ]
-    except BadImage as error:
+    except UnreadableSample as error:
         raise ValueError(str(error)) from error
 
 

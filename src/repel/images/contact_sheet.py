@@ -1,34 +1,64 @@
 """A contact sheet: images, their views, and under each view what was drawn for it."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from repel.base import seeding
+from repel.data.datamodule import PairData
+from repel.data.sampler import BatchIndices
+from repel.data.views import Params, ViewDraws, Viewed
+from repel.images.encoded import Encoded
+from repel.images.memory import Images
 from repel.images.views import crop
-from repel.images.views.views import Params
 
 CELL, LINE, LINES, GAP = 112, 11, 5, 4  # pixels: a picture's side, a line of text; lines under a picture; between cells
 
 
-def contact_sheet(
-    plain: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    views: Sequence[Tensor],
-    params: Params,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Image.Image:
+class Preview(NamedTuple):
+    """Some images with their views.
+
+    plain: (n, C, H, W) uint8.
+    sizes: height and width of the pictures that crops were made of.
+    views: of each view (n, C, S, S), normalized.
+    params: of each view, as drawn.
+    """
+
+    plain: Tensor
+    sizes: Sequence[tuple[int, int]]
+    views: Sequence[Tensor]
+    params: Params
+
+
+def preview(data: PairData, n: int) -> Preview:
+    """The first n images of the first training batch, on one rank or several."""
+    images = data.splits.train
+    if not isinstance(images, Images | Encoded):
+        raise ValueError(
+            f"callbacks.pairs shows images, and this data has {images.description}; set callbacks.pairs=null"
+        )
+    n = min(n, data.batch_size, len(images))
+    places = next(iter(data.order(0)))[:n]
+    indices = BatchIndices(0, 0, places, slice(0, n), data.batch_size)
+    draws = ViewDraws(data.views, data.seed, seeding.VIEWS, indices)
+    fetched, params = images.fetch(places, draws), draws.params()
+    made = data.views.apply(fetched.x, params)
+    views = [*made.views, *made.crops] if isinstance(made, Viewed) else list(made)
+    sizes = [images.picture_size(place) for place in fetched.places.tolist()]
+    return Preview(next(iter(images.plain([fetched.places])))[0], sizes, views, params)
+
+
+def contact_sheet(shown: Preview, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
     """A column per image: the plain image, then every view with its parameters.
 
     Args:
-        plain: (n, C, H, W) uint8.
-        sizes: height and width of the pictures that crops were made of.
-        views: of each view (n, C, S, S), normalised by mean and std.
-        params: of each view, as drawn.
+        mean, std: per channel, to undo the normalization.
     """
+    plain, sizes, views, params = shown
     n, channels = plain.shape[:2]
     center, spread = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
     row = CELL + LINES * LINE + GAP

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repel.images.memory import Images, Splits
+from repel.data.samples import Splits
+from repel.images.memory import Images
 
 
 def fashion_mini(channels: int) -> Splits:

@@ -6,12 +6,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from repel.data.samples import Samples
 from repel.evaluation.features import evenly_spaced
 from repel.evaluation.knn import nearest_neighbors
 from repel.evaluation.protocol import Part, class_name
 from repel.images.contact_sheet import GAP, picture
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
 
 __all__ = ["neighbor_sheet", "thumbnails"]
 
@@ -52,7 +51,7 @@ def neighbor_sheet(queries: Part, bank: Part, classes: Sequence[str]) -> Image.I
     return sheet
 
 
-def thumbnails(images: Images | Encoded, places: Tensor, side: int) -> Tensor:
+def thumbnails(images: Samples, places: Tensor, side: int) -> Tensor:
     """(n, 3, s, s) floats in [0, 1], at most `side` pixels a side."""
     pixels = _pixels(images, places).float() / 255
     if pixels.shape[-1] > side:
@@ -60,6 +59,6 @@ def thumbnails(images: Images | Encoded, places: Tensor, side: int) -> Tensor:
     return pixels.expand(-1, 3, -1, -1)
 
 
-def _pixels(images: Images | Encoded, places: Tensor) -> Tensor:
+def _pixels(images: Samples, places: Tensor) -> Tensor:
     """(n, C, H, W) uint8 of the images at these places."""
     return next(iter(images.plain([places.cpu()])))[0]

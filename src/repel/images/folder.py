@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repel.data.samples import Splits
 from repel.images.decode import decode_files, shown
-from repel.images.encoded import Encoded, Files, processes
-from repel.images.memory import Images, Splits
+from repel.images.encoded import Encoded
+from repel.images.memory import Images
+from repel.images.sources import Files, worker_count
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 SPLITS = {"train": "train", "val": "val", "test": "test"}
@@ -41,47 +43,55 @@ def image_folder(
         workers: processes that decode batches, or auto.
         layout: `splits`, or `imagenet`, where the folder val is the test split.
     """
+    check_options(channels, on_error, in_memory)
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"data.root={root}: there is no such folder")
+    parts = split_folders(folder, IMAGENET if layout == "imagenet" else SPLITS)
+    files = {split: image_files(part) for split, part in parts.items()}
+    for split, names in files.items():
+        if not names:
+            raise ValueError(f"data.root={root}: no images in {parts[split]} (looked for {' '.join(sorted(ENDINGS))})")
+    classes = class_names(parts, files)
+    labels = {split: class_labels(names, classes) if classes else None for split, names in files.items()}
+    prefixes = {split: "" if part == folder else part.name for split, part in parts.items()}
+    if not holds_in_memory(root, sum(map(len, files.values())), size, channels, in_memory):
+        how = size, channels, on_error == "skip", worker_count(workers)
+        sources = {split: Files(str(parts[split]), names, prefixes[split]) for split, names in files.items()}
+        encoded = {split: Encoded(source, labels[split], None, *how) for split, source in sources.items()}
+        return Splits(**encoded, classes=classes)
+    skipped: list[str] = []
+    decoded = {
+        split: decode_all(parts[split], names, labels[split], size, channels, on_error, skipped, prefixes[split])
+        for split, names in files.items()
+    }
+    if not len(decoded["train"]):
+        raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
+    return Splits(**decoded, classes=classes, skipped=skipped)
+
+
+def check_options(channels: int, on_error: str, in_memory: bool | str) -> None:
     if on_error not in ("raise", "skip"):
         raise ValueError(f"data.on_error must be raise or skip, got {on_error!r}")
     if channels not in (1, 3):
         raise ValueError(f"data.channels must be 1 or 3, got {channels}")
     if in_memory not in (True, False, "auto"):
         raise ValueError(f"data.in_memory must be true, false or auto, got {in_memory!r}")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"data.root={root}: there is no such folder")
-    parts = split_folders(folder, IMAGENET if layout == "imagenet" else SPLITS)
-    files = {split: image_files(part) for split, part in parts.items()}
-    for split, found in files.items():
-        if not found:
-            raise ValueError(f"data.root={root}: no images in {parts[split]} (looked for {' '.join(sorted(ENDINGS))})")
-    total = sum(map(len, files.values()))
+
+
+def holds_in_memory(root: str, total: int, size: int, channels: int, in_memory: bool | str) -> bool:
+    """Whether so many plain images are held in memory.
+
+    Raises:
+        ValueError: it was asked for, and they are too many.
+    """
     fits = total * channels * size * size <= MEMORY_LIMIT
     if in_memory is True and not fits:
         raise ValueError(
             f"data.root={root}: {total:,} images of {size}x{size} take more than {MEMORY_LIMIT >> 30} GiB in memory; "
             "set data.in_memory=false, lower data.image_size or point data.root at fewer images"
         )
-    classes = class_names(parts, files)
-    number = {name: i for i, name in enumerate(classes)}
-    labels = {
-        split: torch.tensor([number[path.split(os.sep, 1)[0]] for path in found]) if classes else None
-        for split, found in files.items()
-    }
-    prefixes = {split: "" if part == folder else part.name for split, part in parts.items()}
-    if in_memory is False or (in_memory == "auto" and (size > SMALL or not fits)):
-        how = size, channels, on_error == "skip", processes(workers)
-        sources = {split: Files(str(parts[split]), found, prefixes[split]) for split, found in files.items()}
-        encoded = {split: Encoded(source, labels[split], None, *how) for split, source in sources.items()}
-        return Splits(**encoded, classes=classes)
-    skipped: list[str] = []
-    loaded = {
-        split: load(parts[split], found, labels[split], size, channels, on_error, skipped, prefixes[split])
-        for split, found in files.items()
-    }
-    if not len(loaded["train"]):
-        raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
-    return Splits(**loaded, classes=classes, skipped=skipped)
+    return in_memory is True or (in_memory == "auto" and size <= SMALL and fits)
 
 
 def split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
@@ -131,7 +141,13 @@ def class_names(parts: dict[str, Path], files: dict[str, list[str]]) -> list[str
     return sorted({path.split(os.sep, 1)[0] for found in files.values() for path in found}) if not outside else []
 
 
-def load(
+def class_labels(files: list[str], classes: list[str]) -> Tensor:
+    """(N,) int64, by the class folder of each file."""
+    number = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([number[path.split(os.sep, 1)[0]] for path in files])
+
+
+def decode_all(
     folder: Path,
     files: list[str],
     labels: Tensor | None,

@@ -1,19 +1,15 @@
 """What a report shows of images besides numbers of their features."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repel.data.samples import Samples
 from repel.evaluation.features import BATCH
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Part
-
-if TYPE_CHECKING:
-    from repel.images.encoded import Encoded
-    from repel.images.memory import Images
 
 __all__ = ["IMAGES", "ImageModality", "raw_pixels"]
 
@@ -34,7 +30,7 @@ class ImageModality:
         caption = "Test images and their nearest training images, by cosine; green: the query's class"
         return Plot("neighbours", caption, neighbor_sheet(test, train, classes))
 
-    def thumbnails(self, samples: "Images | Encoded", places: Tensor, side: int) -> Tensor:
+    def thumbnails(self, samples: Samples, places: Tensor, side: int) -> Tensor:
         from repel.images.figures import thumbnails
 
         return thumbnails(samples, places, side)
@@ -43,14 +39,14 @@ class ImageModality:
 IMAGES = ImageModality()
 
 
-def raw_pixels(images: "Images | Encoded") -> tuple[Tensor, Tensor]:
+def raw_pixels(images: Samples) -> tuple[Tensor, Tensor]:
     """(M, C*h*w) pixels in [0, 1] as features, and the places (M,) of their images, as encode returns them.
 
     Images above 32 pixels a side are averaged down to 32 first.
     """
-    side = min(RAW_SIDE, images.shape[-1])
     batches, read = [], []
     for batch, good in images.plain(list(torch.arange(len(images)).split(BATCH))):
+        side = min(RAW_SIDE, batch.shape[-1])
         batches.append(F.adaptive_avg_pool2d(batch.float() / 255, side).flatten(1))
         read.append(good)
     good = torch.cat(read)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from repel.base.installation import install_extra
+from repel.data.samples import Splits
 from repel.images.decode import File
-from repel.images.encoded import Encoded, Source, processes
-from repel.images.memory import Splits
+from repel.images.encoded import Encoded
+from repel.images.sources import Source, worker_count
 
 # of a record; other types may be pickled, which runs code, or, as names of files, be opened
 FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
@@ -51,7 +52,7 @@ def stream(root: str, size: int, channels: int, on_error: str, workers: int | st
         if classes:
             labels = torch.from_numpy(np.load(folder / name / "labels.npy"))
         source = Shards(str(folder / name), shuffle_chunks)
-        return Encoded(source, labels, None, size, channels, on_error == "skip", processes(workers))
+        return Encoded(source, labels, None, size, channels, on_error == "skip", worker_count(workers))
 
     return Splits(*(part(name) for name in ("train", "test", "val")), classes=classes)
 

@@ -11,6 +11,7 @@ class Loss(nn.Module):
     supervised = False  # whether labels enter the loss
     needs_predictor = False  # whether it collapses without one
     tolerates_old_keys = False  # whether a queue makes sense without a momentum network
+    takes_negatives = False  # whether it takes explicit negatives, which are candidates only
     takes_crops = False  # whether it takes further crops, which are anchors only
 
     def update(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None) -> None:

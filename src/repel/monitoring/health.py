@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from repel.data.pair import Pair
 from repel.losses.gradient_weights import influence
-from repel.module import Contrastive, Step
+from repel.module import Contrastive, StepOutput
 from repel.monitoring.monitor import optimizer_step_follows
 from repel.monitoring.symptoms import ANCHORS, Symptom, find_causes, find_symptoms, is_filling
 
@@ -60,7 +60,7 @@ class Health(Callback):
         self.losses.add(loss)
         if not self.due:
             return
-        step: Step = pl_module.last
+        step: StepOutput = pl_module.step_output
         seen = influence(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
         symptoms = list(find_causes(batch, pl_module, step, seen))[:1]
         if not symptoms:

@@ -11,7 +11,7 @@ from repel.data.pair import Pair
 from repel.evaluation import geometry
 from repel.losses.gradient_weights import Influence, influence
 from repel.losses.rowwise import RowwiseLoss
-from repel.module import Step
+from repel.module import StepOutput
 from repel.monitoring.validation_knn import ValidationKNN
 
 __all__ = ["Monitor", "evenly_spaced_rows", "optimizer_step_follows"]
@@ -47,7 +47,7 @@ class Monitor(Callback):
     def on_after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         if not (self.due and trainer.is_global_zero):
             return
-        step: Step = module.last
+        step: StepOutput = module.step_output
         seen = influence(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
         values = _embedding_metrics(step, self.anchors) | _similarity_metrics(seen) | _negative_metrics(seen)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
@@ -88,7 +88,7 @@ def evenly_spaced_rows(x: Tensor, limit: int) -> Tensor:
     return x[:: -(-len(x) // limit)]
 
 
-def _embedding_metrics(step: Step, limit: int) -> dict[str, Tensor]:
+def _embedding_metrics(step: StepOutput, limit: int) -> dict[str, Tensor]:
     """Geometry of z and of the features behind it."""
     z = evenly_spaced_rows(step.z[0], limit)  # of one view, so that no two are of the same sample
     values = {

@@ -32,7 +32,7 @@ class Speed(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, *_) -> None:
         now = time.perf_counter()
         if self.warm:
-            self.samples += len(batch.ids) * trainer.world_size
+            self.samples += batch.batch_size * trainer.world_size
             self.waited += max(0.0, trainer.datamodule.fetched_at - self.step_ended)
             self.trained += now - self.step_ended
         self.warm, self.step_ended = True, now
@@ -78,7 +78,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
-        self.samples += len(batch.ids) * trainer.world_size
+        self.samples += batch.batch_size * trainer.world_size
         if self.bar:
             self.bar.update(
                 self.task,

@@ -12,7 +12,7 @@ from repel.losses.base import Loss, unit
 from repel.losses.gradient_weights import Influence
 from repel.losses.ratio import LogRatioLoss
 from repel.losses.rowwise import RowwiseLoss
-from repel.module import Contrastive, Step
+from repel.module import Contrastive, StepOutput
 from repel.monitoring.monitor import evenly_spaced_rows
 
 __all__ = ["Symptom", "find_causes", "find_symptoms", "is_filling"]
@@ -47,7 +47,7 @@ class Symptom(NamedTuple):
     message: str
 
 
-def find_causes(batch: Pair, module: Contrastive, step: Step, seen: Influence) -> Iterator[Symptom]:
+def find_causes(batch: Pair, module: Contrastive, step: StepOutput, seen: Influence) -> Iterator[Symptom]:
     """What keeps a run from learning at all; other symptoms would only follow from it."""
     x, h = evenly_spaced_rows(batch.views[0].float(), ANCHORS), step.h
     flat = x.flatten(2) if x.ndim > 2 else x
@@ -77,7 +77,7 @@ def find_causes(batch: Pair, module: Contrastive, step: Step, seen: Influence) -
 
 def find_symptoms(
     module: Contrastive,
-    step: Step,
+    step: StepOutput,
     loss: float,
     seen: Influence,
     step_length: float,
@@ -95,7 +95,7 @@ def find_symptoms(
             f"one step moves the weights by {step_length:.0%} of their norm, where 1 % is usual, and overwrites what "
             "was learned: the learning rate is too high. Divide optimizer.lr by 10 or more, or lengthen the warm-up"
         ))  # fmt: skip
-    clamped = float(module.statistics.get("negatives/clamped_fraction", 0))
+    clamped = float(step.statistics.get("negatives/clamped_fraction", 0))
     if clamped > MAX_CLAMPED_FRACTION:
         yield Symptom("clamp", PATIENCE, (
             f"debiasing is clamped for {clamped:.0%} of the anchors, whose negatives then have no gradient: the loss "
@@ -136,7 +136,7 @@ def _low_temperature(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]
         ))  # fmt: skip
 
 
-def collapse(loss: Loss, step: Step, value: float) -> Iterator[Symptom]:
+def collapse(loss: Loss, step: StepOutput, value: float) -> Iterator[Symptom]:
     """Embeddings that are all the same, and a loss as for equal embeddings."""
     mean = unit(step.z[0]).mean(0)
     n = step.z.shape[1]
@@ -156,7 +156,7 @@ def collapse(loss: Loss, step: Step, value: float) -> Iterator[Symptom]:
         ))  # fmt: skip
 
 
-def chance(loss: Loss, step: Step, seen: Influence, value: float) -> Iterator[Symptom]:
+def chance(loss: Loss, step: StepOutput, seen: Influence, value: float) -> Iterator[Symptom]:
     """Positives no closer than negatives, long after the start."""
     negative, positive = seen.negative[seen.exists], float(seen.positive.mean())
     separation = MIN_SEPARATION + 2 / len(seen.positive) ** 0.5
@@ -175,7 +175,7 @@ def is_filling(loss: Loss) -> bool:
     return isinstance(loss, RowwiseLoss) and len(loss.queue) < loss.queue.size
 
 
-def _loss_of(loss: Loss, step: Step, z: Tensor) -> float:
+def _loss_of(loss: Loss, step: StepOutput, z: Tensor) -> float:
     """The loss of other embeddings (V, N, D) in the batch's place; they are not counted as training."""
     training = loss.training
     loss.eval()

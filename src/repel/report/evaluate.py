@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.collectives import rank, world_size
-from repel.data.datamodule import ImageData
+from repel.data.datamodule import PairData
 from repel.engine import runs
 from repel.engine.build import with_data
 from repel.engine.configs import load_config, to_container
@@ -28,7 +28,7 @@ CURVES = ("train/loss", "val/loss", "val/knn_top1")
 PROJECTED, THUMBNAIL = 1000, 32  # samples in TensorBoard's projector; the side of their pictures, in pixels
 
 
-def finish(cfg: DictConfig, folder: Path, data: ImageData | None) -> float | None:
+def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None:
     """The last step of a run: its test metrics in metrics.json, evaluation.json, report.html and TensorBoard.
 
     Returns:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from repel.base.collectives import rank
-from repel.data.datamodule import ImageData
+from repel.data.datamodule import PairData
 from repel.engine import checkpoint_io
 from repel.engine.build import build_data, build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
@@ -68,7 +68,7 @@ def make_report(
     paths: dict[str, Path],
     contents: dict[str, dict[str, Any]],
     device: torch.device,
-    data: ImageData | None,
+    data: PairData | None,
 ) -> Report:
     """Measure baselines and checkpoints, and print the table.
 
@@ -107,7 +107,7 @@ def report_rows(
     paths: dict[str, Path],
     contents: dict[str, dict[str, Any]],
     layers: list[str],
-    data: ImageData,
+    data: PairData,
     device: torch.device,
 ) -> list[ReportRow]:
     """The data's baselines, the untrained encoder, pretrained weights where the run started from some; checkpoints.
@@ -119,7 +119,9 @@ def report_rows(
     """
 
     def initial(config: dict[str, Any]) -> Network:
-        return _network(build_module(load_config(config)).encoder, "h", data, device)
+        module = build_module(load_config(config))
+        module.give_data_info(data.splits.train.info())  # a checkpoint has it already
+        return _network(module.encoder, "h", data, device)
 
     def trained(source: str, layer: str) -> Network:
         network = build_pretrained(contents[source], paths[source])
@@ -143,7 +145,7 @@ def report_rows(
     return rows
 
 
-def _network(encoder: nn.Module, layer: str, data: ImageData, device: torch.device) -> Network:
+def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.device) -> Network:
     encoder = encoder.to(device).eval()
 
     def encode_samples(samples):
@@ -152,7 +154,7 @@ def _network(encoder: nn.Module, layer: str, data: ImageData, device: torch.devi
     return Network(encode_samples, encoder if layer == "h" else None, data.normalize, device)
 
 
-def _baseline_network(baseline: Baseline, data: ImageData, device: torch.device) -> Network:
+def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) -> Network:
     def encode_samples(samples):
         x, places = baseline.encode(samples)
         return x.to(device), places

@@ -1,8 +1,4 @@
-"""The views of a batch: parameters drawn first, one row per image, then applied on the device.
-
-So a draw can be logged, replayed, tested, and cut into the slices of several ranks: a rank draws for the whole global
-batch and applies its own rows.
-"""
+"""The views of a batch of images: parameters drawn first, one row per image, then applied on the device."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repel.data.views import Params, Viewed
 from repel.images.views import crop
 from repel.images.views.augment import Augment
 
 BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
-
-Params = list[dict[str, Tensor]]
 
 
 class Views:
@@ -64,29 +59,24 @@ class Views:
         """Parameters for n images: a list with an entry per view, each a dict of tensors of first dimension n."""
         return [augmentation.draw(n, generator) for augmentation in self.augmentations]
 
-    def apply(self, images: Tensor | list[Tensor], params: Params) -> Tensor | list[Tensor]:
+    def apply(self, images: Tensor | list[Tensor], params: Params) -> Tensor | Viewed:
         """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalised, on the same device.
 
         Args:
             images: whole images; or a list with every view's crops, as a reader of large files makes them.
 
         Returns:
-            The views; with local crops a list of the views and of these, (L, B, C, h, w).
+            The views; with local crops also these, (L, B, C, h, w).
         """
         made = []
         for part in (slice(self.n), slice(self.n, None)) if self.locals else (slice(self.n),):
             cropped = isinstance(images, list)
             source = torch.stack(images[part]) if cropped else images
             made.append(apply(self.augmentations[part], source, params[part], cropped))
-        return made if self.locals else made[0]
+        return Viewed(*made) if self.locals else made[0]
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | list[Tensor]:
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | Viewed:
         return self.apply(images, self.draw(len(images), generator))
-
-
-def rows(params: Params, index: slice) -> Params:
-    """The parameters of some of the images: what one rank applies of the global batch's draw."""
-    return [{name: value[index] for name, value in view.items()} for view in params]
 
 
 @torch.no_grad()
