@@ -13,8 +13,8 @@ from composing import composed
 from conftest import CONF, TINY, config, make_folder, options
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
+from loss_cases import REFUSED
 from omegaconf import DictConfig, OmegaConf
-from test_losses import REFUSED
 from test_run import LAYERNORM, same, table, train, train_until_killed
 
 from repel.cli.checks import check

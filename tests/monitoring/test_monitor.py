@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, command, config, run_folder
 from lightning.pytorch.callbacks import Callback
+from loss_cases import DIM, IDS, LABELS, NO_NEGATIVES, PAIRS, batch, make, remember, setting, with_and_without_memory
 from PIL import Image
-from test_losses import DIM, IDS, LABELS, NO_NEGATIVES, PAIRS, batch, make, remember, setting
 from test_run import train
 
 from repel.engine import checkpoint_io
@@ -193,8 +193,7 @@ def test_supervised_positives_are_no_negatives():
     assert not (seen.weight > 0)[same].any()
 
 
-@pytest.mark.parametrize("memory", [False, True])
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(pair))
+@with_and_without_memory()
 def test_a_look_changes_nothing(pair, memory):
     """For every loss and strategy: state, statistics, gradients and random numbers stay; what is seen is finite."""
     loss, arguments = setting(pair, 2, memory)

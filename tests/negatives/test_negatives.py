@@ -6,37 +6,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_losses import (
-    CASES,
-    DIM,
-    IDS,
-    LABELS,
-    Z,
-    assert_equal,
-    assert_golden,
-    batch,
-    make,
-    remember,
-    value_and_gradient,
-)
+from golden_cases import HCL, assert_golden, of_hcl, with_negatives
+from loss_cases import DIM, IDS, LABELS, assert_equal, batch, make, remember, value_and_gradient
 
 from repel.negatives import hard, mixed, soft
 from repel.negatives.strategy import Rows
 from repel.negatives.uniform import Uniform
-
-
-def with_negatives(strategy, temperature: float = 0.5, z=None, labels=LABELS):
-    """Value and gradient of NT-Xent under a strategy."""
-    loss = make("ntxent", strategy, temperature=temperature)
-    return value_and_gradient(loss, batch() if z is None else z, labels=labels, ids=IDS)
-
-
-HCL = [name for name in CASES if name.startswith("hcl_")]
-
-
-def of_hcl(name: str):
-    params = CASES[name]["params"]
-    return with_negatives(soft.HCL(params["beta"], params["tau_plus"], detach=False), params["temperature"], Z)
 
 
 @pytest.mark.parametrize("name", HCL)
