@@ -41,6 +41,8 @@ def command(script: str, *args: str, cwd: Path, timeout: float = 200, **env: str
     """
     argv = [str(ROOT / script), *args]
     own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"}) and "REPEL_FAULT" not in env
+    if "PYTHONPATH" in env and "PYTHONPATH" in os.environ:
+        env["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **env}
     status, out, err = alone(argv, cwd, env, timeout) if own else ranks.script(argv, cwd, env, timeout)
     if status is None:

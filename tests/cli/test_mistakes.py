@@ -89,6 +89,20 @@ def test_names_are_judged_before_hydra_and_as_hydra_does(typed):
     assert str(caught.value) == config_mistake(hydras.value, "train")
 
 
+def test_names_are_judged_before_hydra_runs(monkeypatch, capsys):
+    """Which would compose the config twice."""
+    from repel.cli.main import train
+
+    monkeypatch.setattr("hydra.main", None)
+    monkeypatch.setattr("repel.cli.command.raise_on_signal", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets
+    monkeypatch.setattr(sys, "argv", ["train.py", "loss=ntxnt"])
+    with pytest.raises(SystemExit) as ended:
+        train()
+    assert ended.value.code == MISTAKE
+    assert "did you mean ntxent?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("typed", [
     "", "loss=infonce loss.learn_temperature=true", "experiment=null", "predictor=none",
     "predictor=mlp predictor.hidden=3", "data_views=null", "evaluators=[knn]", "+loss.x=1", "~callbacks.knn",
@@ -129,7 +143,7 @@ LATER = {  # mistakes that only the data or the machine shows
     "negatives=topk anneal.values={negatives.k:[9,0]}": ["negatives.k", "at least 1"],
     "target=ema target.momentum=1.0": ["target.momentum"],
     "anneal.shape=square": ["anneal.shape"],
-    "evaluators.knn.others=[0]": ["kNN", "k >= 1"],
+    "evaluators.knn.others=[0]": ["evaluators.knn", "k >= 1"],
     "evaluators.linear.l2=[]": ["evaluators.linear.l2"],
     "+loss.colour=red": ["colour"],
 }

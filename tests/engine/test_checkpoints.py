@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, of plain containers, checked when read; never of weights that are not finite."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -108,6 +109,24 @@ def test_a_truncated_checkpoint_is_named_with_the_newest_good_one(written, size)
     faults.cut(written / "last.ckpt", size)
     with pytest.raises(ValueError, match=r"last\.ckpt is damaged.*; best\.ckpt beside it is good, of epoch 1: use"):
         checkpoint_io.load(written / "last.ckpt")
+
+
+def test_the_newest_of_several_good_ones_is_named(written):
+    newest = {"config": {"seed": 1}, "state_dict": {"w": torch.arange(30.0)}, "epoch": 2, "global_step": 6}
+    checkpoint_io.AtomicCheckpointIO().save_checkpoint(newest, written / "newest.ckpt")
+    for age, name in enumerate(("last", "newest", "best")):
+        os.utime(written / f"{name}.ckpt", (1000 - age, 1000 - age))
+    faults.cut(written / "last.ckpt", 100)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged.*; newest\.ckpt beside it is good, of epoch 3: use"):
+        checkpoint_io.load(written / "last.ckpt")
+
+
+def test_nothing_is_saved_on_an_exception(tmp_path):
+    """Of a step that was not finished: the checkpoint of the epoch before stays."""
+    with pytest.raises(RuntimeError, match="boom"), faults.armed("raise:0:5"):
+        train(tmp_path / "run")
+    for name in ("last", "best"):
+        assert checkpoint_io.load(tmp_path / f"run/checkpoints/{name}.ckpt")["global_step"] == 4
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):

@@ -145,7 +145,7 @@ def test_one_failing_rank_ends_the_run_and_is_named(tmp_path):
     assert result.stderr.splitlines()[0] == "error: rank 1: RuntimeError: boom on rank 1"
     assert len(result.stderr.splitlines()) == 2
     record = next(tmp_path.glob("runs/train/*/error.txt")).read_text()
-    assert "in contrast" in record
+    assert "in shared_step" in record
     assert 'raise RuntimeError(f"boom' in record
     assert left_over(tmp_path) == []
 

@@ -1,5 +1,6 @@
 """One, two and four ranks train the same; ranks that torchrun and srun start meet; a requeued job finds its run."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,9 +11,11 @@ import pytest
 import ranks
 import torch
 from conftest import ROOT, TINY, command, config, same
+from runs_here import train
 from stateful_runs import last, losses
 
 from repel.engine import agreement
+from repel.engine.rank import failure_records
 
 
 @pytest.mark.slow
@@ -42,6 +45,22 @@ def test_a_requeued_job_finds_its_sweep(tmp_path):
     assert [path.parent.name for path in found] == ["0", "1"]
     assert len({path.parents[1] for path in found}) == 1
     assert [last(path.parent)["global_step"] for path in found] == [8, 8]
+
+
+def test_ranks_that_read_other_data_end_the_epoch_at_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("repel.engine.agreement.gather", lambda mine: torch.cat([mine, mine - 1]))
+    with pytest.raises(RuntimeError, match="rank 1 has 5939 training samples and rank 0 has 5940"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_the_first_rank_to_fail_is_the_cause(tmp_path):
+    """The others complain later, of a lost connection."""
+    for rank, time in ((0, 9), (1, 7), (2, 8)):
+        path = tmp_path / f"error_rank{rank}.json"
+        path.write_text(json.dumps({"rank": rank, "status": 1, "message": "", "traceback": ""}), encoding="utf-8")
+        os.utime(path, (time, time))
+    assert [record.rank for record in failure_records(tmp_path)] == [1, 2, 0]
 
 
 def test_ranks_that_read_other_data_are_named(monkeypatch):
