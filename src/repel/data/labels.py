@@ -56,7 +56,7 @@ def encode_labels(texts: Sequence[str | None]) -> tuple[Tensor, list[str]]:
     """Labels as numbers, -1 for an empty one, and their names in the order of the numbers."""
     names = sorted({text for text in texts if text})
     number = {text: i for i, text in enumerate(names)}
-    return torch.tensor([number.get(text, -1) for text in texts]), names
+    return torch.tensor([number.get(text or "", -1) for text in texts]), names
 
 
 def labels_from_classes(

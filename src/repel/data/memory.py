@@ -77,7 +77,8 @@ class TensorSamples:
 
     def to(self, device: torch.device) -> Self:
         """The same samples with what they fetch on the device; labels stay where they are."""
-        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors().items()}
+        return replace(self, **moved)
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "labels"}

@@ -47,7 +47,8 @@ def preview(data: PairData, n: int) -> Preview:
     draws = ViewDraws(data.views, data.seed, seeding.VIEWS, indices)
     fetched, params = images.fetch(places, draws), draws.params()
     made = data.views.apply(fetched.x, params)
-    views = [*made.views, *made.crops] if isinstance(made, Viewed) else list(made)
+    viewed = made if isinstance(made, Viewed) else Viewed(made)
+    views = [*viewed.views, *(() if viewed.crops is None else viewed.crops)]
     sizes = [images.picture_size(place) for place in fetched.places.tolist()]
     return Preview(next(iter(images.plain([fetched.places])))[0], sizes, views, params)
 

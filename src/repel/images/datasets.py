@@ -64,8 +64,8 @@ def stl10(root: str, channels: int) -> Splits:
 
     train = downloaded(STL10, root, split="train+unlabeled")
     test = downloaded(STL10, root, split="test")
-    parts = (images(part.data, part.labels, channels) for part in (train, test))
-    return Splits(*parts, classes=list(train.classes))
+    parts = [images(part.data, part.labels, channels) for part in (train, test)]
+    return Splits(parts[0], parts[1], classes=list(train.classes))
 
 
 def torchvision_splits(name: str, root: str, channels: int) -> Splits:
@@ -73,7 +73,8 @@ def torchvision_splits(name: str, root: str, channels: int) -> Splits:
     import torchvision.datasets
 
     train, test = (downloaded(getattr(torchvision.datasets, name), root, train=train) for train in (True, False))
-    return Splits(*(images(p.data, p.targets, channels) for p in (train, test)), classes=list(train.classes))
+    parts = [images(part.data, part.targets, channels) for part in (train, test)]
+    return Splits(parts[0], parts[1], classes=list(train.classes))
 
 
 # gigabytes that an archive takes with what is in it; torchvision compares its MD5 with the published one, then extracts

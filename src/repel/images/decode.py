@@ -74,7 +74,8 @@ def decode_crops(
         wanted = boxes(*upright)
         # a JPEG can be decoded at a half, a quarter or an eighth, as long as no crop has to be enlarged for that
         shrink = min(min(height, width) / size for (_, _, height, width), size in zip(wanted, sizes, strict=True))
-        image.draft(None, tuple(max(1, int(side / max(1, shrink))) for side in image.size))
+        smallest = [max(1, int(side / max(1, shrink))) for side in image.size]
+        image.draft(None, (smallest[0], smallest[1]))
         image = on_white(to_8_bit(ImageOps.exif_transpose(image))).convert("L" if channels == 1 else "RGB")
     by = (image.height / upright[0], image.width / upright[1])
     arrays = []
@@ -82,7 +83,7 @@ def decode_crops(
         box = (left * by[1], top * by[0], (left + width) * by[1], (top + height) * by[0])
         # cut out first: Pillow would otherwise let pixels beyond the box's border in
         whole = (floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3]))
-        inner = tuple(side - whole[i % 2] for i, side in enumerate(box))
+        inner = (box[0] - whole[0], box[1] - whole[1], box[2] - whole[0], box[3] - whole[1])
         crop = np.asarray(image.crop(whole).resize((size, size), Image.Resampling.BILINEAR, inner))
         crop = crop[:, ::-1] if flip else crop
         arrays.append(crop[None] if channels == 1 else crop.transpose(2, 0, 1))
@@ -100,13 +101,11 @@ def opened(file: File) -> Image.Image:
     Raises:
         ValueError: no regular file, such as a pipe, which would never end; or too many pixels.
     """
-    if isinstance(file, bytes):
-        file = io.BytesIO(file)
-    elif not stat.S_ISREG(os.stat(file).st_mode):
+    if not isinstance(file, bytes) and not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError("not a regular file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is an error instead
-        image = Image.open(file)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; a decompression bomb?")

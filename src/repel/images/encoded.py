@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from repel.data.loading import make_loader
 from repel.data.samples import DataInfo, Fetched, UnreadableSample
 from repel.data.views import Params, ViewDraws
-from repel.images.decode import File, decode, decode_crops, opened, reason, shown, upright_size
+from repel.images.decode import Box, File, decode, decode_crops, opened, reason, shown, upright_size
 from repel.images.modality import IMAGES, ImageModality
 from repel.images.sources import Source
 from repel.images.views import crop
@@ -106,7 +106,8 @@ class Encoded:
     def crops(self, places: Tensor, views: Views, params: Params) -> Fetched:
         """The crops that views of these params ask for, made from whole pictures: a list of (B, C, S, S) uint8."""
         sizes = [augmentation.size for augmentation in views.augmentations]
-        found, crops, skipped = places.tolist(), [[]] * len(places), []
+        found, skipped = places.tolist(), list[str]()
+        crops: list[list[np.ndarray]] = [[]] * len(places)
         items = places if self.index is None else self.index[places]
         for row in items.argsort().tolist():  # in the source's order: a chunk of a shard is opened once
             draws = [{name: p[name][row : row + 1] for name in GEOMETRY} for p in params]
@@ -153,8 +154,8 @@ class Encoded:
 def decode_views(file: File, draws: Params, sizes: Sequence[int], channels: int) -> list[np.ndarray]:
     """The crops of one file that these draws, of one row each, ask for: (channels, S, S) uint8, one per view."""
 
-    def boxes(height: int, width: int) -> list[list[float]]:
-        return [crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist() for p in draws]
+    def boxes(height: int, width: int) -> list[Box]:
+        return [tuple(crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist()) for p in draws]
 
     return decode_crops(file, boxes, sizes, [bool(p["flip"]) for p in draws], channels)
 

@@ -59,7 +59,7 @@ def image_folder(
         how = size, channels, on_error == "skip", worker_count(workers)
         sources = {split: Files(str(parts[split]), names, prefixes[split]) for split, names in files.items()}
         encoded = {split: Encoded(source, labels[split], None, *how) for split, source in sources.items()}
-        return Splits(**encoded, classes=classes)
+        return Splits(encoded["train"], encoded.get("test"), encoded.get("val"), classes)
     skipped: list[str] = []
     decoded = {
         split: decode_all(parts[split], names, labels[split], size, channels, on_error, skipped, prefixes[split])
@@ -67,7 +67,7 @@ def image_folder(
     }
     if not len(decoded["train"]):
         raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
-    return Splits(**decoded, classes=classes, skipped=skipped)
+    return Splits(decoded["train"], decoded.get("test"), decoded.get("val"), classes, skipped)
 
 
 def check_options(channels: int, on_error: str, in_memory: bool | str) -> None:

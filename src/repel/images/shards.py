@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def stream(root: str, size: int, channels: int, on_error: str, workers: int | st
         source = Shards(str(folder / name), shuffle_chunks)
         return Encoded(source, labels, None, size, channels, on_error == "skip", worker_count(workers))
 
-    return Splits(*(part(name) for name in ("train", "test", "val")), classes=classes)
+    return Splits(part("train"), part("test"), part("val"), classes)
 
 
 class Shards(Source):
@@ -82,7 +83,8 @@ class Shards(Source):
             raise ValueError(f"{folder}: records must be {FORMAT}, these are {types}")
         self.folder, self.shuffle_chunks = folder, shuffle_chunks
         self.ends = np.cumsum([0, *sizes])
-        self.process, self.reader = 0, None
+        self.process = 0
+        self.reader: Any = None
 
     def __len__(self) -> int:
         return int(self.ends[-1])

@@ -83,7 +83,8 @@ class Augment:
             raise ValueError(f"views.augmentation.hue must be in [0, 0.5], got {hue}")
         one_of("color", color, ("exact", "fused"))
         one_of("order", order, ("batch", "image"))
-        self.size, self.scale, self.ratio, self.flip, self.rotate = size, tuple(scale), tuple(ratio), flip, rotate
+        self.size, self.flip, self.rotate = size, flip, rotate
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
         self.jitter, self.strengths = jitter, (brightness, contrast, saturation)
         self.hue, self.gamma, self.grayscale = hue, gamma, grayscale
         self.blur, self.blur_sigma, self.blur_kernel = blur, tuple(blur_sigma), blur_kernel

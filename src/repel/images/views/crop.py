@@ -27,20 +27,20 @@ def boxes(area: Tensor, aspect: Tensor, position: Tensor, height: int, width: in
     From parameters on the CPU, by numpy: a worker calls this for one image at a time, where torch takes five times as
     long.
     """
-    area, aspect, position = area.numpy(), aspect.numpy(), position.numpy()
-    w, h = (np.sqrt(height * width * x).round() for x in (area * aspect, area / aspect))
+    areas, aspects, positions = area.numpy(), aspect.numpy(), position.numpy()
+    w, h = (np.sqrt(height * width * x).round() for x in (areas * aspects, areas / aspects))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = fits.argmax(1)[:, None]
     w, h = (np.take_along_axis(x, first, 1)[:, 0] for x in (w, h))
     # none fits: the largest centred box of the nearest allowed aspect; for square images that is the whole image
-    none = ~fits.any(1)
+    none = np.logical_not(fits.any(1))
     if none.any():
         bounded = (width / height) * np.ones_like(w)
-        bounded = bounded.clip(aspect.min(1), aspect.max(1))
+        bounded = bounded.clip(aspects.min(1), aspects.max(1))
         w = np.where(none, (height * bounded).round().clip(1, width), w)
         h = np.where(none, (width / bounded).round().clip(1, height), h)
-        position = np.where(none[:, None], np.float32(0.5), position)
-    top, left = (np.floor(position[:, i] * (side - x + 1)) for i, (side, x) in enumerate(((height, h), (width, w))))
+        positions = np.where(none[:, None], np.float32(0.5), positions)
+    top, left = (np.floor(positions[:, i] * (side - x + 1)) for i, (side, x) in enumerate(((height, h), (width, w))))
     return torch.from_numpy(np.stack([top, left, h, w], 1))
 
 

@@ -33,5 +33,5 @@ class Normalize:
         """mean and std, (C, 1, 1)."""
         if images.shape[1] != len(self.mean):
             raise ValueError(f"images have {images.shape[1]} channels, data.mean has {len(self.mean)} values")
-        device = images.device
-        return tuple(torch.tensor(v, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return mean, std

@@ -71,7 +71,7 @@ class Views:
         made = []
         for part in (slice(self.n), slice(self.n, None)) if self.locals else (slice(self.n),):
             cropped = isinstance(images, list)
-            source = torch.stack(images[part]) if cropped else images
+            source = torch.stack(images[part]) if isinstance(images, list) else images
             made.append(apply(self.augmentations[part], source, params[part], cropped))
         return Viewed(*made) if self.locals else made[0]
 
@@ -88,9 +88,9 @@ def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, crop
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
         for part in (slice(start, start + block) for start in range(0, n, block)):
-            whole = None if cropped else crop.by_lines(images[part])
+            shared = [] if cropped else [crop.by_lines(images[part])]
             for view, augmentation in enumerate(augmentations):
-                mine = {name: value[part] for name, value in p[view].items()}
-                one = crop.by_lines(images[view, part]) if cropped else whole
-                augmentation.make(one, mine, cropped, made[view, part])
+                own = crop.by_lines(images[view, part]) if cropped else shared[0]
+                params_of_part = {name: value[part] for name, value in p[view].items()}
+                augmentation.make(own, params_of_part, cropped, made[view, part])
     return made
