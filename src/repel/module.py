@@ -28,7 +28,7 @@ NO_NEGATIVES = "takes no explicit negatives, which this data brings; choose anot
 
 
 class Diverged(RuntimeError):
-    """The loss or a weight is no finite number."""
+    """The loss or a weight is not finite."""
 
 
 class StepOutput(NamedTuple):
@@ -53,7 +53,7 @@ class StepOutput(NamedTuple):
 
 
 class Contrastive(LightningModule):
-    """Encoder, projection head and a loss; a predictor and a momentum target if asked for.
+    """Encoder, projection head and a loss; a predictor and a momentum target are optional.
 
     Args:
         encoder: (B, ...) -> h (B, F), of one view or of several after one another. Where the sides of a pair differ in

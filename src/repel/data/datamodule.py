@@ -21,6 +21,8 @@ from repel.data.samples import CompleteSplits, Samples, Splits, UnreadableSample
 from repel.data.splits import held_out, label_by_table
 from repel.data.views import ViewDraws, Viewed, Views
 
+__all__ = ["PairData"]
+
 CACHE_SHARE = 0.25  # of a device's free memory, which data.device_cache=auto may take
 
 
@@ -100,7 +102,7 @@ class PairData(LightningDataModule):
 
     def columns(self, samples: Samples) -> dict[str, Tensor]:
         """Name of each further task -> its labels (N,) of these samples, -1 where unknown."""
-        assert samples.labels is not None, "tasks are coarser or other labels of labelled samples"
+        assert samples.labels is not None, "tasks are coarser or other labels of labeled samples"
         found = labels_from_classes(self.tasks, self.splits.classes, samples.labels)
         table = {} if self.table is None else self.table.lookup(samples.names)
         return found | {name: labels for name, labels in table.items() if name != self.class_column}

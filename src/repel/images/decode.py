@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+__all__ = ["Box", "File", "decode", "decode_crops", "decode_files", "opened", "reason", "shown", "upright_size"]
+
 File = str | Path | bytes  # a path, or the file's contents
 Box = tuple[float, float, float, float]  # top, left, height, width in pixels
 MAX_PIXELS = 100_000_000  # a 22 kB PNG can unfold to this and more: 100 megapixels take 300 MB in each worker
@@ -30,25 +32,25 @@ def decode_files(files: list[Path], size: int, channels: int) -> tuple[np.ndarra
 
 
 def reason(error: Exception) -> str:
-    """One line, without the path, which stands beside it."""
+    """One line, without the path, which stands next to it."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return "not an image that Pillow knows" if "cannot identify" in text else text.splitlines()[0]
 
 
 def shown(path: str | Path) -> str:
-    """A path in one line that can be printed; names may hold line breaks, and bytes that are no UTF-8."""
+    """A path in one line that can be printed; names may hold line breaks, and bytes that are not UTF-8."""
     text = os.fsencode(path).decode(errors="replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def decode(file: File, size: int, channels: int) -> np.ndarray:
-    """One file -> (channels, size, size) uint8: its largest centred square, scaled."""
+    """One file -> (channels, size, size) uint8: its largest centered square, scaled."""
 
-    def centre(height: int, width: int) -> list[Box]:
+    def center(height: int, width: int) -> list[Box]:
         side = min(height, width)
         return [((height - side) / 2, (width - side) / 2, side, side)]
 
-    return decode_crops(file, centre, [size], [False], channels)[0]
+    return decode_crops(file, center, [size], [False], channels)[0]
 
 
 def decode_crops(

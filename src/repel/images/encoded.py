@@ -22,6 +22,8 @@ from repel.images.sources import Source
 from repel.images.views import crop
 from repel.images.views.views import Views
 
+__all__ = ["Encoded"]
+
 GEOMETRY = ("area", "aspect", "position", "flip")  # what a worker needs of a view's parameters
 
 
@@ -70,7 +72,7 @@ class Encoded:
 
     @property
     def labelled(self) -> "Encoded":
-        assert self.labels is not None, "asked for the labels of unlabelled images"
+        assert self.labels is not None, "asked for the labels of unlabeled images"
         known = self.labels >= 0
         return self if bool(known.all()) else self[known]
 
@@ -96,7 +98,7 @@ class Encoded:
         return self.source[place if self.index is None else int(self.index[place])]
 
     def picture_size(self, place: int) -> tuple[int, int]:
-        """Height and width of the picture, of which the plain image is the scaled centre."""
+        """Height and width of the picture, of which the plain image is the scaled center."""
         with opened(self.open(place)[1]) as image:
             return upright_size(image)
 
@@ -161,7 +163,7 @@ def decode_views(file: File, draws: Params, sizes: Sequence[int], channels: int)
 
 
 class CenterCrops(Dataset):
-    """The centre of each image, a batch at a time."""
+    """The center of each image, a batch at a time."""
 
     def __init__(self, images: Encoded):
         self.images = images

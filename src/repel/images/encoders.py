@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from repel.base.installation import install_extra
 
+__all__ = ["SmallResNet", "TimmEncoder", "TorchvisionResNet"]
+
 
 class SmallResNet(nn.Module):
     """A residual network for small images that trains in minutes on two CPU cores.

@@ -22,6 +22,8 @@ from repel.images.decode import File
 from repel.images.encoded import Encoded
 from repel.images.sources import Source, worker_count
 
+__all__ = ["Shards", "stream"]
+
 # of a record; other types may be pickled, which runs code, or, as names of files, be opened
 FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from repel.images.decode import File
 
+__all__ = ["Files", "PackedStrings", "Source", "worker_count"]
+
 
 def worker_count(workers: int | str) -> int:
     """How many workers data.workers means; auto: the cores, shared out among this machine's ranks."""

@@ -10,6 +10,8 @@ from repel.data.views import Params, Viewed
 from repel.images.views import crop
 from repel.images.views.augment import Augment
 
+__all__ = ["Views", "apply"]
+
 BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
 
 
@@ -60,7 +62,7 @@ class Views:
         return [augmentation.draw(n, generator) for augmentation in self.augmentations]
 
     def apply(self, images: Tensor | list[Tensor], params: Params) -> Tensor | Viewed:
-        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalised, on the same device.
+        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalized, on the same device.
 
         Args:
             images: whole images; or a list with every view's crops, as a reader of large files makes them.
