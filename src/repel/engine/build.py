@@ -15,9 +15,10 @@ from repel.engine.configs import to_container
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
+    from repel.data.datamodule import PairData
     from repel.evaluation.protocol import Evaluator
     from repel.module import Contrastive
 
@@ -45,7 +46,7 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
     return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 
-def build_data(cfg: DictConfig) -> "LightningDataModule":
+def build_data(cfg: DictConfig) -> "PairData":
     return instantiate(cfg.data.datamodule)
 
 
