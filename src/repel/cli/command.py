@@ -24,12 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.cli import optuna_study as study
 from repel.cli import slurm, sweeps
-from repel.cli.baseline import task_overrides
+from repel.cli.baseline import own_folders, task_overrides
 from repel.cli.checks import check, chosen_sweeper
 from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
-from repel.engine import runs
-from repel.engine.configs import CONF
+from repel.engine import runs, targets
+from repel.engine.configs import CONF, to_container
 from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE, one_line
 from repel.engine.redact import without_secrets
 
@@ -132,7 +132,11 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        for own in own_folders():
+            targets.allow_folder(own)
+        targets.allow(roots=[str(Path.cwd())])
         check(cfg, name)
+        targets.allow(targets.targets(to_container(cfg)))  # what was typed: ranks read it from a file
         result = task(cfg, folder)
         print(f"run: {relative_to_cwd(folder)}", flush=True)
         return result
