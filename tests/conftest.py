@@ -16,6 +16,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+pytest_plugins = ["stateful_runs"]  # their fixtures
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands
@@ -40,6 +41,8 @@ def command(script: str, *args: str, cwd: Path, timeout: float = 200, **env: str
     """
     argv = [str(ROOT / script), *args]
     own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"}) and "REPEL_FAULT" not in env
+    if "PYTHONPATH" in env and "PYTHONPATH" in os.environ:
+        env["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **env}
     status, out, err = alone(argv, cwd, env, timeout) if own else ranks.script(argv, cwd, env, timeout)
     if status is None:

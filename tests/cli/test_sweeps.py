@@ -332,6 +332,13 @@ def test_a_sweep_is_not_mixed_with_runs_of_another_config(tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_failed_job_does_not_end_the_sweep(tmp_path):
+    options = [*TINY, "trainer.max_epochs=1", "evaluators=[]", "hydra.sweep.dir=sweep"]
+    result = command("train.py", "-m", *options, "optimizer.lr=-1,1e-3", cwd=tmp_path)
+    check_mistake(result, ["optimizer.lr must be a number > 0"])
+    assert json.loads((tmp_path / "sweep/1/metrics.json").read_text(encoding="utf-8"))["train/steps"] == 4
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [("-m sweep.resume=nowhere", ["sweep.resume=nowhere", "no such folder"]), ("sweep.resume=.", ["add -m"]),

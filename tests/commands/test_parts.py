@@ -228,12 +228,12 @@ def test_every_option_of_every_group_is_tested(group):
         "data_views": "test_parts",
         "sweep": "test_sweeps",
         "evaluators": "test_protocol",
-        "logger": "test_run",
+        "logger": "test_run_folder",
     }
     one_option = {"callbacks", "trainer"}
     assert group in tested or group in elsewhere or group in one_option or group == "hydra"
     if group in one_option:
-        assert options(group) == ["default"]  # test_run trains with it
+        assert options(group) == ["default"]  # test_run_folder trains with it
 
 
 def test_every_target_exists():

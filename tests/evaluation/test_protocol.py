@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import CONF, config, options
+from conftest import CONF, config, options, same
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from runs_here import train
 
 from repel.data.datamodule import PairData
 from repel.data.samples import Splits
@@ -182,7 +183,6 @@ def test_the_test_split_is_encoded_after_everything_is_fitted():
 
 
 def test_the_best_checkpoint_does_not_depend_on_the_test_split(tmp_path, monkeypatch):
-    from test_run import same, train
 
     from repel.engine import checkpoint_io
     from repel.images import datasets as readers

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import ranks
 import torch
-from conftest import TINY, command, config, make_folder
+from conftest import TINY, command, config, make_folder, same
 from hostile import make_hostile, picture, turned
 from hydra.utils import instantiate
 from PIL import Image, ImageOps
-from test_methods import status
-from test_run import same, train, train_until_killed
+from runs_here import status, train, train_until_killed
 
 from repel.base import seeding
 from repel.data.loading import BatchFetch

@@ -149,7 +149,7 @@ def test_what_refuses_what():
 
 @pytest.mark.parametrize("pair", sorted(REFUSED), ids="-".join)
 def test_pairs_without_a_meaning_are_refused(pair):
-    """By the loss; those without negatives have no key for them, which the config's check refuses (test_run)."""
+    """By the loss; those without negatives have no key for them, which the config's check refuses (tests/cli)."""
     if pair[0] in NO_NEGATIVES:
         assert "negatives" not in node("loss", pair[0])
         return

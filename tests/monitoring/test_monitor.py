@@ -12,7 +12,7 @@ from conftest import TINY, command, config, run_folder
 from lightning.pytorch.callbacks import Callback
 from loss_cases import DIM, IDS, LABELS, NO_NEGATIVES, PAIRS, batch, make, remember, setting, with_and_without_memory
 from PIL import Image
-from test_run import train
+from runs_here import train
 
 from repel.engine import checkpoint_io
 from repel.engine.build import build_data, build_module, build_trainer

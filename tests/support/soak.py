@@ -16,11 +16,11 @@ from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "engine")]
+sys.path.insert(0, str(TESTS))
 
 import ranks
-from conftest import config, make_folder
-from test_reliability import EVERY, STATEFUL, losses, same
+from conftest import config, make_folder, same
+from stateful_runs import EVERY, STATEFUL, losses
 
 from repel.engine import checkpoint_io, runs
 from repel.engine.configs import to_container
