@@ -74,7 +74,7 @@ def done(monkeypatch, tmp_path):
         cfg, folder = composed(task.__name__, list(typed)), tmp_path / name  # interpolations stay, as in the command
         folder.mkdir()
         prepare_output(cfg, folder)
-        task(cfg, folder)
+        task(cfg, folder, *([list(typed)] if task is embed else []))
         return folder
 
     return call
