@@ -3,12 +3,14 @@
 Shapes: B samples per rank, W ranks, N = W*B, V views, F features, D embedding dimensions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,7 +28,7 @@ NO_NEGATIVES = "takes no explicit negatives, which this data brings; choose anot
 
 
 class Diverged(RuntimeError):
-    """The loss or a weight is no finite number."""
+    """The loss or a weight is not finite."""
 
 
 class StepOutput(NamedTuple):
@@ -51,7 +53,7 @@ class StepOutput(NamedTuple):
 
 
 class Contrastive(LightningModule):
-    """Encoder, projection head and a loss; a predictor and a momentum target if asked for.
+    """Encoder, projection head and a loss; a predictor and a momentum target are optional.
 
     Args:
         encoder: (B, ...) -> h (B, F), of one view or of several after one another. Where the sides of a pair differ in
@@ -74,7 +76,7 @@ class Contrastive(LightningModule):
         loss: Loss,
         target: EMA | None,
         anneal: Anneal,
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         schedule: Schedule,
         seed: int,
     ):
@@ -107,7 +109,7 @@ class Contrastive(LightningModule):
         self.set_annealed(batch_idx)
 
     def set_annealed(self, batch_idx: int) -> None:
-        time = self.current_epoch + batch_idx / self.trainer.datamodule.batches_per_epoch()
+        time = self.current_epoch + batch_idx / self.batches_per_epoch()
         parts = {"loss": self.loss, "negatives": getattr(self.loss, "negatives", None), "target": self.target}
         for key, value in self.anneal.apply(parts, time).items():
             self.log(f"anneal/{key}", float(value))
@@ -153,7 +155,7 @@ class Contrastive(LightningModule):
         elif self.predictor is not None:
             target = gather_views(projection.detach(), B)
         if batch.negatives is not None:
-            further["negatives"] = gather_views(self.negative_keys(batch), B)  # (M, N, D)
+            further["negatives"] = gather_views(self.negative_keys(batch.negatives), B)  # (M, N, D)
             if batch.negative_ids is not None:
                 further["negative_ids"] = gather(batch.negative_ids.T).T  # (M, N)
         labels = None if batch.labels is None else gather(batch.labels)  # (N,)
@@ -167,21 +169,24 @@ class Contrastive(LightningModule):
     def predict(self, projection: Tensor) -> Tensor:
         return projection if self.predictor is None else self.predictor(projection)
 
-    def negative_keys(self, batch: Pair) -> Tensor:
+    def negative_keys(self, negatives: ViewBatch) -> Tensor:
         """Explicit negatives -> (M*B, D), in the space of what anchors are compared with."""
         if not self.loss.takes_negatives:
             raise ValueError(f"loss {type(self.loss).__name__} {NO_NEGATIVES}")
-        x = merge_negatives(batch.negatives)
+        x = merge_negatives(negatives)
         if self.target is not None:
             return self.target(x)
         projection = self.head(self.encoder(x))
         return projection if self.predictor is None else projection.detach()
 
-    def configure_optimizers(self) -> dict:
+    def batches_per_epoch(self) -> int:
+        return self.trainer.datamodule.batches_per_epoch()  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]
         optimizer = self.optimizer(parameter_groups(modules, self.optimizer.keywords["weight_decay"]))
         # not trainer.estimated_stepping_batches, which would read the data a second time
-        per_epoch = -(-self.trainer.datamodule.batches_per_epoch() // self.trainer.accumulate_grad_batches)
+        per_epoch = -(-self.batches_per_epoch() // self.trainer.accumulate_grad_batches)
         factor = LambdaLR(optimizer, lambda step: self.schedule((step + 0.5) / per_epoch))  # the middle of the step
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 

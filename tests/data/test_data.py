@@ -193,7 +193,7 @@ def raises(error):
 )
 def test_any_layout_becomes_channels_first(shape, channels, expected):
     pixels = np.arange(np.prod(shape), dtype=np.int64).reshape(shape).astype(np.uint8)
-    made = readers.images(pixels, np.zeros(4), channels)
+    made = readers.to_images(pixels, np.zeros(4), channels)
     assert made.pixels.shape == expected
     source = pixels[0, 1, 2] if len(shape) == 3 else (pixels[0, 1, 2, 0] if shape[-1] == 3 else pixels[0, 0, 1, 2])
     assert made.pixels[0, 0, 1, 2] == source
@@ -202,7 +202,7 @@ def test_any_layout_becomes_channels_first(shape, channels, expected):
 
 def test_colour_is_never_dropped_silently():
     with pytest.raises(ValueError, match=r"data\.channels"):
-        readers.images(np.zeros((2, 4, 4, 3), np.uint8), [0, 1], 1)
+        readers.to_images(np.zeros((2, 4, 4, 3), np.uint8), [0, 1], 1)
 
 
 # ------------------------------------------------------------------------------------------------------ image folders

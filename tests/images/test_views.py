@@ -136,7 +136,7 @@ def test_fused_affine_is_the_product_of_its_steps(images):
     x = images[:1].flatten(2)
     luma = torch.tensor(color.LUMA)
     y = 0.6 * x + 0.4 * (luma @ x[0].mean(1))
-    y = fused.turned(torch.tensor([0.1])) @ (1.3 * y)
+    y = fused.rotate_hue(torch.tensor([0.1])) @ (1.3 * y)
     y = 1.4 * y - 0.4 * (luma @ y).unsqueeze(1)
     matrix, toward = fused.affine(factors, order, torch.tensor([False]), 3)
     offset = (toward * x.mean(2)).sum(1).view(-1, 1, 1)
@@ -148,7 +148,7 @@ def test_fused_affine_is_the_product_of_its_steps(images):
 def test_hue_by_thirds_of_a_turn_is_the_same_fused(images):
     for shift in (1 / 3, -1 / 3):
         turn = torch.full((6,), shift)
-        quick = (fused.turned(turn) @ images.flatten(2)).view_as(images)
+        quick = (fused.rotate_hue(turn) @ images.flatten(2)).view_as(images)
         torch.testing.assert_close(quick, color.hue(images, turn), atol=1e-5, rtol=0)
 
 

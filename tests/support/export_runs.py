@@ -16,6 +16,7 @@ from repel.cli.resume import prepare_output
 from repel.engine import checkpoint_io
 from repel.engine.build import build_module
 from repel.engine.configs import to_container
+from repel.export.embed import embed
 
 
 def checkpoint(folder: Path, *overrides: str, name: str = "best", epoch: int = 2) -> Path:
@@ -61,7 +62,7 @@ def done(monkeypatch, tmp_path):
         cfg, folder = composed(task.__name__, list(typed)), tmp_path / name  # interpolations stay, as in the command
         folder.mkdir()
         prepare_output(cfg, folder)
-        task(cfg, folder)
+        task(cfg, folder, *([list(typed)] if task is embed else []))
         return folder
 
     return call

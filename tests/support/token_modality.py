@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import ranks
 import torch
@@ -141,9 +142,9 @@ def fit_tokens(cfg, folder: Path, resume: bool = False) -> None:
     """engine.fit on these parts."""
     from repel.engine import fit
 
-    fit.build_data = lambda cfg: token_data()
-    fit.build_module = lambda cfg: token_module(target=bool(cfg.target))
-    fit.fit(cfg, folder, resume)
+    parts = {"build_data": lambda cfg: token_data(), "build_module": lambda cfg: token_module(target=bool(cfg.target))}
+    with mock.patch.multiple(fit, **parts):
+        fit.fit(cfg, folder, resume)
 
 
 def fit_tokens_on_ranks(cfg, folder: Path, world: int) -> None:

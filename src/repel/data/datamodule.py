@@ -21,6 +21,8 @@ from repel.data.samples import CompleteSplits, Samples, Splits, UnreadableSample
 from repel.data.splits import held_out, label_by_table
 from repel.data.views import ViewDraws, Viewed, Views
 
+__all__ = ["PairData"]
+
 CACHE_SHARE = 0.25  # of a device's free memory, which data.device_cache=auto may take
 
 
@@ -100,7 +102,7 @@ class PairData(LightningDataModule):
 
     def columns(self, samples: Samples) -> dict[str, Tensor]:
         """Name of each further task -> its labels (N,) of these samples, -1 where unknown."""
-        assert samples.labels is not None, "tasks are coarser or other labels of labelled samples"
+        assert samples.labels is not None, "tasks are coarser or other labels of labeled samples"
         found = labels_from_classes(self.tasks, self.splits.classes, samples.labels)
         table = {} if self.table is None else self.table.lookup(samples.names)
         return found | {name: labels for name, labels in table.items() if name != self.class_column}
@@ -141,7 +143,7 @@ class PairData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer, samples = self.active_trainer, self.splits.train
-        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         sampler = GlobalBatches(
             self.order, len(samples), self.batch_size, trainer.global_rank, trainer.world_size,
             position=lambda: progress.total.processed, per_epoch=self.batches_per_epoch(),
@@ -181,12 +183,12 @@ class PairData(LightningDataModule):
         self.fetched_at = perf_counter()  # for speed/data_wait_fraction: from here on it is the device's work
         if batch.fetched is not None:
             self.note(batch.fetched.skipped)
-        batch = move_data_to_device(batch, device)
-        if batch.fetched is None:
+        moved: RawBatch = move_data_to_device(batch, device)
+        if moved.fetched is None:
             assert self.cache is not None
-            fetched = self.cache.fetch(batch.indices.places, self._draws(batch.indices))
-            batch = batch._replace(fetched=fetched)
-        return batch
+            fetched = self.cache.fetch(moved.indices.places, self._draws(moved.indices))
+            moved = moved._replace(fetched=fetched)
+        return moved
 
     def note(self, skipped: Sequence[str]) -> None:
         """Write samples that cannot be read into the run's skipped.txt, each once."""
@@ -205,11 +207,11 @@ class PairData(LightningDataModule):
         fetched = batch.fetched
         assert fetched is not None, "transfer_batch_to_device fetches what the device holds"
         made = self.views.apply(fetched.x, self._draws(batch.indices).params())
+        viewed = made if isinstance(made, Viewed) else Viewed(made)
         dtype = next(self.active_trainer.lightning_module.parameters()).dtype  # float64 under precision=64-true
-        views, crops, negatives = (
-            part if part is None else to_float_dtype(part, dtype)
-            for part in (made if isinstance(made, Viewed) else Viewed(made))
-        )
+        views = to_float_dtype(viewed.views, dtype)
+        crops = None if viewed.crops is None else viewed.crops.to(dtype)
+        negatives = None if viewed.negatives is None else to_float_dtype(viewed.negatives, dtype)
         ids = fetched.ids
         if ids is None:  # validation samples' ids come after the training samples', so that no two samples share one
             ids = batch.indices.places + (0 if self.active_trainer.training else len(self.splits.train))

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from repel.data.samples import Samples
 
+__all__ = ["Table", "labels_from_classes"]
+
 
 class Table:
     """Labels from a CSV file: the column `file` with the samples' names, and any number of columns of labels.
@@ -33,7 +35,7 @@ class Table:
         self.path, self.row = path, {row["file"]: i for i, row in enumerate(rows)}
         self.codes, self.classes = {}, {}
         for name in (name for name in columns if name != "file"):
-            self.codes[name], self.classes[name] = encode_labels([row[name] for row in rows])
+            self.codes[name], self.classes[name] = _encode_labels([row[name] for row in rows])
 
     def lookup(self, names: np.ndarray | None) -> dict[str, Tensor]:
         """name of a column -> labels (N,) int64 of the samples of these names, -1 where there is none.
@@ -52,11 +54,11 @@ class Table:
         return f"data.labels={self.path} lists none of the samples, which are named such as {name}"
 
 
-def encode_labels(texts: Sequence[str | None]) -> tuple[Tensor, list[str]]:
+def _encode_labels(texts: Sequence[str | None]) -> tuple[Tensor, list[str]]:
     """Labels as numbers, -1 for an empty one, and their names in the order of the numbers."""
     names = sorted({text for text in texts if text})
     number = {text: i for i, text in enumerate(names)}
-    return torch.tensor([number.get(text, -1) for text in texts]), names
+    return torch.tensor([number.get(text or "", -1) for text in texts]), names
 
 
 def labels_from_classes(
@@ -74,6 +76,6 @@ def labels_from_classes(
     for name, of_class in tasks.items():
         if len(of_class) != len(classes):
             raise ValueError(f"data.tasks.{name} needs a label for each of {len(classes)} classes, has {len(of_class)}")
-        codes, _ = encode_labels([str(label) for label in of_class])
+        codes, _ = _encode_labels([str(label) for label in of_class])
         found[name] = codes[labels.clamp(min=0)].where(labels >= 0, -1)
     return found

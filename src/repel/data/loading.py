@@ -11,6 +11,8 @@ from repel.data.sampler import BatchIndices
 from repel.data.samples import Fetched, Samples, UnreadableSample
 from repel.data.views import ViewDraws
 
+__all__ = ["BatchFetch", "RawBatch", "make_loader"]
+
 
 class RawBatch(NamedTuple):
     """A batch before its views are made.

@@ -11,6 +11,8 @@ from torch import Tensor
 from repel.data.samples import DataInfo, Fetched
 from repel.data.views import ViewDraws
 
+__all__ = ["TensorSamples"]
+
 
 @dataclass(frozen=True)
 class TensorSamples:
@@ -49,7 +51,7 @@ class TensorSamples:
     @property
     def labelled(self) -> Self:
         """The samples whose label is known."""
-        assert self.labels is not None, "asked for the labels of unlabelled samples"
+        assert self.labels is not None, "asked for the labels of unlabeled samples"
         known = self.labels >= 0
         return self if bool(known.all()) else self[known]
 
@@ -77,7 +79,8 @@ class TensorSamples:
 
     def to(self, device: torch.device) -> Self:
         """The same samples with what they fetch on the device; labels stay where they are."""
-        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors().items()}
+        return replace(self, **moved)
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "labels"}

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["Pair", "ViewBatch", "to_float_dtype"]
+
 ViewBatch = Tensor | tuple[Tensor, ...]
 
 

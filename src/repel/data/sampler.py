@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["BatchIndices", "GlobalBatches"]
+
 
 class BatchIndices(NamedTuple):
     """One rank's part of a global batch.

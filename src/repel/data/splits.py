@@ -8,6 +8,8 @@ from repel.base import seeding
 from repel.data.labels import Table
 from repel.data.samples import CompleteSplits, Samples, Splits
 
+__all__ = ["held_out", "label_by_table", "split_off"]
+
 
 def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: int) -> CompleteSplits:
     """Splits with a test and a validation set, taken from train where missing, the same share of every class."""
@@ -34,7 +36,7 @@ def split_off(samples: Samples, fraction: float, seed: int, part: int) -> tuple[
 
 
 def label_by_table(splits: Splits, table: Table) -> Splits:
-    """Splits of unlabelled samples, labelled by the first column of a table."""
+    """Splits of unlabeled samples, labeled by the first column of a table."""
     column, classes = next(iter(table.classes.items()))
     if (table.lookup(splits.train.names)[column] < 0).all():
         raise ValueError(table.lists_none(splits.train))

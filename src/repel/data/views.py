@@ -15,6 +15,8 @@ from repel.base import seeding
 from repel.data.pair import ViewBatch
 from repel.data.sampler import BatchIndices
 
+__all__ = ["Params", "ViewDraws", "Viewed", "Views", "slice_params"]
+
 Params = list[dict[str, Tensor]]  # of each view the drawn parameters, each of first dimension n
 
 

@@ -16,9 +16,10 @@ from repel.engine.targets import check_objects
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
+    from repel.data.datamodule import PairData
     from repel.evaluation.protocol import Evaluator
     from repel.module import Contrastive
 
@@ -52,7 +53,7 @@ def _instantiate(node: Any, *args: Any, **kwargs: Any) -> Any:
     return hydra.utils.instantiate(node, *args, **kwargs)
 
 
-def build_data(cfg: DictConfig) -> "LightningDataModule":
+def build_data(cfg: DictConfig) -> "PairData":
     return _instantiate(cfg.data.datamodule)
 
 

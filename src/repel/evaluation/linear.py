@@ -144,7 +144,8 @@ class FewLabels(Evaluator):
         self.fractions, self.draws, self.l2, self.seed = list(fractions), draws, list(l2), seed
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        classes, classifiers = int(max(train.y.max(), val.y.max())) + 1, {}
+        classes = int(max(train.y.max(), val.y.max())) + 1
+        classifiers: dict[float, list[tuple[float, int, LinearClassifier]]] = {}
         for fraction in self.fractions:
             for draw in range(self.draws):
                 few = _share_of_labels(train, fraction, seeding.generator(self.seed, seeding.FEW_LABELS, draw))

@@ -128,6 +128,9 @@ def _write_safetensors(folder: Path, trained: PretrainedEncoder, how: Recipe) ->
 class _NormalizedEncoder(nn.Module):
     """Images in [0, 1] -> features."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, trained: PretrainedEncoder):
         super().__init__()
         self.encoder = trained.encoder

@@ -67,7 +67,7 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
     if file.suffix == ".npy":
         features = np.load(file)
         with (folder / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as index:
-            rows = [tuple(row[name] for name in COLUMNS[1:]) for row in csv.DictReader(index)]
+            rows = [(row["file"], row["split"], row["label"]) for row in csv.DictReader(index)]
     else:
         import pyarrow.parquet as pq
 
@@ -144,6 +144,7 @@ def draw_matches(query: Path, matches: list[Match], pictures: list[torch.Tensor 
     tall = CELL + LINES * LINE + GAP
     sheet = Image.new("RGB", (across * cell + GAP, (1 + -(-len(matches) // across)) * tall + GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 1)
+    cells: list[tuple[torch.Tensor | None, list[str]]]
     cells = [(torch.from_numpy(decode(query, CELL, channels).copy()), ["query", query.name])]
     cells += [
         (pixels, [f.label or f.split, f"{f.similarity:.4f}", f.file])
@@ -160,7 +161,7 @@ def draw_matches(query: Path, matches: list[Match], pictures: list[torch.Tensor 
     return sheet
 
 
-def _shorten(text: str, font: ImageFont.ImageFont) -> str:
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The end of a text, as much as fits under a picture: of a file's path, the part that differs from others."""
     if font.getlength(text) <= CELL:
         return text

@@ -49,6 +49,7 @@ def recipe(encoder: nn.Module, config: dict[str, Any]) -> Recipe:
 def _torchvision_source(net: nn.Module, name: str) -> str:
     """Source of a torchvision model, with our changes to its first layers."""
     conv = net.conv1
+    assert isinstance(conv, nn.Conv2d)
     lines = [f'net = get_model("{name}", weights=None)', "net.fc = nn.Identity()  # features, not classes"]
     if (conv.in_channels, conv.kernel_size) != (3, (7, 7)):
         lines.append(
@@ -72,7 +73,7 @@ def _own_source(config: dict[str, Any]) -> str:
     """Source of an encoder's class and of everything in its file that it uses."""
     target = pkgutil.resolve_name(config["_target_"])
     arguments = ", ".join(f"{key}={value!r}" for key, value in config.items() if key != "_target_")
-    source = _definition_of(Path(inspect.getsourcefile(target)).read_text(encoding="utf-8"), target.__name__)
+    source = _definition_of(Path(inspect.getfile(target)).read_text(encoding="utf-8"), target.__name__)
     if "repel" in {name.split(".")[0] for name in _imported_modules(source)}:
         raise ValueError(
             f"{config['_target_']} imports other parts of repel, so its source does not run without "
@@ -89,7 +90,7 @@ def _imported_modules(source: str) -> list[str]:
     """Modules that a source imports, at any depth."""
     nodes = list(ast.walk(ast.parse(source)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    return names + ["repel" if node.level else node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    return names + ["repel" if node.level else str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
 
 
 def _definition_of(source: str, name: str) -> str:

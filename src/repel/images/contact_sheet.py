@@ -16,6 +16,8 @@ from repel.images.encoded import Encoded
 from repel.images.memory import Images
 from repel.images.views import crop
 
+__all__ = ["Preview", "contact_sheet", "picture", "preview"]
+
 CELL, LINE, LINES, GAP = 112, 11, 5, 4  # pixels: a picture's side, a line of text; lines under a picture; between cells
 
 
@@ -47,7 +49,8 @@ def preview(data: PairData, n: int) -> Preview:
     draws = ViewDraws(data.views, data.seed, seeding.VIEWS, indices)
     fetched, params = images.fetch(places, draws), draws.params()
     made = data.views.apply(fetched.x, params)
-    views = [*made.views, *made.crops] if isinstance(made, Viewed) else list(made)
+    viewed = made if isinstance(made, Viewed) else Viewed(made)
+    views = [*viewed.views, *(() if viewed.crops is None else viewed.crops)]
     sizes = [images.picture_size(place) for place in fetched.places.tolist()]
     return Preview(next(iter(images.plain([fetched.places])))[0], sizes, views, params)
 
@@ -76,7 +79,7 @@ def contact_sheet(shown: Preview, mean: Sequence[float], std: Sequence[float]) -
         for number, (view, p) in enumerate(zip(views, params, strict=True)):
             pixels = (view[column].float().cpu() * spread + center).clamp(0, 1).mul(255).round().byte()
             top = LINE + CELL + 2 * GAP + number * row
-            place(pixels, column, top, describe(p, column, sizes[column], channels))
+            place(pixels, column, top, _describe(p, column, sizes[column], channels))
     return sheet
 
 
@@ -88,7 +91,7 @@ def picture(pixels: Tensor) -> Image.Image:
     return image.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR)
 
 
-def describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int) -> list[str]:
+def _describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int) -> list[str]:
     """What was drawn for one view of a picture of this size, in short lines; what was left out is not mentioned."""
     one, (height, width) = slice(i, i + 1), size
     top, left, tall, wide = crop.boxes(p["area"][one], p["aspect"][one], p["position"][one], height, width)[0].tolist()

@@ -90,6 +90,7 @@ class Corruptions(Evaluator):
 
         def top1(images: Images) -> float:
             x, places = network.encode(images)
+            assert images.labels is not None
             truth = images.labels[places.cpu()].to(x.device)
             return accuracy(knn_predict(bank, labels, x, self.k, self.temperature), truth)
 

@@ -16,11 +16,13 @@ from torch.utils.data import Dataset
 from repel.data.loading import make_loader
 from repel.data.samples import DataInfo, Fetched, UnreadableSample
 from repel.data.views import Params, ViewDraws
-from repel.images.decode import File, decode, decode_crops, opened, reason, shown, upright_size
+from repel.images.decode import Box, File, decode, decode_crops, opened, reason, shown, upright_size
 from repel.images.modality import IMAGES, ImageModality
 from repel.images.sources import Source
 from repel.images.views import crop
 from repel.images.views.views import Views
+
+__all__ = ["Encoded"]
 
 GEOMETRY = ("area", "aspect", "position", "flip")  # what a worker needs of a view's parameters
 
@@ -70,7 +72,7 @@ class Encoded:
 
     @property
     def labelled(self) -> "Encoded":
-        assert self.labels is not None, "asked for the labels of unlabelled images"
+        assert self.labels is not None, "asked for the labels of unlabeled images"
         known = self.labels >= 0
         return self if bool(known.all()) else self[known]
 
@@ -96,7 +98,7 @@ class Encoded:
         return self.source[place if self.index is None else int(self.index[place])]
 
     def picture_size(self, place: int) -> tuple[int, int]:
-        """Height and width of the picture, of which the plain image is the scaled centre."""
+        """Height and width of the picture, of which the plain image is the scaled center."""
         with opened(self.open(place)[1]) as image:
             return upright_size(image)
 
@@ -106,7 +108,8 @@ class Encoded:
     def crops(self, places: Tensor, views: Views, params: Params) -> Fetched:
         """The crops that views of these params ask for, made from whole pictures: a list of (B, C, S, S) uint8."""
         sizes = [augmentation.size for augmentation in views.augmentations]
-        found, crops, skipped = places.tolist(), [[]] * len(places), []
+        found, skipped = places.tolist(), list[str]()
+        crops: list[list[np.ndarray]] = [[]] * len(places)
         items = places if self.index is None else self.index[places]
         for row in items.argsort().tolist():  # in the source's order: a chunk of a shard is opened once
             draws = [{name: p[name][row : row + 1] for name in GEOMETRY} for p in params]
@@ -153,14 +156,14 @@ class Encoded:
 def decode_views(file: File, draws: Params, sizes: Sequence[int], channels: int) -> list[np.ndarray]:
     """The crops of one file that these draws, of one row each, ask for: (channels, S, S) uint8, one per view."""
 
-    def boxes(height: int, width: int) -> list[list[float]]:
-        return [crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist() for p in draws]
+    def boxes(height: int, width: int) -> list[Box]:
+        return [tuple(crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist()) for p in draws]
 
     return decode_crops(file, boxes, sizes, [bool(p["flip"]) for p in draws], channels)
 
 
 class CenterCrops(Dataset):
-    """The centre of each image, a batch at a time."""
+    """The center of each image, a batch at a time."""
 
     def __init__(self, images: Encoded):
         self.images = images

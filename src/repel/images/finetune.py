@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repel.base import seeding
+from repel.data.samples import Samples
 from repel.evaluation.features import BATCH
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
 
 __all__ = ["FineTune", "SGDProbe"]
 
@@ -43,9 +42,10 @@ class _SGDTraining(Evaluator):
         self.rates, self.epochs, self.batch_size = list(learning_rates), epochs, batch_size
         self.weight_decay, self.flip, self.seed = weight_decay, flip, seed
 
-    def _batches(self, images: Images | Encoded, network: Network) -> Iterator[tuple[float, Tensor, Tensor]]:
+    def _batches(self, images: Samples, network: Network) -> Iterator[tuple[float, Tensor, Tensor]]:
         """For all epochs: the time in [0, 1), augmented and normalized images (B, C, H, W), labels (B,)."""
-        steps = max(1, len(images) // self.batch_size)
+        labels, steps = images.labels, max(1, len(images) // self.batch_size)
+        assert labels is not None
         for epoch in range(self.epochs):
             draws = seeding.generator(self.seed, seeding.PROBE, epoch)
             order = torch.randperm(len(images), generator=draws)
@@ -53,7 +53,7 @@ class _SGDTraining(Evaluator):
             for step, (place, (pixels, good)) in enumerate(zip(places, images.plain(places), strict=True)):
                 moved = _shift(pixels[good], self.flip, draws)
                 x = network.normalize(moved.to(network.device))
-                yield (epoch + step / steps) / self.epochs, x, images.labels[place[good]].to(network.device)
+                yield (epoch + step / steps) / self.epochs, x, labels[place[good]].to(network.device)
 
     def _settings(self, rate: float, normalize: str) -> dict[str, Any]:
         """How a score was measured."""
@@ -73,6 +73,7 @@ class SGDProbe(_SGDTraining):
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         torch.manual_seed(seeding.mix(self.seed, seeding.PROBE))
         classes, width = int(max(train.y.max(), val.y.max())) + 1, train.x.shape[1]
+        assert network.encoder is not None, "needs_encoder"
         encoder = network.encoder.eval()
         norm = nn.BatchNorm1d(width, affine=False).to(network.device)
         heads = nn.ModuleList(nn.Linear(width, classes) for _ in self.rates).to(network.device)
@@ -85,7 +86,7 @@ class SGDProbe(_SGDTraining):
                 features = norm(features)
                 loss = sum(F.cross_entropy(head(features), y) for head in heads)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[union-attr]
                 for group, base in zip(optimizer.param_groups, self.rates, strict=True):
                     group["lr"] = self._rate(base, time)
                 optimizer.step()
@@ -115,6 +116,8 @@ class FineTune(_SGDTraining):
             if (top1 := _network_top1(tuned, val, network)) > best_top1:
                 best, best_top1, chosen = tuned, top1, rate
 
+        assert best is not None, "accuracies are above -1"
+
         def score(value: float, split: str) -> Score:
             settings = self._settings(chosen, normalize="none")
             return Score("fine_tuned_top1", "fine-tuned top-1", value, settings, split)
@@ -123,6 +126,7 @@ class FineTune(_SGDTraining):
 
     def _tune(self, rate: float, train: Part, val: Part, network: Network) -> nn.Module:
         torch.manual_seed(seeding.mix(self.seed, seeding.PROBE))
+        assert network.encoder is not None, "needs_encoder"
         classes = int(max(train.y.max(), val.y.max())) + 1
         head = nn.Linear(train.x.shape[1], classes).to(network.device)
         model = nn.Sequential(copy.deepcopy(network.encoder), head).train().requires_grad_()

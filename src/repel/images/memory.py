@@ -7,6 +7,8 @@ from torch import Tensor
 from repel.data.memory import TensorSamples
 from repel.images.modality import IMAGES, ImageModality
 
+__all__ = ["Images"]
+
 
 @dataclass(frozen=True)
 class Images(TensorSamples):

@@ -26,6 +26,7 @@ class PairsGrid(Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not loggers or not trainer.is_global_zero or trainer.global_step:
             return
-        sheet = contact_sheet(preview(trainer.datamodule, self.pairs), self.mean, self.std)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        sheet = contact_sheet(preview(data, self.pairs), self.mean, self.std)
         for logger in loggers:
             logger.experiment.add_image("views/pairs", np.array(sheet), 0, dataformats="HWC")

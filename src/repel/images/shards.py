@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from repel.data.samples import Splits
 from repel.images.decode import File
 from repel.images.encoded import Encoded
 from repel.images.sources import Source, worker_count
+
+__all__ = ["Shards", "stream"]
 
 # of a record; other types may be pickled, which runs code, or, as names of files, be opened
 FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
@@ -54,7 +57,7 @@ def stream(root: str, size: int, channels: int, on_error: str, workers: int | st
         source = Shards(str(folder / name), shuffle_chunks)
         return Encoded(source, labels, None, size, channels, on_error == "skip", worker_count(workers))
 
-    return Splits(*(part(name) for name in ("train", "test", "val")), classes=classes)
+    return Splits(part("train"), part("test"), part("val"), classes)
 
 
 class Shards(Source):
@@ -82,7 +85,8 @@ class Shards(Source):
             raise ValueError(f"{folder}: records must be {FORMAT}, these are {types}")
         self.folder, self.shuffle_chunks = folder, shuffle_chunks
         self.ends = np.cumsum([0, *sizes])
-        self.process, self.reader = 0, None
+        self.process = 0
+        self.reader: Any = None
 
     def __len__(self) -> int:
         return int(self.ends[-1])

@@ -1,6 +1,7 @@
 """Where encoded images come from: files below a folder, or anything else that opens its items by number."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from repel.images.decode import File
+
+__all__ = ["Files", "PackedStrings", "Source", "worker_count"]
 
 
 def worker_count(workers: int | str) -> int:
@@ -19,7 +22,7 @@ def worker_count(workers: int | str) -> int:
     return workers
 
 
-class PackedStrings(Sequence):
+class PackedStrings:
     """Many strings in two arrays: a list of a million would be copied into every worker, object by object."""
 
     def __init__(self, texts: Sequence[str]):
@@ -34,8 +37,14 @@ class PackedStrings(Sequence):
         return os.fsdecode(self.joined[self.ends[index] : self.ends[index + 1]])
 
 
-class Source(Sequence):
+class Source(ABC):
     """Encoded images: item i is its name and the file, a path or its contents."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[str, File]: ...
 
     def name(self, index: int) -> str:
         """The item's name, by which a table of labels knows it."""

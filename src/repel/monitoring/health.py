@@ -1,6 +1,5 @@
 """Warnings when training looks wrong. docs/monitoring.md lists them; symptoms.py has the conditions and thresholds."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class Health(Callback):
     reported.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reported: list[str] = []
         self.since: dict[str, int] = {}  # the step from which on a symptom was there at every check
         self.weights_before: list[Tensor] = []
@@ -54,8 +53,9 @@ class Health(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Contrastive, outputs: Mapping[str, Tensor], batch: Pair, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, Contrastive)
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
         self.losses.add(loss)
         if not self.due:
@@ -86,7 +86,7 @@ class Health(Callback):
 class LossHistory:
     """Means of the loss over windows of WINDOW steps at least, the first and the last two; kept on the device."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:

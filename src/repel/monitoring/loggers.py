@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -44,7 +44,8 @@ class CSVHistory(Logger):
         return self._file
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
+        assert step is not None, "Lightning counts the steps"
         self.experiment.add(metrics, step)
 
     @rank_zero_only

@@ -107,9 +107,13 @@ class Progress(ProgressBar):
         known = trainer.callback_metrics
         return "  ".join(f"{name} {float(known[name]):.4f}" for name in names if name in known)
 
-    def close(self, *_: Any) -> None:
+    def _close(self) -> None:
         if self.bar:
             self.bar.stop()
             self.bar = None
 
-    on_train_end = on_exception = close
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()

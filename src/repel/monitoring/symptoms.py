@@ -123,7 +123,7 @@ def _low_temperature(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]
     Their cosines have a deviation of 1 / sqrt(D). (How many act among the embeddings as they are says less: while they
     are still close together, every temperature looks high.)
     """
-    if not isinstance(loss, LogRatioLoss):
+    if not isinstance(loss, LogRatioLoss) or seen.temperature is None:
         return
     n, t = int(seen.exists.sum(1).float().mean()), float(seen.temperature)
     cosines = torch.randn(ANCHORS, min(n, 1024), generator=torch.Generator().manual_seed(0)) / dim**0.5

@@ -10,6 +10,8 @@ from repel.data.views import Params, Viewed
 from repel.images.views import crop
 from repel.images.views.augment import Augment
 
+__all__ = ["Views", "apply"]
+
 BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
 
 
@@ -60,7 +62,7 @@ class Views:
         return [augmentation.draw(n, generator) for augmentation in self.augmentations]
 
     def apply(self, images: Tensor | list[Tensor], params: Params) -> Tensor | Viewed:
-        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalised, on the same device.
+        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalized, on the same device.
 
         Args:
             images: whole images; or a list with every view's crops, as a reader of large files makes them.
@@ -71,7 +73,7 @@ class Views:
         made = []
         for part in (slice(self.n), slice(self.n, None)) if self.locals else (slice(self.n),):
             cropped = isinstance(images, list)
-            source = torch.stack(images[part]) if cropped else images
+            source = torch.stack(images[part]) if isinstance(images, list) else images
             made.append(apply(self.augmentations[part], source, params[part], cropped))
         return Viewed(*made) if self.locals else made[0]
 
@@ -88,9 +90,9 @@ def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, crop
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
         for part in (slice(start, start + block) for start in range(0, n, block)):
-            whole = None if cropped else crop.by_lines(images[part])
+            shared = [] if cropped else [crop.by_lines(images[part])]
             for view, augmentation in enumerate(augmentations):
-                mine = {name: value[part] for name, value in p[view].items()}
-                one = crop.by_lines(images[view, part]) if cropped else whole
-                augmentation.make(one, mine, cropped, made[view, part])
+                own = crop.by_lines(images[view, part]) if cropped else shared[0]
+                params_of_part = {name: value[part] for name, value in p[view].items()}
+                augmentation.make(own, params_of_part, cropped, made[view, part])
     return made
