@@ -286,7 +286,7 @@ def test_what_may_surprise_is_noted(typed, word):
 def test_presets_say_what_they_choose(name):
     cfg = config(f"experiment={name}")
     chosen = (cfg.loss._target_.rsplit(".", 1)[1], cfg.negatives._target_.rsplit(".", 1)[1])
-    assert chosen == {"hard": ("CosineRegression", "TopK"), "soft": ("InfoNCE", "Tilt")}[name]
+    assert chosen == {"hard": ("CosineRegression", "Hardest"), "soft": ("NTXent", "Tilt")}[name]
 
 
 def test_required_presets_are_there():

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from repel.data.pair import Pair
 from repel.evaluation import geometry
 from repel.losses.base import Loss, unit
-from repel.losses.gradient_weights import Influence, influence
+from repel.losses.gradient_weights import NegativeWeights, negative_weights
 from repel.losses.ratio import LogRatioLoss
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import Contrastive, Step
@@ -81,7 +81,7 @@ class Health(Callback):
         if not self.due:
             return
         step: Step = module.last
-        seen = influence(module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
+        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
         # the first cause alone where nothing can work: the rest would follow from it
         symptoms = list(cannot_work(batch, module, seen))[:1] or list(self.symptoms(module, float(loss), seen))
         self.since = {s.name: self.since.get(s.name, trainer.global_step) for s in symptoms}
@@ -96,7 +96,7 @@ class Health(Callback):
         with (Path(trainer.default_root_dir) / "health.txt").open("a") as file:
             file.write(line + "\n")
 
-    def symptoms(self, module: Contrastive, loss: float, seen: Influence) -> Iterator[Symptom]:
+    def symptoms(self, module: Contrastive, loss: float, seen: NegativeWeights) -> Iterator[Symptom]:
         """Of a run that could work."""
         step: Step = module.last
         length = step_length(self.before, weights(module))
@@ -149,7 +149,7 @@ class LossHistory:
         return (first, last[-1]) if min(last) > first + RISEN * abs(first) else None
 
 
-def cannot_work(batch: Pair, module: Contrastive, seen: Influence) -> Iterator[Symptom]:
+def cannot_work(batch: Pair, module: Contrastive, seen: NegativeWeights) -> Iterator[Symptom]:
     """What is wrong before anything is learned."""
     x, h = spaced(batch.views[0].float(), ANCHORS), module.last.h
     flat = x.flatten(2) if x.ndim > 2 else x
@@ -168,7 +168,7 @@ def cannot_work(batch: Pair, module: Contrastive, seen: Influence) -> Iterator[S
             f"all {h.shape[1]} features of all {len(h)} inputs are 0: the encoder lets nothing through. Look at its "
             "last layers and its weights; a learning rate that is too high leaves such a network behind"
         ))  # fmt: skip
-    number = float(seen.exists.sum(1).float().mean())
+    number = float(seen.is_negative.sum(1).float().mean())
     if number < FEW:
         yield Symptom("few", SOON if filling(module.loss) else 0, (
             f"an anchor has {number:.3g} negatives, in a batch of {module.last.z.shape[1]} samples: chance tells so "
@@ -177,7 +177,7 @@ def cannot_work(batch: Pair, module: Contrastive, seen: Influence) -> Iterator[S
         ))  # fmt: skip
 
 
-def cold(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]:
+def cold(loss: Loss, seen: NegativeWeights, dim: int) -> Iterator[Symptom]:
     """A softmax that is a maximum, even where it should be the softest: among embeddings spread evenly over the sphere.
 
     Their cosines have a deviation of 1 / sqrt(D). (What acts among the embeddings as they are says less: while they
@@ -185,7 +185,7 @@ def cold(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]:
     """
     if not isinstance(loss, LogRatioLoss):
         return
-    n, t = int(seen.exists.sum(1).float().mean()), float(seen.temperature)
+    n, t = int(seen.is_negative.sum(1).float().mean()), float(seen.temperature)
     cosines = torch.randn(ANCHORS, min(n, 1024), generator=torch.Generator().manual_seed(0)) / dim**0.5
     number = float(geometry.effective_number((cosines / t).softmax(1)).mean())
     if number < COLD:
@@ -216,9 +216,9 @@ def collapse(loss: Loss, step: Step, value: float) -> Iterator[Symptom]:
         ))  # fmt: skip
 
 
-def chance(loss: Loss, step: Step, seen: Influence, value: float) -> Iterator[Symptom]:
+def chance(loss: Loss, step: Step, seen: NegativeWeights, value: float) -> Iterator[Symptom]:
     """Positives no closer than negatives, long after the start."""
-    negative, positive = seen.negative[seen.exists], float(seen.positive.mean())
+    negative, positive = seen.negative[seen.is_negative], float(seen.positive.mean())
     apart = APART + 2 / len(seen.positive) ** 0.5
     if len(negative) and positive - float(negative.mean()) < apart * float(negative.std()):
         equal = at(loss, step, unit(step.z[0]).mean(0).expand_as(step.z))
