@@ -16,7 +16,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-pytest_plugins = ["stateful_runs"]  # their fixtures
+pytest_plugins = ["export_runs", "stateful_runs", "view_cases"]  # their fixtures
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands

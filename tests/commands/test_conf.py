@@ -1,0 +1,89 @@
+"""conf/ as a whole: every experiment builds, every option of every group is tested, every target exists."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from conftest import CONF, ROOT, config, options
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments_compose_and_build(name):
+    from repel.engine.build import build_module
+
+    changes = ["encoder.weights=null"] if name == "founding" else []  # the weights would be downloaded
+    cfg = config(f"experiment={name}", *changes)
+    module = build_module(cfg)
+    images = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    assert module.head(module(images)).shape == (2, cfg.head.out_features)
+
+
+@pytest.mark.parametrize("name", options("data_views"))
+def test_views_made_for_a_dataset_are_used_with_it_alone(name):
+    data = next(d for d in sorted(options("data"), key=len, reverse=True) if name.startswith(d))
+    views = name.removeprefix(f"{data}_")
+    special, usual = config(f"data={data}", f"views={views}"), config("data=cifar10", f"views={views}")
+    assert special.views.augmentation.gamma == 3.0
+    assert usual.views.augmentation.gamma == 0.0
+    changed = config(f"data={data}", f"views={views}", "views.augmentation.gamma=1.0")
+    assert changed.views.augmentation.gamma == 1.0  # what is typed wins
+
+
+@pytest.mark.parametrize("group", sorted(p.name for p in CONF.iterdir() if p.is_dir()))
+def test_every_option_of_every_group_is_tested(group):
+    """A group that no test globs over would rot: name it here with the file of the test that does."""
+    tested = {
+        "data": "data/test_data.py",
+        "data_views": "commands/test_conf.py",
+        "encoder": "images/test_encoders.py",
+        "evaluators": "evaluation/test_protocol.py",
+        "experiment": "commands/test_conf.py",
+        "head": "model/test_parts.py",
+        "loss": "support/loss_cases.py",
+        "negatives": "support/loss_cases.py",
+        "optimizer": "model/test_parts.py",
+        "predictor": "model/test_parts.py",
+        "schedule": "model/test_parts.py",
+        "target": "model/test_parts.py",
+        "views": "images/test_views.py",
+    }
+    chosen = {"logger": "cli/test_mistakes.py", "sweep": "cli/test_sweeps.py"}  # each option by a test of its own
+    one_option = {"callbacks", "trainer"}
+    assert group in {*tested, *chosen, *one_option, "hydra"}
+    if group in tested:
+        assert f'options("{group}")' in (ROOT / "tests" / tested[group]).read_text(encoding="utf-8")
+    if group in chosen:
+        assert f"{group}=" in (ROOT / "tests" / chosen[group]).read_text(encoding="utf-8")
+    if group in one_option:
+        assert options(group) == ["default"]  # test_run_folder trains with it
+
+
+def test_every_target_exists():
+    """Read as text: composing every option takes seconds."""
+    from hydra.utils import get_object
+
+    from repel.engine.configs import check_targets
+
+    texts = [path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml")]
+    targets = {name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text)}
+    assert len(targets) > 60
+    for target in targets:
+        check_targets({"_target_": target})
+        assert callable(get_object(target))
+
+
+def test_defaults_live_in_conf_alone():
+    """Parts that configs build have no default arguments, so that conf is the one place to look."""
+    import inspect
+
+    from hydra.utils import get_object
+
+    from repel.engine.configs import flatten
+
+    groups = ("loss", "negatives", "views", "head", "predictor", "target", "schedule")
+    configs = [config(), *(config(f"{group}={name}") for group in groups for name in options(group))]
+    for key, target in itertools.chain(*(flatten(c).items() for c in configs)):
+        if key.endswith("_target_") and target.startswith("repel.") and "logger" not in key:
+            made = inspect.signature(get_object(target)).parameters.values()
+            assert all(p.default is inspect.Parameter.empty for p in made), target
