@@ -160,7 +160,6 @@ class Contrastive(LightningModule):
                 further["negative_ids"] = gather(batch.negative_ids.T).T  # (M, N)
         labels = None if batch.labels is None else gather(batch.labels)  # (N,)
         ids = gather(batch.ids.T).T  # (V, N)
-        ids = ids[0]  # MERGE: remove this line when the losses take ids (V, N)
         local = slice(self.global_rank * B, (self.global_rank + 1) * B)
         loss = self.loss(z, labels, ids, local, target, **further)
         keys = z if target is None else target

@@ -72,7 +72,7 @@ def test_the_queue_holds_the_keys_of_the_last_batches(tmp_path):
                 module.step_output.ids,
             )
             keys.append(torch.nn.functional.normalize(compared.flatten(0, 1), dim=-1))
-            ids.append(batch_ids.repeat(2))
+            ids.append(batch_ids.flatten())
             labels.append(batch_labels.repeat(2))
             tail = torch.cat(keys)[-50:]
             held, held_ids, held_labels = module.loss.queue.entries()
@@ -257,7 +257,7 @@ def test_what_may_surprise_is_noted(typed, word):
 def test_presets_say_what_they_choose(name):
     cfg = config(f"experiment={name}")
     chosen = (cfg.loss._target_.rsplit(".", 1)[1], cfg.negatives._target_.rsplit(".", 1)[1])
-    assert chosen == {"hard": ("CosineRegression", "TopK"), "soft": ("InfoNCE", "Tilt")}[name]
+    assert chosen == {"hard": ("CosineRegression", "Hardest"), "soft": ("NTXent", "Tilt")}[name]
 
 
 def test_required_presets_are_there():

@@ -18,7 +18,7 @@ from repel.engine import checkpoint_io
 from repel.engine.build import build_data, build_module, build_trainer
 from repel.evaluation import geometry
 from repel.images.encoders import SmallResNet
-from repel.losses.gradient_weights import influence
+from repel.losses.gradient_weights import negative_weights
 from repel.module import StepOutput
 from repel.monitoring import health, symptoms
 from repel.negatives import hard, mixed, soft
@@ -138,7 +138,7 @@ def test_false_negatives_by_hand():
 
 
 def look(loss, z, anchors: int = 100, target=None):
-    return influence(loss, z, z if target is None else target, LABELS, IDS, anchors)
+    return negative_weights(loss, z, z if target is None else target, LABELS, IDS, anchors)
 
 
 def test_weights_of_infonce_are_its_softmax():
@@ -146,8 +146,8 @@ def test_weights_of_infonce_are_its_softmax():
     seen = look(make("ntxent", temperature=t), z)
     s = (flat := F.normalize(z, dim=-1).flatten(0, 1)) @ flat.T
     p = (s / t).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf).softmax(1)
-    torch.testing.assert_close(seen.weight, p.masked_fill(~seen.exists, 0))
-    assert seen.exists.sum(1).tolist() == [10] * 12
+    torch.testing.assert_close(seen.weight, p.masked_fill(~seen.is_negative, 0))
+    assert seen.is_negative.sum(1).tolist() == [10] * 12
     torch.testing.assert_close(seen.negative, s.detach())
     torch.testing.assert_close(seen.positive[:, 0], s.detach().diagonal(6).repeat(2))
     assert seen.temperature.item() == pytest.approx(t)
@@ -188,8 +188,8 @@ def test_anchors_at_the_floor_push_nothing():
 def test_supervised_positives_are_no_negatives():
     seen = look(make("supcon"), batch())
     same = LABELS.repeat(2)[:, None] == LABELS.repeat(2)
-    assert torch.equal(seen.exists, ~same)
-    assert torch.equal(seen.mates, same)
+    assert torch.equal(seen.is_negative, ~same)
+    assert torch.equal(seen.same_class, same)
     assert not (seen.weight > 0)[same].any()
 
 
@@ -211,7 +211,7 @@ def test_a_look_changes_nothing(pair, memory):
     assert {k: float(v) for k, v in loss.statistics().items()} == {k: float(v) for k, v in other.statistics().items()}
     assert (seen.weight is None) == (pair[0] in NO_NEGATIVES)
     assert all(t is None or t.isfinite().all() for t in seen)
-    assert seen.exists.any(1).all()
+    assert seen.is_negative.any(1).all()
     assert seen.weight is None or (seen.weight.sum(1) > 0).any() or pair[1] in ("semi_hard", "debiased", "hcl")
 
 
@@ -466,7 +466,7 @@ def test_a_narrow_cone_is_no_collapse_for_a_loss_that_does_not_mind():
 
 def chances(z, ids) -> list:
     loss, there = make("ntxent"), StepOutput(torch.zeros(()), z[0], z, z, None, ids)
-    return list(symptoms.chance(loss, there, influence(loss, z, z, None, ids, symptoms.ANCHORS), 6.0))
+    return list(symptoms.chance(loss, there, negative_weights(loss, z, z, None, ids, symptoms.ANCHORS), 6.0))
 
 
 def test_chance_is_no_difference_between_positives_and_negatives():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from loss_cases import DIM, IDS, LABELS, batch, make, value_and_gradient
+from loss_cases import DIM, IDS, LABELS, batch, batch_of, make, value_and_gradient
 
 from repel.negatives import soft
 from repel.negatives.hard import SemiHard
@@ -65,9 +65,9 @@ def triplets() -> tuple[torch.Tensor, torch.Tensor]:
     margin = case["params"]["margin"]
     loss, z = make("triplet", SemiHard(margin), margin=margin), Z.clone().requires_grad_()
     kept = []
-    weighed = loss.weighed
-    loss.weighed = lambda rows: (lambda out: kept.append(out[0].negative.sum(1)) or out)(weighed(rows))
-    values = loss.losses(z, None, None, slice(None), None)
+    weigh = loss.negatives.weigh
+    loss.negatives.weigh = lambda block: (lambda out: kept.append(out.negative.sum(1)) or out)(weigh(block))
+    values = loss.losses(batch_of(z))
     value = (values * kept[0]).sum() / kept[0].sum()
     value.backward()
     return value.detach(), z.grad

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from conftest import config, options
 from hydra.utils import get_class, instantiate
 
+from repel.losses import base
+
 LABELS, IDS = torch.tensor([0, 0, 1, 1, 2, 1]), torch.tensor([10, 11, 12, 13, 14, 15])
 DIM = 5
 
@@ -77,6 +79,12 @@ def value_and_gradient(loss, z, **arguments):
     value = loss(z, **arguments)
     value.backward()
     return value.detach(), z.grad
+
+
+def batch_of(z, labels=None, ids=None) -> base.Batch:
+    """What forward makes of these arguments."""
+    keys = base.unit(z)
+    return base.Batch(keys, keys, labels, None if ids is None else ids[None], slice(None), raw=z)
 
 
 def remember(loss):

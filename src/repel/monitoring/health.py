@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from repel.data.pair import Pair
-from repel.losses.gradient_weights import influence
+from repel.losses.gradient_weights import negative_weights
 from repel.module import Contrastive, StepOutput
 from repel.monitoring.monitor import optimizer_step_follows
 from repel.monitoring.symptoms import ANCHORS, Symptom, find_causes, find_symptoms, is_filling
@@ -61,7 +61,7 @@ class Health(Callback):
         if not self.due:
             return
         step: StepOutput = pl_module.step_output
-        seen = influence(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
+        seen = negative_weights(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
         symptoms = list(find_causes(batch, pl_module, step, seen))[:1]
         if not symptoms:
             length = _step_length(self.weights_before, _weights(pl_module))

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from repel.data.pair import Pair
 from repel.evaluation import geometry
-from repel.losses.gradient_weights import Influence, influence
+from repel.losses.gradient_weights import NegativeWeights, negative_weights
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import StepOutput
 from repel.monitoring.validation_knn import ValidationKNN
@@ -48,7 +48,7 @@ class Monitor(Callback):
         if not (self.due and trainer.is_global_zero):
             return
         step: StepOutput = module.step_output
-        seen = influence(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
+        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
         values = _embedding_metrics(step, self.anchors) | _similarity_metrics(seen) | _negative_metrics(seen)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
         if seen.temperature is not None and not learned:  # a learned one is among the loss's own statistics
@@ -57,7 +57,7 @@ class Monitor(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 _add_histogram(logger, "similarity/positives", seen.positive.flatten(), trainer.global_step)
-                _add_histogram(logger, "similarity/negatives", seen.negative[seen.exists], trainer.global_step)
+                _add_histogram(logger, "similarity/negatives", seen.negative[seen.is_negative], trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         if self.due and trainer.is_global_zero:  # before clipping; DDP has averaged the gradients of all ranks
@@ -104,39 +104,41 @@ def _embedding_metrics(step: StepOutput, limit: int) -> dict[str, Tensor]:
     return values
 
 
-def _similarity_metrics(seen: Influence) -> dict[str, Tensor]:
+def _similarity_metrics(seen: NegativeWeights) -> dict[str, Tensor]:
     """Cosines of anchors with their positives and negatives; an anchor's positives by their mean."""
     positive = seen.positive.mean(1)
     values = {"similarity/positive": positive.mean()}
-    some = seen.exists.any(1)  # before a queue has its first entries there may be no negatives
+    some = seen.is_negative.any(1)  # before a queue has its first entries there may be no negatives
     if some.any():
-        margin = geometry.margins(positive[some], seen.negative[some], seen.exists[some])
-        values["similarity/negative"] = seen.negative[seen.exists].mean()
+        margin = geometry.margins(positive[some], seen.negative[some], seen.is_negative[some])
+        values["similarity/negative"] = seen.negative[seen.is_negative].mean()
         values["similarity/margin"] = margin.mean()
         values["similarity/violation_rate"] = (margin < 0).float().mean()
     return values
 
 
-def _negative_metrics(seen: Influence) -> dict[str, Tensor]:
+def _negative_metrics(seen: NegativeWeights) -> dict[str, Tensor]:
     """How the gradient is distributed over the negatives, and which part goes to the anchor's own class."""
-    values = {"negatives/number": seen.exists.sum(1).float().mean()}
-    if seen.mates is not None and seen.exists.any():
-        values["negatives/false_rate"] = geometry.false_rate(seen.mates, seen.exists)
-        values["negatives/hardest_false_rate"] = geometry.hardest_false_rate(seen.mates, seen.negative, seen.exists)
-    if seen.weight is None or not seen.exists.any():
+    values = {"negatives/number": seen.is_negative.sum(1).float().mean()}
+    if seen.same_class is not None and seen.is_negative.any():
+        values["negatives/false_rate"] = geometry.false_rate(seen.same_class, seen.is_negative)
+        values["negatives/hardest_false_rate"] = geometry.hardest_false_rate(
+            seen.same_class, seen.negative, seen.is_negative
+        )
+    if seen.weight is None or not seen.is_negative.any():
         return values
     pushed = seen.weight.sum(1) > 0
     values["negatives/anchors_without_gradient"] = 1 - pushed.float().mean()
     if not pushed.any():
         return values
     share, n = geometry.shares(seen.weight[pushed]), seen.negative.shape[1]
-    negative, exists = seen.negative[pushed], seen.exists[pushed]
+    negative, exists = seen.negative[pushed], seen.is_negative[pushed]
     values["negatives/effective_number"] = geometry.effective_number(share).mean()
     values["negatives/effective_sample_size"] = geometry.effective_sample_size(share).mean()
     hardest = geometry.share_of_hardest(share[:, :n], negative, exists, HARDEST)  # synthetic ones have no cosine
     values["negatives/hardest_1pct_gradient_share"] = hardest.mean()
-    if seen.mates is not None:
-        values["negatives/false_mass"] = geometry.false_mass(share[:, :n], seen.mates[pushed]).mean()
+    if seen.same_class is not None:
+        values["negatives/false_mass"] = geometry.false_mass(share[:, :n], seen.same_class[pushed]).mean()
     return values
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from repel.data.pair import Pair
 from repel.evaluation import geometry
 from repel.losses.base import Loss, unit
-from repel.losses.gradient_weights import Influence
+from repel.losses.gradient_weights import NegativeWeights
 from repel.losses.ratio import LogRatioLoss
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import Contrastive, StepOutput
@@ -47,7 +47,7 @@ class Symptom(NamedTuple):
     message: str
 
 
-def find_causes(batch: Pair, module: Contrastive, step: StepOutput, seen: Influence) -> Iterator[Symptom]:
+def find_causes(batch: Pair, module: Contrastive, step: StepOutput, seen: NegativeWeights) -> Iterator[Symptom]:
     """What keeps a run from learning at all; other symptoms would only follow from it."""
     x, h = evenly_spaced_rows(batch.views[0].float(), ANCHORS), step.h
     flat = x.flatten(2) if x.ndim > 2 else x
@@ -66,7 +66,7 @@ def find_causes(batch: Pair, module: Contrastive, step: StepOutput, seen: Influe
             f"all {h.shape[1]} features of all {len(h)} inputs are 0: nothing passes through the encoder. Check its "
             "last layers and its weights; a learning rate that is too high can leave a network like this"
         ))  # fmt: skip
-    number = float(seen.exists.sum(1).float().mean())
+    number = float(seen.is_negative.sum(1).float().mean())
     if number < MIN_NEGATIVES:
         yield Symptom("few", PATIENCE if is_filling(module.loss) else 0, (
             f"an anchor has {number:.3g} negatives, in a batch of {step.z.shape[1]} samples: so few are told apart by "
@@ -79,7 +79,7 @@ def find_symptoms(
     module: Contrastive,
     step: StepOutput,
     loss: float,
-    seen: Influence,
+    seen: NegativeWeights,
     step_length: float,
     loss_rise: tuple[float, float] | None,
 ) -> Iterator[Symptom]:
@@ -117,7 +117,7 @@ def find_symptoms(
         ))  # fmt: skip
 
 
-def _low_temperature(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]:
+def _low_temperature(loss: Loss, seen: NegativeWeights, dim: int) -> Iterator[Symptom]:
     """A softmax that is a maximum even among embeddings spread evenly over the sphere, where it is the softest.
 
     Their cosines have a deviation of 1 / sqrt(D). (How many act among the embeddings as they are says less: while they
@@ -125,7 +125,7 @@ def _low_temperature(loss: Loss, seen: Influence, dim: int) -> Iterator[Symptom]
     """
     if not isinstance(loss, LogRatioLoss) or seen.temperature is None:
         return
-    n, t = int(seen.exists.sum(1).float().mean()), float(seen.temperature)
+    n, t = int(seen.is_negative.sum(1).float().mean()), float(seen.temperature)
     cosines = torch.randn(ANCHORS, min(n, 1024), generator=torch.Generator().manual_seed(0)) / dim**0.5
     number = float(geometry.effective_number((cosines / t).softmax(1)).mean())
     if number < MIN_EFFECTIVE_NEGATIVES:
@@ -156,9 +156,9 @@ def collapse(loss: Loss, step: StepOutput, value: float) -> Iterator[Symptom]:
         ))  # fmt: skip
 
 
-def chance(loss: Loss, step: StepOutput, seen: Influence, value: float) -> Iterator[Symptom]:
+def chance(loss: Loss, step: StepOutput, seen: NegativeWeights, value: float) -> Iterator[Symptom]:
     """Positives no closer than negatives, long after the start."""
-    negative, positive = seen.negative[seen.exists], float(seen.positive.mean())
+    negative, positive = seen.negative[seen.is_negative], float(seen.positive.mean())
     separation = MIN_SEPARATION + 2 / len(seen.positive) ** 0.5
     if len(negative) and positive - float(negative.mean()) < separation * float(negative.std()):
         equal = _loss_of(loss, step, unit(step.z[0]).mean(0).expand_as(step.z))
