@@ -27,9 +27,10 @@ def in_blocks(
     """
     if chunk is None:
         return block(slice(0, len(rows[0])), *rows, *shared)
-    if not torch.is_grad_enabled():
+    inputs = [*rows, *shared, *parameters]
+    if not (torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)):
         return torch.cat([block(part, *(t[part] for t in rows), *shared) for part in _parts(len(rows[0]), chunk)])
-    return _Blocks.apply(block, chunk, len(rows), len(shared), *rows, *shared, *parameters)
+    return _Blocks.apply(block, chunk, len(rows), len(shared), *inputs)
 
 
 class _Blocks(torch.autograd.Function):
