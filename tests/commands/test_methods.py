@@ -139,7 +139,7 @@ def test_killed_and_resumed_equals_never_killed_with_every_state(tmp_path):
     folder = tmp_path / "run"
     cfg = config(*TINY, *STATEFUL, "callbacks.last.every_n_train_steps=1")
     runs.create(folder, to_container(cfg), [])
-    process = ranks.server.Process(target=train_until_killed, args=(str(folder), 7))
+    process = ranks.forked(train_until_killed, str(folder), 7)
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL

@@ -38,7 +38,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, dropout, killed_after,
     folder = tmp_path / "run"
     cfg = config(*TINY, *RESUMABLE, f"callbacks.last.every_n_train_steps={every or 'null'}")
     runs.create(folder, to_container(cfg), [])
-    process = ranks.server.Process(target=train_until_killed, args=(str(folder), killed_after))
+    process = ranks.forked(train_until_killed, str(folder), killed_after)
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL

@@ -115,7 +115,7 @@ def test_killed_and_resumed_on_shards_equals_never_killed(shards, tmp_path):
              "callbacks.knn=null"]  # fmt: skip
     cfg, run = config(*TINY, *typed), tmp_path / "run"
     runs.create(run, to_container(cfg), [])
-    process = ranks.server.Process(target=train_until_killed, args=(str(run), 6))
+    process = ranks.forked(train_until_killed, str(run), 6)
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL

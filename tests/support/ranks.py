@@ -24,6 +24,12 @@ server = multiprocessing.get_context("forkserver")  # of this process, for every
 server.set_forkserver_preload(["preloaded"])
 
 
+def forked(target, *args) -> multiprocessing.Process:
+    """Of target(*args), forked from the server once it is started."""
+    start_server()
+    return server.Process(target=target, args=args)
+
+
 def start_server() -> None:
     """Once; its imports find this folder by PYTHONPATH alone."""
     before = os.environ.get("PYTHONPATH")
@@ -55,18 +61,17 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
 
 def script(argv: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
     """Exit status, None where the time was over, and what was printed on stdout and stderr."""
-    start_server()
     folder = Path(tempfile.mkdtemp(prefix="command_"))
     out, err = folder / "out", folder / "err"
-    process = server.Process(target=script_main, args=(argv, str(cwd), env, str(out), str(err)))
-    process.start()
-    process.join(timeout)
-    if hung := process.is_alive():
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+    command = forked(script_main, argv, str(cwd), env, str(out), str(err))
+    command.start()
+    command.join(timeout)
+    if hung := command.is_alive():
+        os.killpg(command.pid, signal.SIGKILL)
+        command.join()
     printed = [path.read_text() if path.exists() else "" for path in (out, err)]
     shutil.rmtree(folder)
-    return (None if hung else process.exitcode), *printed
+    return (None if hung else command.exitcode), *printed
 
 
 def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: str | None) -> None:
@@ -88,10 +93,9 @@ def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: 
 
 
 def start(folder: Path, world: int, task: str, fault: str | None = None) -> list[multiprocessing.Process]:
-    start_server()
     meet = tempfile.mkdtemp(prefix="ranks_")
     args = [(str(folder), task, f"{meet}/store", rank, world, fault) for rank in range(world)]
-    processes = [server.Process(target=rank_main, args=a) for a in args]
+    processes = [forked(rank_main, *a) for a in args]
     for process in processes:
         process.start()
     processes[0].meet = meet

@@ -149,7 +149,7 @@ def fit_tokens(cfg, folder: Path, resume: bool = False) -> None:
 
 def fit_tokens_on_ranks(cfg, folder: Path, world: int) -> None:
     """The same, each rank in a process of its own."""
-    processes = [ranks.server.Process(target=_rank_main, args=(cfg, folder, rank, world)) for rank in range(world)]
+    processes = [ranks.forked(_rank_main, cfg, folder, rank, world) for rank in range(world)]
     for process in processes:
         process.start()
     for process in processes:
