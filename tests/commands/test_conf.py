@@ -74,6 +74,20 @@ def test_every_target_exists():
         assert callable(get_object(target))
 
 
+def test_defaults_of_views_are_those_of_conf():
+    """conf/views/_base.yaml turns every operation off, and so does Python."""
+    import inspect
+
+    from repel.images.views import Augment, Views
+
+    base = OmegaConf.to_container(OmegaConf.load(CONF / "views/_base.yaml"), resolve=False)
+    for part, node in ((Views, base), (Augment, base["augmentation"] | base)):
+        for name, parameter in inspect.signature(part).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                default = parameter.default
+                assert node[name] == (list(default) if isinstance(default, tuple) else default), name
+
+
 def test_a_default_in_python_is_the_one_in_conf():
     """Of losses and strategies, tests/losses/test_library_use.py compares more."""
     import inspect
@@ -90,7 +104,8 @@ def test_a_default_in_python_is_the_one_in_conf():
     groups = ("loss", "negatives", "views", "head", "predictor", "target", "schedule")
     configs = [config(), *(config(f"{group}={name}") for group in groups for name in options(group))]
     for node in itertools.chain(*(nodes(OmegaConf.to_container(c)) for c in configs)):
-        if node["_target_"].startswith(("repel.losses.", "repel.negatives.", "repel.monitoring.loggers.")):
+        elsewhere = ("repel.losses.", "repel.negatives.", "repel.images.views.", "repel.monitoring.loggers.")
+        if node["_target_"].startswith(elsewhere):
             continue
         for name, parameter in inspect.signature(get_object(node["_target_"])).parameters.items():
             if parameter.default is not inspect.Parameter.empty:
