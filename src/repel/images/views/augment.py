@@ -44,7 +44,7 @@ class Augment:
 
     >>> augment = Augment(8, mean=[0.5], std=[0.25], scale=[0.2, 1.0], flip=0.5)
     >>> augment.draw(4, torch.Generator().manual_seed(0))["area"].shape
-    torch.Size([4])
+    torch.Size([4, 10])
     """
 
     def __init__(
