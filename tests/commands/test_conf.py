@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from conftest import CONF, ROOT, config, options
+from omegaconf import OmegaConf
 
 
 @pytest.mark.parametrize("name", options("experiment"))
@@ -73,17 +74,39 @@ def test_every_target_exists():
         assert callable(get_object(target))
 
 
-def test_defaults_live_in_conf_alone():
-    """Parts that configs build have no default arguments, so that conf is the one place to look."""
+def test_defaults_of_views_are_those_of_conf():
+    """conf/views/_base.yaml turns every operation off, and so does Python."""
+    import inspect
+
+    from repel.images.views import Augment, Views
+
+    base = OmegaConf.to_container(OmegaConf.load(CONF / "views/_base.yaml"), resolve=False)
+    for part, node in ((Views, base), (Augment, base["augmentation"] | base)):
+        for name, parameter in inspect.signature(part).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                default = parameter.default
+                assert node[name] == (list(default) if isinstance(default, tuple) else default), name
+
+
+def test_a_default_in_python_is_the_one_in_conf():
+    """Of losses and strategies, tests/losses/test_library_use.py compares more."""
     import inspect
 
     from hydra.utils import get_object
 
-    from repel.engine.configs import flatten
+    def nodes(config):
+        if isinstance(config, dict):
+            yield from [config] if str(config.get("_target_", "")).startswith("repel.") else []
+            config = list(config.values())
+        for item in config if isinstance(config, list) else []:
+            yield from nodes(item)
 
     groups = ("loss", "negatives", "views", "head", "predictor", "target", "schedule")
     configs = [config(), *(config(f"{group}={name}") for group in groups for name in options(group))]
-    for key, target in itertools.chain(*(flatten(c).items() for c in configs)):
-        if key.endswith("_target_") and target.startswith("repel.") and "logger" not in key:
-            made = inspect.signature(get_object(target)).parameters.values()
-            assert all(p.default is inspect.Parameter.empty for p in made), target
+    for node in itertools.chain(*(nodes(OmegaConf.to_container(c)) for c in configs)):
+        elsewhere = ("repel.losses.", "repel.negatives.", "repel.images.views.", "repel.monitoring.loggers.")
+        if node["_target_"].startswith(elsewhere):
+            continue
+        for name, parameter in inspect.signature(get_object(node["_target_"])).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert parameter.default == node.get(name), f"{node['_target_']}: {name}"

@@ -99,5 +99,7 @@ def test_two_ranks_measure_the_gathered_batch_and_speak_once(tmp_path):
     folder = run_folder(result, tmp_path)
     rows = [row for row in history(folder) if row["train/loss"]]
     assert [float(row["negatives/number"]) for row in rows] == [6] * 8
-    assert all(math.isfinite(float(row[name])) for row in rows for name in NAMES)
+    missing = {name for row in rows for name in NAMES if not row[name] or not math.isfinite(float(row[name]))}
+    assert missing <= {"geometry/tolerance"}  # four samples may be of four classes
+    assert any(row["geometry/tolerance"] for row in rows)
     assert result.stdout.count("health   ") == len(health_lines(folder)) == 1

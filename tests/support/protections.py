@@ -38,7 +38,7 @@ PROTECTIONS = [
     _one("raising instead of should_stop", f"{ENGINE}/agreement.py",
          "raise Stopped(self.agreement.stop)", "trainer.should_stop = True", f"{SIGNALS}[1-TERM:0:2]"),
     _one("sizes compared over ranks", f"{ENGINE}/agreement.py",
-         "check_same(trainer.datamodule.sizes(), pl_module.device)", "pass",
+         "check_same(pair_data(trainer).sizes(), pl_module.device)", "pass",
          f"{RANKS}::test_ranks_that_read_other_data_end_the_epoch_at_its_start"),
     _one("Lightning's signal handler kept out", f"{ENGINE}/agreement.py",
          "trainer._signal_connector.register_signal_handlers = lambda: None", "pass", f"{SIGNALS}[2-TERM:0:2]"),

@@ -24,20 +24,25 @@ class Network(torch.nn.Module):
         self.loss = remember(make(*pair, queue=8, **changes)) if memory else make(*pair, **changes)
 
     def forward(self, samples, labels, ids, target, local):
-        """This rank's samples (3, B, 7) and everyone's labels, ids and targets -> the loss.
+        """This rank's samples (4, B, 7), labels (B,) and ids (4, B), and everyone's targets -> the loss.
 
-        The third view is a small crop, where there is a target and the loss takes crops.
+        The third view is a small crop, where there is a target and the loss takes crops; the fourth is an explicit
+        negative, where the loss takes such. With a target each view shows its own entity, else the first view's.
         """
         z = self.net(samples.flatten(0, 1)).unflatten(0, samples.shape[:2])
-        z = gather(z.transpose(0, 1)).transpose(0, 1)
-        crops = {"crops": z[2:]} if target is not None and self.loss.takes_crops else {}
-        return self.loss(z[:2], gather(labels), gather(ids), local, target, **crops)
+        z, ids = (gather(t.transpose(0, 1)).transpose(0, 1) for t in (z, ids))
+        further = {"crops": z[2:3]} if target is not None and self.loss.takes_crops else {}
+        if self.loss.takes_negatives:
+            further |= {"negatives": z[3:], "negative_ids": ids[3:]}
+        return self.loss(z[:2], gather(labels), ids[0] if target is None else ids[:2], local, target, **further)
 
 
 def data() -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
-    samples, target = (torch.randn(v, TOTAL, d, generator=generator, dtype=torch.float64) for v, d in ((3, 7), (2, 5)))
-    return samples, torch.tensor([0, 1, 0, 2, 1, 1, 3, 3, 0, 2, 2, -1]), torch.arange(10, 10 + TOTAL), target
+    samples, target = (torch.randn(v, TOTAL, d, generator=generator, dtype=torch.float64) for v, d in ((4, 7), (2, 5)))
+    ids = torch.arange(10, 10 + 4 * TOTAL).view(4, TOTAL)
+    ids[0, 7], ids[1, 10], ids[3, :4] = ids[0, 2], ids[0, 1], ids[0, 5:9]  # entities that are repeated on another rank
+    return samples, torch.tensor([0, 1, 0, 2, 1, 1, 3, 3, 0, 2, 2, -1]), ids, target
 
 
 SHAPES = [(TOTAL, 5), (TOTAL, 5, 3, 2)]  # of what batch norm sees
@@ -72,7 +77,7 @@ def rank_main(rank: int, world: int, address: str, results: str, cases: list) ->
     for pair, memory in cases:
         net = Network(pair, memory)
         ddp = torch.nn.parallel.DistributedDataParallel(net)  # averages the gradients
-        value = ddp(samples[:, local], labels[local], ids[local], target if memory else None, local)
+        value = ddp(samples[:, local], labels[local], ids[:, local], target if memory else None, local)
         value.backward()
         out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
     for shape in SHAPES:

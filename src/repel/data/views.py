@@ -54,5 +54,9 @@ class ViewDraws:
 
 
 def slice_params(params: Sequence[dict[str, Tensor]], part: slice) -> Params:
-    """The parameters of some of the samples: what one rank applies of the global batch's draw."""
+    """The parameters of some of the samples: what one rank applies of the global batch's draw.
+
+    >>> slice_params([{"angle": torch.arange(4)}], slice(2, 4))
+    [{'angle': tensor([2, 3])}]
+    """
     return [{name: value[part] for name, value in view.items()} for view in params]

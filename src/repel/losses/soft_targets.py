@@ -34,6 +34,7 @@ class Relational(RowwiseLoss):
 
     def expected(self, block: LogitBlock, keys: Tensor) -> Tensor:
         """sum_j y_ij l_ij for each positive, (m, P); 0 where no candidate is left."""
+        assert block.candidates is not None, "losses pass them"
         n = len(block.candidates)
         keep, logits = block.negative[:, :n], block.logits[:, :n]
         empty = ~keep.any(1, keepdim=True)
@@ -53,6 +54,16 @@ class ReSSL(Relational):
 
     Zheng, You, Wang, Qian, Zhang, Wang, Xu 2021, arXiv:2107.09282, eq. 3 to 5, where the candidates are a queue and the
     target network sees weaker augmentations.
+
+    Args:
+        target_temperature: of the target distribution, > 0; smaller than `temperature` in the paper.
+
+    Raises:
+        ValueError: target_temperature is not above 0.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(ReSSL()(z).item(), 4)
+    0.0
     """
 
     def __init__(
@@ -84,7 +95,15 @@ class SCE(Relational):
     positive is masked in y, as the paper's equation says; its released code leaves it in with a logit of 0.
 
     Args:
+        target_temperature: of the target distribution, > 0.
         coefficient: lambda in [0, 1]; 1 is InfoNCE.
+
+    Raises:
+        ValueError: target_temperature or coefficient is out of its range.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(SCE()(z).item(), 4)
+    2.5641
     """
 
     def __init__(
@@ -116,7 +135,7 @@ class SwAV(Loss):
 
     Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, arXiv:2006.09882, eq. 2 and 3. q: codes of all ranks' samples,
     view by view, by Sinkhorn-Knopp, in the log domain (e^{1/0.05} overflows float16). No samples are compared, so there
-    are no negatives. Prototypes are normalised where they are used.
+    are no negatives. Prototypes are normalized where they are used.
 
     Args:
         temperature: t > 0.
@@ -124,6 +143,14 @@ class SwAV(Loss):
         dim: D.
         epsilon: smoothness of the codes, > 0.
         iterations: of Sinkhorn-Knopp.
+
+    Raises:
+        ValueError: a number is out of its range; dim is not that of the embeddings (when called).
+
+    >>> loss, z = SwAV(dim=2, prototypes=4), torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
+    >>> loss.prototypes.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    >>> round(loss(z).item(), 4)
+    6.0768
     """
 
     takes_crops = True

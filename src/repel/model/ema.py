@@ -37,5 +37,5 @@ class EMA(nn.Module):
         for mine, theirs in ((self.encoder, encoder), (self.head, head)):
             for average, new in zip(mine.parameters(), theirs.parameters(), strict=True):
                 average.lerp_(new, 1 - self.momentum)
-            for average, new in zip(mine.buffers(), theirs.buffers(), strict=True):
-                average.copy_(new)  # running statistics, and counts, which are integers
+            for statistic, now in zip(mine.buffers(), theirs.buffers(), strict=True):
+                statistic.copy_(now)  # running statistics, and counts, which are integers

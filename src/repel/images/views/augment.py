@@ -38,33 +38,41 @@ class Augment:
             normalization into one affine map per image, see views/fused.py.
         order: of brightness, contrast, saturation and hue: drawn once per `batch` or for each `image`.
         mean, std: per channel.
+
+    Raises:
+        ValueError: an option is out of its range; the message names it as in conf/.
+
+    >>> augment = Augment(8, mean=[0.5], std=[0.25], scale=[0.2, 1.0], flip=0.5)
+    >>> augment.draw(4, torch.Generator().manual_seed(0))["area"].shape
+    torch.Size([4, 10])
     """
 
     def __init__(
         self,
         size: int,
-        scale: Sequence[float],
-        ratio: Sequence[float],
-        flip: float,
-        rotate: float,
-        jitter: float,
-        brightness: float,
-        contrast: float,
-        saturation: float,
-        hue: float,
-        gamma: float,
-        grayscale: float,
-        blur: float,
-        blur_sigma: Sequence[float],
-        blur_kernel: float,
-        solarize: float,
-        solarize_threshold: float,
-        cutout: float,
-        cutout_size: float,
-        color: str,
-        order: str,
         mean: Sequence[float],
         std: Sequence[float],
+        *,
+        scale: Sequence[float] = (1.0, 1.0),
+        ratio: Sequence[float] = (1.0, 1.0),
+        flip: float = 0.0,
+        rotate: float = 0.0,
+        jitter: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        gamma: float = 0.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        blur_sigma: Sequence[float] = (0.1, 2.0),
+        blur_kernel: float = 0.1,
+        solarize: float = 0.0,
+        solarize_threshold: float = 0.5,
+        cutout: float = 0.0,
+        cutout_size: float = 0.5,
+        color: str = "exact",
+        order: str = "batch",
     ):
         if size < 1:
             raise ValueError(f"views.augmentation.size must be at least 1 pixel, got {size}")

@@ -14,7 +14,14 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class Normalize:
-    """Subtract mean and divide by std, one value per channel, images in [0, 1]."""
+    """Subtract mean and divide by std, one value per channel, images in [0, 1].
+
+    Raises:
+        ValueError: not one value per channel, or a std that is not above 0.
+
+    >>> Normalize(mean=[0.5], std=[0.25])(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
+    [[[[-2.0, 2.0]]]]
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         if len(mean) != len(std) or min(std) <= 0:

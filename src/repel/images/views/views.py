@@ -25,16 +25,25 @@ class Views:
         per_view: what each view changes of the augmentation, n entries, or None where all are alike.
         local: further crops that are anchors only (Caron et al. 2020, arXiv:2006.09882, sec. 3.2): their number `n`,
             their `size` as a fraction of the views', and what else they change; or None.
+
+    Raises:
+        ValueError: fewer than two views, or options that do not go together.
+
+    >>> from functools import partial
+    >>> augmentation = partial(Augment, 8, mean=[0.5], std=[0.25], scale=[0.2, 1.0], flip=0.5)
+    >>> images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    >>> Views(2, augmentation)(images, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 4, 1, 8, 8])
     """
 
     def __init__(
         self,
         n: int,
         augmentation: Callable[..., Augment],
-        color: str,
-        order: str,
-        per_view: Sequence[dict[str, Any]] | None,
-        local: dict[str, Any] | None,
+        color: str = "exact",
+        order: str = "batch",
+        per_view: Sequence[dict[str, Any]] | None = None,
+        local: dict[str, Any] | None = None,
     ):
         if n < 2:
             raise ValueError(f"a positive pair needs at least views.n=2, got {n}")
