@@ -141,7 +141,7 @@ LATER = {  # mistakes that only the data or the machine shows
     "loss=byol": ["predictor=mlp"],
     "negatives=tilt anneal.values={negatives.beta:[0.0,-1.0]}": ["negatives.beta", ">= 0"],
     "negatives=topk anneal.values={negatives.k:[9,0]}": ["negatives.k", "at least 1"],
-    "target=ema target.momentum=1.0": ["target.momentum"],
+    "target=ema target.momentum=1.5": ["target.momentum"],
     "anneal.shape=square": ["anneal.shape"],
     "evaluators.knn.others=[0]": ["evaluators.knn", "k >= 1"],
     "evaluators.linear.l2=[]": ["evaluators.linear.l2"],
