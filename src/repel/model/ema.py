@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 class EMA(nn.Module):
     """An exponential moving average of encoder and head, which makes the embeddings that anchors are compared with.
 
-        theta_target <- momentum theta_target + (1 - momentum) theta      once per optimiser step
+        theta_target <- momentum theta_target + (1 - momentum) theta      once per optimizer step
 
     He, Fan, Wu, Xie, Girshick 2020 (MoCo), arXiv:1911.05722, eq. 2. It runs in training mode as the network does:
     its batch norms use the batch, and keep running statistics of their own, which its weights belong to. Copied from
@@ -18,7 +18,7 @@ class EMA(nn.Module):
 
     Args:
         encoder, head: the network, copied.
-        momentum: in [0, 1]; 0 is a copy of the network after its last step, 1 stands still (the end of BYOL's schedule).
+        momentum: in [0, 1]; 0 is a copy of the network after its last step, 1 stands still, as BYOL's does at its end.
     """
 
     def __init__(self, encoder: nn.Module, head: nn.Module, momentum: float):
