@@ -152,7 +152,7 @@ PROTECTIONS = [
     _one("temperature's range", "src/repel/losses/rowwise.py", "if not 0 < temperature < math.inf:", "if False:",
          "losses/test_losses.py::test_impossible_options_are_named[ntxent-changes0-temperature]"),
     _one("image modes", "src/repel/images/decode.py", 'if image.mode.startswith("I;16"):', "if False:",
-         "data/test_data.py::test_image_modes"),
+         "images/test_folder.py::test_image_modes"),
     _one("bad image named", "src/repel/data/loading.py",
          "return error  # raised here, it would come out as a traceback of the worker", "raise",
          "images/test_decode.py::test_training_on_hostile_files_stops_at_the_first_broken_one[false]"),

@@ -119,3 +119,13 @@ def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
     except Exception as error:
         return explain(error, "train")
     return 0, ""
+
+
+def history(folder) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def health_lines(folder) -> list[str]:
+    file = folder / "health.txt"
+    return file.read_text().splitlines() if file.exists() else []
