@@ -77,8 +77,8 @@ def main() -> None:
         data.trainer = type("Trainer", (), {"strategy": type("S", (), {"root_device": torch.device("cpu")})})
         rows, seen, started = [], torch.zeros(n, dtype=torch.bool), time.perf_counter()
         for number, batch in enumerate(data.loader(data.splits.train, sampler, seeding.VIEWS), 1):
-            data.views.apply(batch.pixels, data.views.draw(size, torch.Generator().manual_seed(number)))
-            seen[batch.rows.index] = True
+            data.views.apply(batch.fetched.x, data.views.draw(size, torch.Generator().manual_seed(number)))
+            seen[batch.indices.places] = True
             if number % max(1, n // size // POINTS) == 0:
                 rows.append((number * size, time.perf_counter() - started, memory()))
                 print(*rows[-1], flush=True)

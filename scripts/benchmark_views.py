@@ -67,7 +67,9 @@ def compare_paths(folder: str | None, preset: str) -> str:
         cfg = compose_config(*options, f"views.color={path}", "views.order=image")
         data = instantiate(cfg.data.datamodule)
         data.setup()
-        _, _, views, _ = data.preview(1000)
+        from repel.images.contact_sheet import preview
+
+        views = preview(data, 1000).views
         std = torch.tensor(cfg.data.std).view(-1, 1, 1)
         values[path], images = torch.cat(views) * std * 255, len(data.splits.train)
     gap = (values["exact"] - values["fused"]).abs()

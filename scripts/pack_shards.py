@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from repel.data.datamodule import held_out
+from repel.data.splits import held_out
 from repel.images.decode import on_white, opened, reason, shown, to_8_bit
 from repel.images.encoded import Encoded
 from repel.images.folder import SPLITS, image_folder, run_parallel

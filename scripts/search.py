@@ -39,14 +39,20 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
 
 
 def search(query: Path, folder: Path, options: dict[str, str]) -> None:
-    from repel.export.search import draw, feature_of, nearest, open_folder, pictures  # torch: after the options
+    from repel.export.search import (  # torch: after the options
+        draw_matches,
+        nearest_matches,
+        open_folder,
+        query_feature,
+        read_pictures,
+    )
 
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
-    found = nearest(feature_of(query, embedded, options.get("ckpt")), embedded, int(options["k"]))
+    found = nearest_matches(query_feature(query, embedded, options.get("ckpt")), embedded, int(options["k"]))
     for one in found:
         print(f"{one.similarity:.4f}  {one.label or one.split:<16}  {shown(one.file)}")
     out = Path(options.get("out", folder / f"nearest_{query.stem}.png")).expanduser()
-    sheet = draw(query, found, pictures(found, embedded.record), embedded.record["channels"])
+    sheet = draw_matches(query, found, read_pictures(found, embedded.record), embedded.record["channels"])
     sheet.save(out)
     print(shown(out))
 

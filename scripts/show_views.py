@@ -4,25 +4,7 @@ Takes the options of train.py, and the number of images, images=8. It shows the 
 options would use.
 """
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from repel.cli.command import entry_point
-from repel.engine.build import build_data
-
-
-@entry_point("show_views")
-def main(cfg: DictConfig, folder: Path) -> None:
-    from repel.images.contact_sheet import contact_sheet
-
-    data = build_data(cfg)
-    data.setup()
-    sheet = contact_sheet(*data.preview(cfg.images), cfg.data.mean, cfg.data.std)
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / "views.png")
-    print(f"{folder.relative_to(Path.cwd())}/views.png")
-
+from repel.cli.main import show_views as main
 
 if __name__ == "__main__":
     main()

@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS / room) for room in ("", "support", "losses", "negatives", "engine")]
+sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
-import test_distributed as ranks
-import test_losses as losses
-import test_negatives as negatives
+import golden_cases
+import loss_cases as losses
+import rank_gradients as ranks
+from conftest import options
 from hydra.errors import InstantiationException
 
 TOLERANCE = 1e-9
@@ -32,20 +33,25 @@ def largest(ours, theirs) -> float:
 
 
 def golden(pair: tuple[str, str]) -> float | None:
-    found = {name: losses.of_options for name, (loss, _) in losses.GOLDEN_OPTIONS.items() if pair == (loss, "uniform")}
+    found = {
+        name: golden_cases.of_options
+        for name, (loss, _) in golden_cases.GOLDEN_OPTIONS.items()
+        if pair == (loss, "uniform")
+    }
     if pair == ("ntxent", "hcl"):
-        found = dict.fromkeys(negatives.HCL, negatives.of_hcl)
+        found = dict.fromkeys(golden_cases.HCL, golden_cases.of_hcl)
     elif pair == ("triplet", "semi_hard"):
-        found = {"triplet_semihard_m0.4": lambda name: losses.triplets()}
+        found = {"triplet_semihard_m0.4": lambda name: golden_cases.triplets()}
     elif pair == ("margin_cosine", "uniform"):
-        found = {"cosine_embedding": lambda name: losses.cosine_embedding()}
-    return max((largest(of(name), losses.golden(name)) for name, of in found.items()), default=None)
+        found = {"cosine_embedding": lambda name: golden_cases.cosine_embedding()}
+    return max((largest(of(name), golden_cases.golden(name)) for name, of in found.items()), default=None)
 
 
 def two_ranks() -> dict:
     """(pair, memory) -> the first rank's gradients."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(ranks.rank_main, (2, f"file://{folder}/store", folder), nprocs=2)
+        arguments = 2, f"file://{folder}/store", folder, ranks.everything()
+        torch.multiprocessing.spawn(ranks.rank_main, arguments, nprocs=2)
         return torch.load(f"{folder}/0.pt")
 
 
@@ -88,8 +94,8 @@ def gradcheck(pair: tuple[str, str]) -> str:
 
 def main() -> int:
     torch.set_num_threads(1)
-    chosen = sys.argv[1:] or losses.options("loss")
-    if unknown := set(chosen) - set(losses.options("loss")):
+    chosen = sys.argv[1:] or options("loss")
+    if unknown := set(chosen) - set(options("loss")):
         print(f"error: there is no loss {', '.join(sorted(unknown))} in conf/loss", file=sys.stderr)
         return 2
     measured, failed = two_ranks(), False

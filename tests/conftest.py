@@ -16,6 +16,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+pytest_plugins = ["export_runs", "stateful_runs", "view_cases"]  # their fixtures
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands
@@ -33,13 +34,15 @@ def config(*overrides: str, name: str = "train") -> DictConfig:
     return OmegaConf.create(resolved(name, overrides))
 
 
-def command(script: str, *args: str, cwd: Path, timeout: float = 400, **env: str) -> subprocess.CompletedProcess:
+def command(script: str, *args: str, cwd: Path, timeout: float = 200, **env: str) -> subprocess.CompletedProcess:
     """Run an entry point as a user would, in cwd; every process it leaves is killed when the time is over.
 
     In a Python of its own where env says something about that, else forked from one that has imported everything.
     """
     argv = [str(ROOT / script), *args]
-    own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"})
+    own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"}) and "REPEL_FAULT" not in env
+    if "PYTHONPATH" in env and "PYTHONPATH" in os.environ:
+        env["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **env}
     status, out, err = alone(argv, cwd, env, timeout) if own else ranks.script(argv, cwd, env, timeout)
     if status is None:
@@ -122,7 +125,7 @@ def finished(tmp_path_factory) -> Path:
     """One finished run, made by the command: validated and measured on all images, by kNN. Not to be changed."""
 
     def make(cwd: Path) -> Path:
-        sheet = "callbacks.pairs={_target_:repel.monitoring.progress.PairsGrid,pairs:4,mean:[0],std:[1]}"
+        sheet = "callbacks.pairs={_target_:repel.images.pairs_grid.PairsGrid,pairs:4,mean:[0],std:[1]}"
         result = command("train.py", *SMALL, sheet, cwd=cwd)
         assert result.returncode == 0, result.stderr
         return run_folder(result, cwd)
@@ -131,9 +134,8 @@ def finished(tmp_path_factory) -> Path:
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take longest first, so that workers (make test) end together."""
-    slow = ("test_run.py", "test_methods.py", "test_distributed.py", "test_report.py")
-    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+    """Rooms of quick tests last: idle workers (make test) take what is left of others, best in small pieces."""
+    items.sort(key=lambda item: item.path.parent.name in ("data", "evaluation", "losses", "model", "negatives"))
 
 
 @pytest.fixture(autouse=True, scope="session")

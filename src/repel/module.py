@@ -3,53 +3,67 @@
 Shapes: B samples per rank, W ranks, N = W*B, V views, F features, D embedding dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from repel.base import seeding
 from repel.base.collectives import gather
-from repel.data.pair import Pair
+from repel.data.pair import Pair, ViewBatch
+from repel.data.samples import DataInfo, give_info
 from repel.losses.base import Loss
 from repel.model.anneal import Anneal
 from repel.model.ema import EMA
 from repel.model.optim import Schedule, parameter_groups
 
+NO_NEGATIVES = "takes no explicit negatives, which this data brings; choose another loss="
+
 
 class Diverged(RuntimeError):
-    """The loss or a weight is no finite number."""
+    """The loss or a weight is not finite."""
 
 
-class Step(NamedTuple):
-    """What a batch came to, without gradient: for the loss's memory, and for callbacks that look at it.
+class StepOutput(NamedTuple):
+    """Detached outputs of one batch: for the loss's memory, and for callbacks.
 
-    h: (V*B, F) features of this rank's views. z: (V, N, D) embeddings of all ranks. keys: (V, N, D), what they were
-    compared with, the target's where there is one. labels, ids: (N,), labels or None.
+    loss: of this rank's anchors.
+    h: (V*B, F) features of this rank's views.
+    z: (V, N, D) embeddings of all ranks.
+    keys: (V, N, D), what they were compared with: the target's embeddings where there is one.
+    labels: (N,) or None.
+    ids: (V, N), the entity that each view shows.
+    statistics: what the loss has to log, names -> scalars; known after the backward pass.
     """
 
+    loss: Tensor
     h: Tensor
     z: Tensor
     keys: Tensor
     labels: Tensor | None
     ids: Tensor
+    statistics: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Contrastive(LightningModule):
-    """Encoder, projection head and a loss; a predictor and a momentum target if asked for.
+    """Encoder, projection head and a loss; a predictor and a momentum target are optional.
 
     Args:
-        encoder: (B, ...) -> h (B, F).
+        encoder: (B, ...) -> h (B, F), of one view or of several after one another. Where the sides of a pair differ in
+            kind, it gets a tuple with one batch a side and returns their features after one another, (V*B, F).
         head: h (B, F) -> z (B, D).
         predictor: z (B, D) -> z (B, D) of the anchors, or None.
         loss: see repel/losses/__init__.py.
         target: the momentum network, or None.
         anneal: what changes during training.
-        optimizer: the optimiser's class with its hyperparameters.
+        optimizer: the optimizer's class with its hyperparameters.
         schedule: time in epochs -> factor of the learning rate.
         seed: of what the network itself draws, such as dropout.
     """
@@ -62,17 +76,32 @@ class Contrastive(LightningModule):
         loss: Loss,
         target: EMA | None,
         anneal: Anneal,
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         schedule: Schedule,
         seed: int,
     ):
         super().__init__()
         self.encoder, self.head, self.predictor, self.loss, self.target = encoder, head, predictor, loss, target
         self.anneal, self.optimizer, self.schedule, self.seed = anneal, optimizer, schedule, seed
+        self._step_output: StepOutput | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """What evaluation and users take: h (B, F)."""
         return self.encoder(x)
+
+    def give_data_info(self, info: DataInfo) -> None:
+        """Tell all parts what they must know of the data, before a checkpoint is loaded.
+
+        Raises:
+            ValueError: the data brings what the loss does not take.
+        """
+        if info.negatives and not self.loss.takes_negatives:
+            raise ValueError(f"loss {type(self.loss).__name__} {NO_NEGATIVES}")
+        give_info(self, info)
+        if self.target is not None:  # it begins as the network, whose parameters may only now have their size
+            self.target.encoder.load_state_dict(self.encoder.state_dict())
+            self.target.head.load_state_dict(self.head.state_dict())
+            self.target.requires_grad_(False)
 
     def on_train_batch_start(self, batch: Pair, batch_idx: int) -> None:
         # counted randomness for dropout and the like: other masks on every rank and step, the same after a resume
@@ -80,21 +109,26 @@ class Contrastive(LightningModule):
         self.set_annealed(batch_idx)
 
     def set_annealed(self, batch_idx: int) -> None:
-        time = self.current_epoch + batch_idx / self.trainer.datamodule.batches_per_epoch()
+        time = self.current_epoch + batch_idx / self.batches_per_epoch()
         parts = {"loss": self.loss, "negatives": getattr(self.loss, "negatives", None), "target": self.target}
         for key, value in self.anneal.apply(parts, time).items():
             self.log(f"anneal/{key}", float(value))
 
+    @property
+    def step_output(self) -> StepOutput:
+        """Outputs of the last training batch."""
+        assert self._step_output is not None, "no training step was made yet"
+        return self._step_output
+
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        loss, self.last = self.contrast(batch)
-        self.value = loss.detach()  # logged in together.py, as the mean over ranks, where it is also seen to be finite
+        loss, self._step_output = self.shared_step(batch)
         return loss
 
     def on_after_backward(self) -> None:
         # not before: blocks of rows may be computed a second time in backward
-        self.statistics = self.loss.statistics()
-        self.log_dict(self.statistics, sync_dist=True)
-        self.loss.update(self.last.keys, self.last.labels, self.last.ids)
+        output = self._step_output = self.step_output._replace(statistics=self.loss.statistics())
+        self.log_dict(output.statistics, sync_dist=True)
+        self.loss.update(output.keys, output.labels, output.ids)
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -102,40 +136,70 @@ class Contrastive(LightningModule):
             self.target.follow(self.encoder, self.head)
 
     def validation_step(self, batch: Pair, batch_idx: int) -> None:
-        loss, _ = self.contrast(batch)
-        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch.ids))
+        loss, _ = self.shared_step(batch)
+        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=batch.batch_size)
 
-    def contrast(self, batch: Pair) -> tuple[Tensor, Step]:
+    def shared_step(self, batch: Pair) -> tuple[Tensor, StepOutput]:
         """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks."""
-        B = batch.views.shape[1]
-        x = batch.views.flatten(0, 1)  # one pass for all views, so that batch norm sees them together
-
-        def of_all_ranks(z: Tensor) -> Tensor:  # (V*B, D) -> (V, N, D)
-            return gather(z.unflatten(0, (-1, B)).transpose(0, 1)).transpose(0, 1)
-
-        def predicted(projection: Tensor) -> Tensor:
-            return of_all_ranks(projection if self.predictor is None else self.predictor(projection))
-
+        B = batch.batch_size
+        x = merge_views(batch.views)  # one pass for all views, so that batch norm sees them together
         h = self.encoder(x)  # (V*B, F)
         projection = self.head(h)  # (V*B, D)
-        z, further = predicted(projection), {}
+        z = gather_views(self.predict(projection), B)  # (V, N, D)
+        further = {}
         if batch.crops is not None:
-            further["crops"] = predicted(self.head(self.encoder(batch.crops.flatten(0, 1))))
+            further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B)
         target = None
         if self.target is not None:
-            target = of_all_ranks(self.target(x))
+            target = gather_views(self.target(x), B)
         elif self.predictor is not None:
-            target = of_all_ranks(projection.detach())
-        labels, ids = None if batch.labels is None else gather(batch.labels), gather(batch.ids)
+            target = gather_views(projection.detach(), B)
+        if batch.negatives is not None:
+            further["negatives"] = gather_views(self.negative_keys(batch.negatives), B)  # (M, N, D)
+            if batch.negative_ids is not None:
+                further["negative_ids"] = gather(batch.negative_ids.T).T  # (M, N)
+        labels = None if batch.labels is None else gather(batch.labels)  # (N,)
+        ids = gather(batch.ids.T).T  # (V, N)
         local = slice(self.global_rank * B, (self.global_rank + 1) * B)
         loss = self.loss(z, labels, ids, local, target, **further)
         keys = z if target is None else target
-        return loss, Step(h.detach(), z.detach(), keys.detach(), labels, ids)
+        return loss, StepOutput(loss.detach(), h.detach(), z.detach(), keys.detach(), labels, ids)
 
-    def configure_optimizers(self) -> dict:
+    def predict(self, projection: Tensor) -> Tensor:
+        return projection if self.predictor is None else self.predictor(projection)
+
+    def negative_keys(self, negatives: ViewBatch) -> Tensor:
+        """Explicit negatives -> (M*B, D), in the space of what anchors are compared with."""
+        if not self.loss.takes_negatives:
+            raise ValueError(f"loss {type(self.loss).__name__} {NO_NEGATIVES}")
+        x = merge_negatives(negatives)
+        if self.target is not None:
+            return self.target(x)
+        projection = self.head(self.encoder(x))
+        return projection if self.predictor is None else projection.detach()
+
+    def batches_per_epoch(self) -> int:
+        return self.trainer.datamodule.batches_per_epoch()  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]
         optimizer = self.optimizer(parameter_groups(modules, self.optimizer.keywords["weight_decay"]))
         # not trainer.estimated_stepping_batches, which would read the data a second time
-        per_epoch = -(-self.trainer.datamodule.batches_per_epoch() // self.trainer.accumulate_grad_batches)
+        per_epoch = -(-self.batches_per_epoch() // self.trainer.accumulate_grad_batches)
         factor = LambdaLR(optimizer, lambda step: self.schedule((step + 0.5) / per_epoch))  # the middle of the step
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+
+def merge_views(views: ViewBatch) -> ViewBatch:
+    """An encoder's input: (V, B, ...) -> (V*B, ...); a tuple with one batch (B, ...) a side stays one."""
+    return views if isinstance(views, tuple) else views.flatten(0, 1)
+
+
+def merge_negatives(negatives: ViewBatch) -> ViewBatch:
+    """The same of negatives (M, B, ...), or of a tuple with (M_side, B, ...) a side."""
+    return tuple(side.flatten(0, 1) for side in negatives) if isinstance(negatives, tuple) else negatives.flatten(0, 1)
+
+
+def gather_views(z: Tensor, samples: int) -> Tensor:
+    """(V*B, D) of this rank's B samples -> (V, N, D) of all ranks'."""
+    return gather(z.unflatten(0, (-1, samples)).transpose(0, 1)).transpose(0, 1)

@@ -10,19 +10,16 @@ import pytest
 import ranks
 import torch
 from composing import composed
-from conftest import CONF, TINY, config, make_folder, options
-from hydra.core.hydra_config import HydraConfig
+from conftest import CONF, TINY, config, make_folder, options, same
 from lightning.pytorch import Callback
-from omegaconf import DictConfig, OmegaConf
-from test_losses import REFUSED
-from test_run import LAYERNORM, same, table, train, train_until_killed
+from loss_cases import REFUSED
+from omegaconf import OmegaConf
+from runs_here import LAYERNORM, fitted, patch_dropout, status, status_of, table, train, train_until_killed
 
-from repel.cli.checks import check
-from repel.cli.suggestions import explain
 from repel.engine import checkpoint_io, runs
-from repel.engine.build import build_data, build_module, build_trainer
+from repel.engine.build import build_module
 from repel.engine.configs import to_container
-from repel.engine.fit import fit, notes
+from repel.engine.fit import notes
 from repel.engine.outcomes import MISTAKE
 
 # everything that has a state of its own
@@ -31,15 +28,6 @@ STATEFUL = [
     "anneal.values={negatives.hardest:[20,4],target.momentum:[0.5,0.9]}", "trainer.accumulate_grad_batches=2",
     "head=linear",
 ]  # fmt: skip
-
-
-def fitted(folder: Path, *overrides: str, callback: Callback):
-    """A module after training, watched by a callback."""
-    cfg = config(*TINY, *overrides)
-    module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, folder, None)
-    trainer.callbacks.append(callback)
-    trainer.fit(module, data)
-    return module
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -78,9 +66,13 @@ def test_the_queue_holds_the_keys_of_the_last_batches(tmp_path):
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
-            compared, batch_labels, batch_ids = module.last.keys, module.last.labels, module.last.ids
+            compared, batch_labels, batch_ids = (
+                module.step_output.keys,
+                module.step_output.labels,
+                module.step_output.ids,
+            )
             keys.append(torch.nn.functional.normalize(compared.flatten(0, 1), dim=-1))
-            ids.append(batch_ids.repeat(2))
+            ids.append(batch_ids.flatten())
             labels.append(batch_labels.repeat(2))
             tail = torch.cat(keys)[-50:]
             held, held_ids, held_labels = module.loss.queue.entries()
@@ -103,7 +95,7 @@ def test_the_predictor_is_for_anchors_alone():
 
     module._trainer = None
     images = torch.randn(2, 4, 1, 28, 28)
-    module.contrast(Pair(images, torch.arange(4), None))
+    module.shared_step(Pair(images, torch.arange(4).expand(2, -1), None))
     flat = images.flatten(0, 1)
     torch.testing.assert_close(seen["z"].flatten(0, 1), module.predictor(module.head(module.encoder(flat))))
     torch.testing.assert_close(seen["target"].flatten(0, 1), module.target(flat))
@@ -118,7 +110,7 @@ def test_without_momentum_the_target_is_the_projection():
     seen = {}
     module.loss.forward = lambda z, labels, ids, local, target: seen.update(z=z, target=target) or z.sum()
     images = torch.randn(2, 4, 1, 28, 28)
-    module.contrast(Pair(images, torch.arange(4), None))
+    module.shared_step(Pair(images, torch.arange(4).expand(2, -1), None))
     torch.testing.assert_close(seen["target"].flatten(0, 1), module.head(module.encoder(images.flatten(0, 1))))
     assert not seen["target"].requires_grad
 
@@ -147,12 +139,11 @@ def test_killed_and_resumed_equals_never_killed_with_every_state(tmp_path):
     folder = tmp_path / "run"
     cfg = config(*TINY, *STATEFUL, "callbacks.last.every_n_train_steps=1")
     runs.create(folder, to_container(cfg), [])
-    process = ranks.server.Process(target=train_until_killed, args=(str(folder), 7))
+    process = ranks.forked(train_until_killed, str(folder), 7)
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     assert checkpoint_io.load(folder / "checkpoints/last.ckpt")["global_step"] == 3
-    from test_run import patch_dropout
 
     import repel.model.heads
 
@@ -201,25 +192,6 @@ def pictures(tmp_path_factory) -> Path:
     return make_folder(tmp_path_factory.mktemp("pictures"), ["red", "green", "blue"], 40, size=(8, 8))
 
 
-def status(folder: Path, *overrides: str) -> tuple[int, str]:
-    """Exit status and line of `python train.py ...`, through the command's own checks and training, in this process."""
-    return status_of(folder, composed("train", list(overrides), hydra=True))
-
-
-def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
-    """The same of a config that is composed, Hydra's own part included."""
-    HydraConfig.instance().set_config(cfg)
-    cfg._set_flag("struct", False)
-    del cfg["hydra"]
-    try:
-        check(cfg, "train")
-        runs.create(folder, to_container(cfg), [])
-        fit(cfg, folder, resume=False)
-    except Exception as error:
-        return explain(error, "train")
-    return 0, ""
-
-
 QUICK = [
     "encoder.width=2", "head.out_features=8", "data.batch_size=4", "trainer.max_steps=20", "trainer.max_epochs=1",
     "callbacks.pairs=null", "callbacks.progress=null", "callbacks.knn=null", "callbacks.learning_rate=null",
@@ -231,7 +203,7 @@ QUICK = [
 @pytest.mark.parametrize("loss", options("loss"))
 def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, tmp_path, monkeypatch):
     """20 steps end well for every allowed pair; every other ends with status 2 and a reason."""
-    for name in ("check_types", "baseline"):  # they compose once more for each pair; test_run tests them
+    for name in ("check_types", "baseline"):  # they compose once more for each pair; test_mistakes tests them
         monkeypatch.setattr(f"repel.cli.checks.{name}", lambda *args: None)
     around = ["predictor=mlp"] if loss == "byol" else []
     typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={pictures}"]
@@ -285,7 +257,7 @@ def test_what_may_surprise_is_noted(typed, word):
 def test_presets_say_what_they_choose(name):
     cfg = config(f"experiment={name}")
     chosen = (cfg.loss._target_.rsplit(".", 1)[1], cfg.negatives._target_.rsplit(".", 1)[1])
-    assert chosen == {"hard": ("CosineRegression", "TopK"), "soft": ("InfoNCE", "Tilt")}[name]
+    assert chosen == {"hard": ("CosineRegression", "Hardest"), "soft": ("NTXent", "Tilt")}[name]
 
 
 def test_required_presets_are_there():

@@ -11,17 +11,19 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, config, make_folder, options
+from conftest import ROOT, command, config, make_folder, options
 from hydra.utils import instantiate
 from PIL import Image
 
 from repel.base import seeding
-from repel.data import datamodule
 from repel.data.sampler import GlobalBatches
+from repel.data.samples import Splits
+from repel.data.splits import held_out
 from repel.images import datasets as readers
 from repel.images import folder
+from repel.images.contact_sheet import preview
 from repel.images.decode import decode
-from repel.images.memory import Images, Splits
+from repel.images.memory import Images
 
 
 def idx(path, array: np.ndarray, compress=False):
@@ -90,8 +92,7 @@ def fake_imagenet(root, monkeypatch):
 
 def fake_shards(root, monkeypatch):
     make_folder(root / "images", ["a", "b"], 20)
-    packed = [sys.executable, ROOT / "scripts/pack_shards.py", root / "images", root]
-    subprocess.run(packed, check=True, capture_output=True, timeout=120)
+    assert command("scripts/pack_shards.py", f"{root}/images", str(root), cwd=root).returncode == 0
     return 2
 
 
@@ -127,7 +128,7 @@ def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
         assert part.labels.shape == (len(part),)
         assert pixels.float().std() > 10
         assert good.all()
-    plain, sizes, views, params = data.preview(2)
+    plain, sizes, views, params = preview(data, 2)
     assert plain.shape == (2, *shape)
     assert torch.stack(views).shape == (2, 2, *shape)
     assert len(params) == len(sizes) == 2
@@ -192,7 +193,7 @@ def raises(error):
 )
 def test_any_layout_becomes_channels_first(shape, channels, expected):
     pixels = np.arange(np.prod(shape), dtype=np.int64).reshape(shape).astype(np.uint8)
-    made = readers.images(pixels, np.zeros(4), channels)
+    made = readers.to_images(pixels, np.zeros(4), channels)
     assert made.pixels.shape == expected
     source = pixels[0, 1, 2] if len(shape) == 3 else (pixels[0, 1, 2, 0] if shape[-1] == 3 else pixels[0, 0, 1, 2])
     assert made.pixels[0, 0, 1, 2] == source
@@ -201,7 +202,7 @@ def test_any_layout_becomes_channels_first(shape, channels, expected):
 
 def test_colour_is_never_dropped_silently():
     with pytest.raises(ValueError, match=r"data\.channels"):
-        readers.images(np.zeros((2, 4, 4, 3), np.uint8), [0, 1], 1)
+        readers.to_images(np.zeros((2, 4, 4, 3), np.uint8), [0, 1], 1)
 
 
 # ------------------------------------------------------------------------------------------------------ image folders
@@ -333,22 +334,22 @@ def test_sets_beyond_memory_are_refused(tmp_path):
 def test_held_out_parts_are_balanced_disjoint_and_the_same_for_every_run():
     pixels = torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1)
     splits = Splits(Images(pixels, torch.arange(200) % 4))
-    made = [datamodule.held_out(splits, 0.1, 0.2, seed=0) for _ in range(2)]
+    made = [held_out(splits, 0.1, 0.2, seed=0) for _ in range(2)]
     parts = [part.pixels.flatten().tolist() for part in (made[0].train, made[0].val, made[0].test)]
     assert list(map(len, parts)) == [144, 16, 40]
     assert sorted(itertools.chain(*parts)) == list(range(200))
     assert made[0].val.labels.bincount().tolist() == [4] * 4
     assert torch.equal(made[0].val.pixels, made[1].val.pixels)
-    assert not torch.equal(made[0].val.pixels, datamodule.held_out(splits, 0.1, 0.2, seed=1).val.pixels)
+    assert not torch.equal(made[0].val.pixels, held_out(splits, 0.1, 0.2, seed=1).val.pixels)
 
 
 def test_small_classes_and_no_labels_still_give_a_fair_validation_set():
     pixels = torch.zeros(9, 1, 1, 1, dtype=torch.uint8)
     for labels in (torch.arange(9), None):
-        splits = datamodule.held_out(Splits(Images(pixels, labels)), 0.1, 0.1, seed=0)
+        splits = held_out(Splits(Images(pixels, labels)), 0.1, 0.1, seed=0)
         assert (len(splits.train), len(splits.val), len(splits.test)) == (7, 1, 1)
     labels = torch.cat([torch.arange(100).repeat_interleave(4), torch.full((20,), 100)])  # a long tail
-    splits = datamodule.held_out(Splits(Images(torch.zeros(420, 1, 1, 1, dtype=torch.uint8), labels)), 0.1, 0.1, seed=0)
+    splits = held_out(Splits(Images(torch.zeros(420, 1, 1, 1, dtype=torch.uint8), labels)), 0.1, 0.1, seed=0)
     assert len(splits.test.labels) == 42
     assert len(splits.test.labels.unique()) > 35
 
@@ -358,7 +359,7 @@ def batches(rank=0, world=1, seed=7, seen=0, n=23, size=4, pieces=23):
         yield from torch.randperm(n, generator=seeding.generator(seed, seeding.ORDER, epoch)).split(pieces)
 
     sampler = GlobalBatches(order, n, size, rank, world, lambda: seen, n // size)
-    return [rows.index.tolist() for rows in sampler]
+    return [indices.places.tolist() for indices in sampler]
 
 
 def test_order_is_a_function_of_seed_and_epoch():

@@ -2,97 +2,27 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_losses import NO_NEGATIVES, PAIRS, make, remember
+from loss_cases import with_and_without_memory
+from rank_gradients import SHAPES, Network, data, normalised, rank_main
+from ranks import start_server
 
 from repel.base.collectives import gather
 from repel.engine.batch_norm import CrossRankBatchNormSync, has_unsynced_batch_norm
-
-TOTAL = 12  # samples, over all ranks
-FIXED = {"triplet", "margin_cosine", "cosine_regression"}  # no temperature to learn
-
-
-class Network(torch.nn.Module):
-    """A small encoder with the loss's own parameters, as the LightningModule has them."""
-
-    def __init__(self, pair: tuple[str, str], memory: bool):
-        super().__init__()
-        torch.manual_seed(0)
-        layers = torch.nn.Linear(7, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)
-        self.net = torch.nn.Sequential(*layers).double()
-        changes = {} if pair[0] in NO_NEGATIVES | FIXED else {"learn_temperature": True}
-        memory = memory and pair[0] not in NO_NEGATIVES
-        self.loss = remember(make(*pair, queue=8, **changes)) if memory else make(*pair, **changes)
-
-    def forward(self, samples, labels, ids, target, local):
-        """This rank's samples (3, B, 7) and everyone's labels, ids and targets -> the loss.
-
-        The third view is a small crop, where there is a target and the loss takes crops.
-        """
-        z = self.net(samples.flatten(0, 1)).unflatten(0, samples.shape[:2])
-        z = gather(z.transpose(0, 1)).transpose(0, 1)
-        crops = {"crops": z[2:]} if target is not None and self.loss.takes_crops else {}
-        return self.loss(z[:2], gather(labels), gather(ids), local, target, **crops)
-
-
-def data() -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    samples, target = (torch.randn(v, TOTAL, d, generator=generator, dtype=torch.float64) for v, d in ((3, 7), (2, 5)))
-    return samples, torch.tensor([0, 1, 0, 2, 1, 1, 3, 3, 0, 2, 2, -1]), torch.arange(10, 10 + TOTAL), target
-
-
-SHAPES = [(TOTAL, 5), (TOTAL, 5, 3, 2)]  # of what batch norm sees
-
-
-def normalised(shape: tuple[int, ...], local: slice, apply) -> dict[str, torch.Tensor]:
-    """What batch norm makes of this rank's part of a batch, in training and then in evaluation, with all gradients."""
-    generator = torch.Generator().manual_seed(2)
-    x, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    x = (3 * x[local] + 2).requires_grad_()
-    kind = torch.nn.BatchNorm1d if len(shape) == 2 else torch.nn.BatchNorm2d
-    norm = apply(torch.nn.Sequential(kind(5).double()))
-    out = norm(x)
-    (out * weight[local]).sum().backward()
-    made = {"out": out, "x": x.grad, "evaluated": norm.eval()(x)} | dict(norm.state_dict())
-    made |= {f"d{name}": parameter.grad for name, parameter in norm.named_parameters()}
-    return {name: value.detach() for name, value in made.items()}
-
-
-def everything():
-    return [(pair, memory) for pair in PAIRS for memory in (False, True)]
-
-
-def rank_main(rank: int, world: int, address: str, results: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
-    size = TOTAL // world
-    local = slice(rank * size, (rank + 1) * size)
-    samples, labels, ids, target = data()
-    out = {}
-    for pair, memory in everything():
-        net = Network(pair, memory)
-        ddp = torch.nn.parallel.DistributedDataParallel(net)  # averages the gradients
-        value = ddp(samples[:, local], labels[local], ids[local], target if memory else None, local)
-        value.backward()
-        out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
-    for shape in SHAPES:
-        out[shape] = normalised(shape, local, CrossRankBatchNormSync().apply)
-    torch.save(out, f"{results}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["two", "four"])
 def ranks(request, tmp_path_factory):
     folder, world = tmp_path_factory.mktemp("ranks"), request.param
-    mp.start_processes(
-        rank_main, (world, f"file://{folder}/store", str(folder)), nprocs=world, start_method="forkserver"
-    )
+    start_server()
+    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    cases = {(params["pair"], params["memory"]) for params in chosen if {"pair", "memory"} <= params.keys()}
+    arguments = world, f"file://{folder}/store", str(folder), sorted(cases)
+    mp.start_processes(rank_main, arguments, nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
-@pytest.mark.parametrize("memory", [False, True], ids=["batch", "queue and target"])
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@with_and_without_memory()
 def test_gradient_of_several_ranks_is_that_of_one(ranks, pair, memory):
     net = Network(pair, memory)
     samples, labels, ids, target = data()

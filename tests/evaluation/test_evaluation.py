@@ -2,20 +2,29 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from repel.evaluation.episodes import drawn, episodes, interval
-from repel.evaluation.features import encode, raw_pixels
-from repel.evaluation.knn import knn_predict, knn_top1
-from repel.evaluation.linear import LinearProbe, chosen_l2, labelled_share, logistic_regression, standardisation
+from repel.evaluation.episodes import _draw_places, _interval, few_shot_accuracies
+from repel.evaluation.features import encode
+from repel.evaluation.knn import KNN, knn_predict, knn_top1
+from repel.evaluation.linear import (
+    LinearProbe,
+    _choose_l2,
+    _mean_and_std,
+    _share_of_labels,
+    linear_probe,
+)
+from repel.evaluation.logistic import logistic_regression
 from repel.evaluation.protocol import Part, accuracy
-from repel.evaluation.retrieval import retrieval
-from repel.images import corruptions
+from repel.evaluation.retrieval import retrieval_metrics
+from repel.images import corruptions, figures
 from repel.images import datasets as readers
-from repel.images import figures as pictures
-from repel.images.finetune import shifted
+from repel.images.finetune import _shift
 from repel.images.memory import Images
+from repel.images.modality import raw_pixels
+from repel.report import plots
 
 
 def plain_knn(bank, labels, queries, k, temperature):
@@ -54,7 +63,7 @@ def test_cold_temperatures_do_not_overflow():
 def test_queries_are_handled_in_parts(monkeypatch):
     bank, labels, queries = torch.randn(30, 4), torch.randint(0, 3, (30,)), torch.randn(17, 4)
     whole = knn_predict(bank, labels, queries, 3, 0.1)
-    monkeypatch.setattr("repel.evaluation.knn.QUERIES", 5)
+    monkeypatch.setattr("repel.evaluation.knn.QUERY_BLOCK", 5)
     assert torch.equal(whole, knn_predict(bank, labels, queries, 3, 0.1))
 
 
@@ -150,7 +159,7 @@ def test_logistic_regression_equals_scikit_learns(features, l2):
     from sklearn.linear_model import LogisticRegression
 
     train, test = features
-    mean, std = standardisation(train.x)
+    mean, std = _mean_and_std(train.x)
     x, n, classes = (train.x - mean) / std, len(train.y), int(train.y.max()) + 1
     weight, bias, value = logistic_regression(x, train.y, l2, classes, None, 1e-7)
     oracle = LogisticRegression(C=1 / (l2 * n), tol=1e-10, max_iter=10000).fit(x, train.y)
@@ -176,13 +185,29 @@ def test_the_probes_own_tolerance_costs_no_accuracy(features):
     rest = Part(test.x[1::2], test.y[1::2], None)
     fitted = LinearProbe([1e-3, 1e-2, 1e-1]).fit(train, val, None)
     score = fitted.score(rest)[0]
-    assert score.settings["l2"] == fitted.chosen[0].settings["l2"] == chosen_l2(train, val, [1e-3, 1e-2, 1e-1], 10)[0]
+    assert score.settings["l2"] == fitted.chosen[0].settings["l2"] == _choose_l2(train, val, [1e-3, 1e-2, 1e-1], 10)[0]
     x, y = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
-    mean, std = standardisation(x)
+    mean, std = _mean_and_std(x)
     oracle = LogisticRegression(C=1 / (score.settings["l2"] * len(y)), tol=1e-10, max_iter=10000).fit(
         (x - mean) / std, y
     )
     assert score.value == pytest.approx(oracle.score((rest.x - mean) / std, rest.y), abs=1e-3)
+
+
+def test_plain_arrays_give_the_evaluators_numbers(features):
+    """knn_top1 and linear_probe on NumPy arrays, beside the evaluators on the same features."""
+    train, test = features
+    val, rest = Part(test.x[::2], test.y[::2], None), Part(test.x[1::2], test.y[1::2], None)
+    arrays = [t.numpy() for part in (train, val, rest) for t in part[:2]]
+    x, y, val_x, val_y, rest_x, rest_y = arrays
+    probe = linear_probe(x, y, val_x, val_y, l2=[1e-2, 1e-1])
+    expected = LinearProbe([1e-2, 1e-1]).fit(train, val, None).score(rest)[0].value
+    assert accuracy(probe.predict(rest_x), rest.y) == expected
+    score = KNN(5, [], 0.1).fit(train, val, None).score(rest)[0]
+    bank, labels = np.concatenate([x, val_x]), np.concatenate([y, val_y])
+    assert knn_top1(bank, labels.astype("int32"), rest_x, rest_y, 5) == score.value
+    with pytest.raises(ValueError, match="l2 needs numbers > 0"):
+        linear_probe(x, y, val_x, val_y, l2=[0.0])
 
 
 def test_fewer_samples_than_features_lose_nothing():
@@ -212,18 +237,18 @@ def test_the_regularisation_is_chosen_on_validation():
     signal = (2 * y - 1)[:, None] + 0.1 * torch.randn(40, 1)
     train = Part(torch.cat([signal, torch.randn(40, 200)], 1), y, None)
     val = Part(torch.cat([signal, 5 * torch.randn(40, 200)], 1), y, None)
-    values = {l2: chosen_l2(train, val, [l2], 2)[1] for l2 in (1e-4, 1.0, 10.0)}
+    values = {l2: _choose_l2(train, val, [l2], 2)[1] for l2 in (1e-4, 1.0, 10.0)}
     best = max(values.values())
     assert len(set(values.values())) > 1
-    assert chosen_l2(train, val, list(values), 2) == (max(l2 for l2, v in values.items() if v == best), best)
+    assert _choose_l2(train, val, list(values), 2) == (max(l2 for l2, v in values.items() if v == best), best)
 
 
 def test_a_share_of_the_labels_is_the_same_of_every_class():
     y = torch.tensor([0] * 50 + [1] * 30 + [2] * 3)
     part = Part(torch.arange(83.0)[:, None], y, Images(torch.arange(83).byte().view(-1, 1, 1, 1), y))
-    few = labelled_share(part, 0.1, torch.Generator().manual_seed(0))
+    few = _share_of_labels(part, 0.1, torch.Generator().manual_seed(0))
     assert torch.bincount(few.y).tolist() == [5, 3, 1]
-    assert few.x.squeeze(1).tolist() == few.images.pixels.flatten().tolist()
+    assert few.x.squeeze(1).tolist() == few.samples.pixels.flatten().tolist()
 
 
 # ------------------------------------------------------------------------------------------------------- retrieval
@@ -244,11 +269,11 @@ def plain_retrieval(x, y, ks):
 
 
 def test_retrieval_equals_brute_force(features, monkeypatch):
-    monkeypatch.setattr("repel.evaluation.retrieval.QUERIES", 37)
-    x, y = features[1]._replace(images=None)[:2]
+    monkeypatch.setattr("repel.evaluation.retrieval.QUERY_BLOCK", 37)
+    x, y = features[1]._replace(samples=None)[:2]
     y = y.clone()
     y[0] = int(y.max()) + 1  # a label that is alone
-    found = retrieval(x, y, [1, 5, 10])
+    found = retrieval_metrics(x, y, [1, 5, 10])
     assert list(found) == ["recall_at_1", "recall_at_5", "recall_at_10", "map_at_r"]
     assert list(found.values()) == pytest.approx(plain_retrieval(x, y, [1, 5, 10]), abs=1e-12)
 
@@ -259,7 +284,9 @@ def test_recall_at_1_equals_scikit_learns(features):
     x, y = features[1][:2]
     nearest = NearestNeighbors(n_neighbors=2, metric="cosine", algorithm="brute").fit(x).kneighbors(x)[1]
     other = torch.tensor([row[1] if row[0] == i else row[0] for i, row in enumerate(nearest.tolist())])
-    assert retrieval(x, y, [1])["recall_at_1"] == pytest.approx(float((y[other] == y).double().mean()), abs=1e-12)
+    assert retrieval_metrics(x, y, [1])["recall_at_1"] == pytest.approx(
+        float((y[other] == y).double().mean()), abs=1e-12
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- episodes
@@ -268,20 +295,22 @@ def test_recall_at_1_equals_scikit_learns(features):
 def test_episodes_of_separate_classes_and_of_noise():
     y = torch.arange(400) % 8
     separate = Part(torch.eye(8)[y] + 0.01 * torch.randn(400, 8), y, None)
-    assert episodes(separate, separate, 5, 1, 15, 30, torch.Generator().manual_seed(0)).mean() == 1
+    assert few_shot_accuracies(separate, separate, 5, 1, 15, 30, torch.Generator().manual_seed(0)).mean() == 1
     noise = Part(torch.randn(400, 64), y, None)
-    top1 = episodes(noise, Part(torch.randn(400, 64), y, None), 5, 1, 15, 400, torch.Generator().manual_seed(0))
-    assert abs(float(top1.mean()) - 0.2) < 3 * interval(top1)
-    assert interval(top1) == pytest.approx(1.96 * float(top1.std()) / 20)
+    top1 = few_shot_accuracies(
+        noise, Part(torch.randn(400, 64), y, None), 5, 1, 15, 400, torch.Generator().manual_seed(0)
+    )
+    assert abs(float(top1.mean()) - 0.2) < 3 * _interval(top1)
+    assert _interval(top1) == pytest.approx(1.96 * float(top1.std()) / 20)
 
 
 def test_an_episode_equals_the_plain_form():
     y = torch.arange(60) % 3
     support, queries = (Part(torch.randn(60, 5) + torch.eye(3, 5)[y], y, None) for _ in range(2))
-    found = episodes(support, queries, 3, 4, 6, 5, torch.Generator().manual_seed(3))
+    found = few_shot_accuracies(support, queries, 3, 4, 6, 5, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     classes = torch.rand(5, 3, generator=generator).argsort(1)
-    examples, asked = drawn(support.y, classes, 4, generator), drawn(queries.y, classes, 6, generator)
+    examples, asked = _draw_places(support.y, classes, 4, generator), _draw_places(queries.y, classes, 6, generator)
     for e in range(5):
         right = 0
         for w in range(3):
@@ -324,7 +353,7 @@ def test_noise_has_its_strength_and_brightness_adds():
 @pytest.mark.parametrize("flip", [False, True])
 def test_shifted_images_are_windows_of_padded_ones(flip):
     pixels = torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8)
-    made = shifted(pixels, flip, torch.Generator().manual_seed(0))
+    made = _shift(pixels, flip, torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(pixels.float(), (2, 2, 2, 2), mode="reflect").byte()
     flips = set()
     for i in range(20):
@@ -343,17 +372,17 @@ def test_shifted_images_are_windows_of_padded_ones(flip):
 
 def test_a_map_by_principal_components():
     x = torch.randn(50, 1, dtype=torch.float64) * torch.tensor([[3.0, 0, 0]]) + torch.tensor([[0.0, 5, 0]])
-    points = pictures.plane(x, "pca", 0)
+    points = plots.project_to_plane(x, "pca", 0)
     unit = torch.nn.functional.normalize(x, dim=1)
     centred = unit - unit.mean(0)
     assert points.shape == (50, 2)
     torch.testing.assert_close(torch.cdist(points, points), torch.cdist(centred, centred), atol=1e-6, rtol=0)
-    torch.testing.assert_close(points, pictures.plane(x, "pca", 0))
+    torch.testing.assert_close(points, plots.project_to_plane(x, "pca", 0))
 
 
 def test_a_map_by_tsne_keeps_clusters_together():
     y = torch.arange(60) % 3
-    points = pictures.plane(torch.eye(3)[y] + 0.05 * torch.randn(60, 3), "tsne", 0)
+    points = plots.project_to_plane(torch.eye(3)[y] + 0.05 * torch.randn(60, 3), "tsne", 0)
     means = torch.stack([points[y == label].mean(0) for label in range(3)])
     assert torch.equal(torch.cdist(points, means).argmin(1), y)
 
@@ -362,12 +391,12 @@ def test_a_sheet_of_neighbours():
     y = torch.arange(30) % 3
     shown = Images(torch.full((30, 1, 8, 8), 0, dtype=torch.uint8) + (80 * y).byte()[:, None, None, None], y)
     x = torch.eye(3)[y] + 0.01 * torch.randn(30, 3)
-    sheet = pictures.neighbour_sheet((x, y, shown), (x, y, shown), ["a", "b", "c"])
-    row = pictures.CELL + 2 * pictures.LINE + pictures.GAP
-    assert sheet.height == 12 * row + pictures.GAP
-    middle = [sheet.getpixel((pictures.GAP + pictures.CELL // 2, pictures.GAP + i * row + 20)) for i in range(12)]
+    sheet = figures.neighbor_sheet(Part(x, y, shown), Part(x, y, shown), ["a", "b", "c"])
+    row = figures.CELL + 2 * figures.LINE + figures.GAP
+    assert sheet.height == 12 * row + figures.GAP
+    middle = [sheet.getpixel((figures.GAP + figures.CELL // 2, figures.GAP + i * row + 20)) for i in range(12)]
     assert sorted({p[0] for p in middle}) == [0, 80, 160]
     for i in range(12):  # all ten neighbours are of the query's class: the same gray
         for j in range(1, 11):
-            left = pictures.GAP + j * (pictures.CELL + pictures.GAP) + 2 * pictures.GAP
-            assert sheet.getpixel((left + 30, pictures.GAP + i * row + 20)) == middle[i]
+            left = figures.GAP + j * (figures.CELL + figures.GAP) + 2 * figures.GAP
+            assert sheet.getpixel((left + 30, figures.GAP + i * row + 20)) == middle[i]

@@ -4,15 +4,16 @@ import json
 
 import pytest
 import torch
-from conftest import CONF, config, options
+from conftest import CONF, config, options, same
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from runs_here import train
 
-from repel.data.datamodule import ImageData
-from repel.evaluation import protocol
-from repel.evaluation.linear import LinearProbe, chosen_l2
-from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Row, Score, measure
-from repel.images.memory import Images, Splits
+from repel.data.datamodule import PairData
+from repel.data.samples import Splits
+from repel.evaluation.linear import LinearProbe, _choose_l2
+from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, ReportRow, Score, measure
+from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
 
 EVALUATORS = options("evaluators")
@@ -41,11 +42,11 @@ def images(n: int, seed: int) -> Images:
     return Images(pixels.byte(), labels)
 
 
-def data(test: Images) -> ImageData:
+def data(test: Images) -> PairData:
     splits = Splits(images(90, 1), test, images(30, 2), classes=["a", "b", "c"])
     tasks = {"ab": ["first", "first", "other"]}
     normalize = Normalize([0.5], [0.25])
-    made = ImageData(lambda: splits, 10, 0.1, 0.1, 0, tasks, None, False, None, normalize, 1)
+    made = PairData(lambda: splits, 10, 0.1, 0.1, 0, tasks, None, False, None, normalize, 1)
     made.setup()
     return made
 
@@ -81,6 +82,10 @@ def other_tests() -> list[Images]:
     return [usual, Images(usual.pixels, usual.labels.roll(1)), Images(255 - usual.pixels, usual.labels)]
 
 
+def headline(make_network) -> ReportRow:
+    return ReportRow("best", "x", "h", make_network, 1, headline=True)
+
+
 def influence_of_the_test_split(make) -> bool:
     """Whether anything fitted or chosen by make(data), in two rows one after the other, changes with the test split.
 
@@ -90,20 +95,18 @@ def influence_of_the_test_split(make) -> bool:
     fitted, settings, usual = [], [], other_tests()[0]
     for test in other_tests():
         one = data(test)
-        rows = [Row(f"test/{n}_", "x", 1, "h", lambda one=one: network(one.normalize)) for n in "ab"]
+        rows = [ReportRow(n, "x", "h", lambda one=one: network(one.normalize), 1) for n in "ab"]
         leaky = make(one)
-        records = measure(rows, {"one": leaky}, one, None, 1, None)
+        records = [m.record() for m in measure(rows, {"one": leaky}, one, None, 1)]
         assert records
         settings.append([(r["metric"], chosen(r["settings"])) for r in records])
-        records = measure(rows, {"one": Watched(leaky)}, one, None, 1, None)
+        records = [m.record() for m in measure(rows, {"one": Watched(leaky)}, one, None, 1)]
         fitted.append([(r["metric"], r["value"], chosen(r["settings"])) for r in records])
     right = []
     for test in (usual[:12], usual[12:], usual):
         one = data(test)
-        records = measure(
-            [Row("test/", "x", 1, "h", lambda one=one: network(one.normalize))], {"one": make(one)}, one, None, 1, None
-        )
-        right.append({r["metric"]: len(test) * r["value"] for r in records if r["metric"].endswith(OF_AN_IMAGE)})
+        measurements = measure([headline(lambda one=one: network(one.normalize))], {"one": make(one)}, one, None, 1)
+        right.append({m.metric: len(test) * m.score.value for m in measurements if m.metric.endswith(OF_AN_IMAGE)})
     together = all(abs(right[0][n] + right[1][n] - right[2][n]) < 1e-3 for n in right[2])
     return not (together and fitted[0] == fitted[1] == fitted[2] and settings[0] == settings[1] == settings[2])
 
@@ -150,7 +153,7 @@ def test_a_planted_leak_is_caught(what):
             test = self.one.splits.test
             x, _ = network.encode(test)
             if what == "labels":
-                l2, top1 = chosen_l2(train, Part(x, test.labels, test), self.l2, 3)
+                l2, top1 = _choose_l2(train, Part(x, test.labels, test), self.l2, 3)
                 return Fitted(lambda part: [Score("l2", "", l2, {"top1": top1})])
             scale = x.std(0).square()
             return super().fit(train._replace(x=train.x * scale), val._replace(x=val.x * scale), network)
@@ -175,12 +178,11 @@ def test_the_test_split_is_encoded_after_everything_is_fitted():
 
         return usual._replace(encode=encode)
 
-    measure([Row("test/", "x", 1, "h", make)], {"a": Fits(), "b": Fits()}, one, None, 1, None)
+    measure([headline(make)], {"a": Fits(), "b": Fits()}, one, None, 1)
     assert happened == ["other", "other", "fit", "fit", "test", "score", "score"]
 
 
 def test_the_best_checkpoint_does_not_depend_on_the_test_split(tmp_path, monkeypatch):
-    from test_run import same, train
 
     from repel.engine import checkpoint_io
     from repel.images import datasets as readers
@@ -206,8 +208,8 @@ def test_records_say_how_they_were_measured():
     one = data(images(30, 4))
     evaluators = {name: evaluator(name) for name in EVALUATORS}
     seen = []
-    rows = [Row("test/", "x", 1, "h", lambda: network(one.normalize))]
-    records = measure(rows, evaluators, one, None, 7, lambda *split: seen.append(split))
+    rows = [headline(lambda: network(one.normalize))]
+    records = [m.record() for m in measure(rows, evaluators, one, None, 7, lambda *split: seen.append(split))]
     assert {r["evaluator"] for r in records} == set(EVALUATORS)
     for r in records:
         assert (r["seed"], r["layer"], r["epoch"]) == (7, "h", 1)
@@ -222,10 +224,10 @@ def test_records_say_how_they_were_measured():
 
 def test_raw_pixels_have_no_numbers_of_an_encoder():
     one = data(images(30, 4))
-    rows = [Row("baseline/raw_", "x", None, "pixels", lambda: network(one.normalize)._replace(encoder=None))]
-    records = measure(rows, {n: evaluator(n) for n in ("knn", "fine_tune")}, one, None, 1, None)
-    assert {r["evaluator"] for r in records} == {"knn"}
-    assert "baseline/raw_knn_top1" in {r["metric"] for r in records}
+    rows = [ReportRow("raw", "x", "pixels", lambda: network(one.normalize)._replace(encoder=None))]
+    measurements = measure(rows, {n: evaluator(n) for n in ("knn", "fine_tune")}, one, None, 1)
+    assert {m.evaluator for m in measurements} == {"knn"}
+    assert "baseline/raw_knn_top1" in {m.metric for m in measurements}
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
@@ -234,13 +236,8 @@ def test_evaluators_leave_the_encoder_as_it_is(name):
     one = data(images(30, 4))
     net = network(one.normalize)
     before = {k: v.clone() for k, v in net.encoder.state_dict().items()}
-    values = [
-        [
-            r["value"]
-            for r in measure([Row("test/", "x", 1, "h", lambda: net)], {name: evaluator(name)}, one, None, 1, None)
-        ]
-        for _ in range(2)
-    ]
+    rows, evaluators = [headline(lambda: net)], {name: evaluator(name)}
+    values = [[m.score.value for m in measure(rows, evaluators, one, None, 1)] for _ in range(2)]
     assert values[0] == values[1]  # the same numbers twice
     assert not net.encoder.training
     assert all(torch.equal(before[k], v) for k, v in net.encoder.state_dict().items())
@@ -251,4 +248,21 @@ def test_every_evaluator_has_a_file_of_its_name():
     for name in EVALUATORS:
         assert list(OmegaConf.load(CONF / f"evaluators/{name}.yaml")) == [name]
     assert set(config(name="evaluate").evaluators) <= set(EVALUATORS)
-    assert protocol.Evaluator.of_tasks == ()
+    assert Evaluator.task_metrics == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "test", "val"),
+    [
+        (("best", "h", 1, True), "test/x", "val/x"),
+        (("checkpoint", "h", 1, True), "test/x", "val/x"),
+        (("last", "h", 1, False), "test/last_x", "val/last_x"),
+        (("best", "z", 1, True), "test/z_x", "val/z_x"),
+        (("raw", "pixels", None, False), "baseline/raw_x", "val/baseline_raw_x"),
+        (("untrained", "h", None, False), "baseline/untrained_x", "val/baseline_untrained_x"),
+    ],
+)
+def test_metric_names(row, test, val):
+    source, layer, epoch, is_headline = row
+    row = ReportRow(source, "label", layer, lambda: None, epoch, is_headline)
+    assert (row.metric_name("x"), row.metric_name("x", "val")) == (test, val)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, config, options
-from test_losses import NO_NEGATIVES, batch, make, remember, value_and_gradient
+from loss_cases import NO_NEGATIVES, batch, make, remember, value_and_gradient
 
 from repel.engine.build import build_data, build_module, build_trainer
 from repel.losses.soft_targets import sinkhorn

@@ -1,103 +1,53 @@
 """Losses: the contract for every YAML in conf with every strategy, golden values, equations by brute force."""
 
-import functools
 import itertools
-import json
 import math
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import config, options
+from conftest import options
+from golden_cases import CASES, GOLDEN_OPTIONS, assert_golden, cosine_embedding, of_options, triplets
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from loss_cases import (
+    DIM,
+    IDS,
+    LABELS,
+    NO_NEGATIVES,
+    NO_SUM,
+    PAIRS,
+    REFUSED,
+    assert_equal,
+    batch,
+    batch_of,
+    in_make_test,
+    make,
+    node,
+    remember,
+    setting,
+    stops_gradient,
+    value_and_gradient,
+    with_and_without_memory,
+)
 
+from repel.losses import base, pairs, ratio, rowwise
 from repel.losses import chunking as memory
-from repel.losses import pairs, ratio, rowwise
 from repel.losses.queue import Queue
 from repel.losses.soft_targets import sinkhorn
-from repel.losses.supcon import matches
-
-GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
-CASES = GOLDEN["cases"]
-Z = torch.tensor([GOLDEN["z0"], GOLDEN["z1"]], dtype=torch.float64)
-LABELS, IDS = torch.tensor([0, 0, 1, 1, 2, 1]), torch.tensor([10, 11, 12, 13, 14, 15])
-DIM = 5
 
 
-@functools.cache
-def node(group: str, name: str):
-    return config(f"{group}={name}", f"head.out_features={DIM}")[group]
+def test_make_test_covers_all_pairs_and_each_part_with_and_without_a_memory():
+    covered = {(*pair, memory) for pair in PAIRS for memory in (False, True) if in_make_test(*pair, memory)}
+    assert {(loss, strategy) for loss, strategy, _ in covered} == set(PAIRS)
+    assert {(loss, memory) for loss, _, memory in covered} == set(itertools.product(options("loss"), (False, True)))
+    assert {(part, memory) for _, part, memory in covered} == set(
+        itertools.product(options("negatives"), (False, True))
+    )
+    assert len(covered) < 0.6 * 2 * len(PAIRS)
 
 
-NO_NEGATIVES = {name for name in options("loss") if "negatives" not in node("loss", name)}
-NO_SUM = {  # nothing to debias
-    name
-    for name in set(options("loss")) - NO_NEGATIVES
-    if not get_class(node("loss", name)["_target_"]).takes_correction
-}
-REFUSED = {(loss, strategy) for loss in NO_SUM for strategy in ("debiased", "hcl")}
-REFUSED |= {(loss, strategy) for loss in NO_NEGATIVES for strategy in options("negatives") if strategy != "uniform"}
-REFUSED |= {("ressl", "hardest")}
-MATRIX = list(itertools.product(options("loss"), options("negatives")))
-PAIRS = [pair for pair in MATRIX if pair not in REFUSED]
-ROWWISE = [pair for pair in PAIRS if pair[0] not in NO_NEGATIVES]
-OWN_STOP_GRADIENT = {"macl", "decoupled_weighted"}  # part of the loss's definition: no finite difference sees it
-
-
-def make(loss: str, negatives="uniform", queue: int = 0, **changes):
-    """A loss of conf/loss in float64; `negatives` is a name, or a strategy."""
-    cfg = {**node("loss", loss), **changes}
-    if "negatives" in cfg:
-        cfg["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
-        cfg["queue"] = {**cfg["queue"], "size": queue}
-    made = {} if isinstance(negatives, str) else {"negatives": negatives}
-    return instantiate(cfg, **made).double()
-
-
-def batch(views: int = 2, samples: int = 6, dim: int = DIM, dtype=torch.float64, seed: int = 0):
-    generator = torch.Generator().manual_seed(views * samples + 1000 * seed)
-    return torch.randn(views, samples, dim, generator=generator, dtype=dtype).requires_grad_()
-
-
-def value_and_gradient(loss, z, **arguments):
-    z = z.detach().requires_grad_()
-    value = loss(z, **arguments)
-    value.backward()
-    return value.detach(), z.grad
-
-
-def remember(loss):
-    """Seven embeddings in a queue for eight; one of an image that is in the batch, one of a class that is."""
-    past = torch.randn(7, DIM, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    loss.queue.push(F.normalize(past, dim=-1), torch.tensor([10, 31, 32, 33, 34, 35, 36]),
-                    torch.tensor([0, 1, 5, 6, 7, 5, -1]))  # fmt: skip
-    return loss
-
-
-def setting(pair, views: int, memory: bool, **changes):
-    """A loss and its arguments: alone, or with a target and a queue."""
-    if not memory:
-        return make(*pair, **changes), {"labels": LABELS, "ids": IDS}
-    made = make(*pair, **changes) if pair[0] in NO_NEGATIVES else remember(make(*pair, queue=8, **changes))
-    return made, {"labels": LABELS, "ids": IDS, "target": batch(views, seed=1).detach()}
-
-
-def stops_gradient(pair, memory: bool) -> bool:
-    """Whether a part of the value is meant to have no gradient, which a finite difference does not know."""
-    if pair[0] in OWN_STOP_GRADIENT or pair[1] == "mixed":
-        return True  # golden values and equations test their gradients
-    return not memory and pair[0] in ("sce", "ressl", "nnclr", "swav", "byol")  # they look at themselves
-
-
-def assert_equal(a, b, **tolerance):
-    for x, y in zip(a, b, strict=True):
-        torch.testing.assert_close(x, y, **({"rtol": 1e-10, "atol": 1e-12} | tolerance))
-
-
-@pytest.mark.parametrize("memory", [False, True], ids=["batch", "queue and target"])
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@with_and_without_memory()
 class TestContract:
     def test_scalar_with_finite_gradient(self, pair, memory):
         for views in (2, 3):
@@ -200,7 +150,7 @@ def test_what_refuses_what():
 
 @pytest.mark.parametrize("pair", sorted(REFUSED), ids="-".join)
 def test_pairs_without_a_meaning_are_refused(pair):
-    """By the loss; those without negatives have no key for them, which the config's check refuses (test_run)."""
+    """By the loss; those without negatives have no key for them, which the config's check refuses (tests/cli)."""
     if pair[0] in NO_NEGATIVES:
         assert "negatives" not in node("loss", pair[0])
         return
@@ -211,85 +161,14 @@ def test_pairs_without_a_meaning_are_refused(pair):
 
 # ------------------------------------------------------------------------------------------------------- golden values
 
-GOLDEN_OPTIONS = {
-    "ntxent_t0.5": ("ntxent", {}),
-    "decoupled_t0.5": ("decoupled", {}),
-    "decoupled_weighted_t0.5": ("decoupled_weighted", {}),
-    "supcon_t0.5": ("supcon", {}),
-    "ntxent_pairwise_labels_t0.5": ("supcon", {"positives": "pairwise"}),
-    "supin_labels_t0.5": ("supcon", {"positives": "in"}),
-    "dhel_t0.5": ("dhel", {}),
-    "macl_t0.5": ("macl", {}),
-    "infonce_oneway_queue_t0.5": ("infonce", {"candidates": "queue", "symmetric": False}),
-    "ressl_queue": ("ressl", {"candidates": "queue", "symmetric": False}),
-    "align_uniform": ("align_uniform", {}),
-    "barlow": ("barlow", {}),
-    "vicreg_solo": ("vicreg", {}),
-}
-
-
-def golden(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    case = CASES[name]
-    none = [[0.0] * DIM] * len(GOLDEN["z0"])  # of a key without gradient
-    gradients = [case["grad_z0"], case["grad_z1"] or none]
-    return torch.tensor(case["value"], dtype=torch.float64), torch.tensor(gradients, dtype=torch.float64)
-
-
-def assert_golden(name: str, value: torch.Tensor, gradient: torch.Tensor) -> None:
-    expected = golden(name)
-    torch.testing.assert_close(value, expected[0], rtol=1e-10, atol=0)
-    torch.testing.assert_close(gradient, expected[1], rtol=1e-9, atol=1e-11)
-
-
-def of_options(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value and gradient of the loss that a golden case is of."""
-    loss, changes = GOLDEN_OPTIONS[name]
-    if "temperature" in CASES[name]["params"]:
-        changes = {**changes, "temperature": CASES[name]["params"]["temperature"]}
-    queued = "queue" in CASES[name]["params"]
-    made = make(loss, queue=len(GOLDEN["queue"]) if queued else 0, **changes)
-    target = None
-    if queued:
-        past = torch.tensor(GOLDEN["queue"], dtype=torch.float64)
-        made.queue.push(F.normalize(past, dim=-1), None, None)
-        target = Z
-    return value_and_gradient(made, Z, labels=torch.tensor(GOLDEN["labels"]), target=target)
-
 
 @pytest.mark.parametrize("name", GOLDEN_OPTIONS)
 def test_golden_values_and_gradients(name):
     assert_golden(name, *of_options(name))
 
 
-def triplets() -> tuple[torch.Tensor, torch.Tensor]:
-    """The reference averages over all kept triplets, ours over each anchor's and then over anchors."""
-    case = CASES["triplet_semihard_m0.4"]
-    margin = case["params"]["margin"]
-    from repel.negatives.hard import SemiHard
-
-    loss, z = make("triplet", SemiHard(margin), margin=margin), Z.clone().requires_grad_()
-    kept = []
-    weighed = loss.weighed
-    loss.weighed = lambda rows: (lambda out: kept.append(out[0].negative.sum(1)) or out)(weighed(rows))
-    values = loss.losses(z, None, None, slice(None), None)
-    value = (values * kept[0]).sum() / kept[0].sum()
-    value.backward()
-    return value.detach(), z.grad
-
-
 def test_golden_triplets():
     assert_golden("triplet_semihard_m0.4", *triplets())
-
-
-def cosine_embedding() -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs that are given, not found in a batch: the loss's two functions of a cosine."""
-    case = CASES["cosine_embedding"]
-    loss, z = make("margin_cosine", negative_margin=case["params"]["margin"]), Z.clone().requires_grad_()
-    cosine = F.cosine_similarity(z[0], z[1], dim=-1)
-    positive = torch.tensor(case["params"]["target"]) > 0
-    value = torch.where(positive, loss.attract(cosine, 1.0), loss.repel(cosine, cosine, 1.0)).mean()
-    value.backward()
-    return value.detach(), z.grad
 
 
 def test_golden_cosine_embedding():
@@ -514,7 +393,7 @@ def test_uniformity_of_uniform_embeddings():
 
 def test_ntxent_is_the_softplus_of_decoupled():
     """Value by anchor, and gradient by the factor 1 - p (Yeh et al. 2022, eq. 5)."""
-    rows = {name: make(name).losses(batch(), None, None, slice(None), None) for name in ("ntxent", "decoupled")}
+    rows = {name: make(name).losses(batch_of(batch())) for name in ("ntxent", "decoupled")}
     torch.testing.assert_close(rows["ntxent"], F.softplus(rows["decoupled"]))
 
 
@@ -552,8 +431,7 @@ def test_supcon_counts_pairs_with_the_queue_and_unknown_labels():
         pairs += bool((i == j and v != u) or same_class)
     for i, (ident, label) in itertools.product(range(6), zip(loss.queue.ids[:7], loss.queue.labels[:7], strict=True)):
         pairs += 2 * bool(labels[i] == label and labels[i] >= 0 and ident != IDS[i])
-    assert loss.pairs(batch(), labels, IDS) == pairs
-    assert matches(torch.tensor([1, 2, 2]), torch.tensor([2, 2, 3])) == 4
+    assert loss.pairs(batch_of(batch(), labels, IDS)) == pairs
 
 
 def test_cold_limit_is_the_hinge_of_the_hardest_negative():
@@ -677,6 +555,7 @@ def test_free_memory_is_a_plausible_number():
 
 
 def test_auto_equals_all_at_once(monkeypatch):
+    monkeypatch.setattr(rowwise, "ALWAYS_DENSE", 0)
     monkeypatch.setattr(rowwise, "auto_chunk", lambda *sizes: 4)
     results = [value_and_gradient(make("ntxent", "hcl", row_chunk=chunk), batch()) for chunk in ("auto", None)]
     assert_equal(*results)
@@ -687,9 +566,9 @@ def test_row_chunks_bound_the_memory(monkeypatch):
     heights, sizes = [], []
     per_anchor = ratio.InfoNCE.per_anchor
 
-    def watched(self, rows, *rest):
-        heights.append(len(rows.logits))
-        return per_anchor(self, rows, *rest)
+    def watched(self, block, *rest):
+        heights.append(len(block.logits))
+        return per_anchor(self, block, *rest)
 
     monkeypatch.setattr(ratio.InfoNCE, "per_anchor", watched)
     z, loss = batch(samples=64), make("ntxent", row_chunk=8)
@@ -713,7 +592,7 @@ def test_rows_of_different_weight_get_their_own_gradient():
     results = []
     for chunk in (None, 5):
         z = batch().detach().requires_grad_()
-        values = make("ntxent", "hcl", row_chunk=chunk, learn_temperature=True).losses(z, None, IDS, slice(None), None)
+        values = make("ntxent", "hcl", row_chunk=chunk, learn_temperature=True).losses(batch_of(z, None, IDS))
         (values * torch.arange(12)).sum().backward()
         results.append((values.detach(), z.grad))
     assert_equal(*results, rtol=1e-12, atol=1e-14)
@@ -732,29 +611,37 @@ def test_without_gradient_blocks_are_only_values():
 def mistakes():
     """Name -> what to replace in InfoNCE, with what."""
     link = ratio.InfoNCE.link
-    per_anchor, scale = ratio.InfoNCE.per_anchor, ratio.InfoNCE.scale
+    per_anchor, anchor_groups = ratio.InfoNCE.per_anchor, ratio.InfoNCE.anchor_groups
 
-    def half(self, rows, positives, keys):
-        keep = rows.negative & (torch.arange(rows.negative.shape[1]) % 2 == 0)
-        return per_anchor(self, rows._replace(negative=keep), positives, keys)
+    def half(self, block, positives, keys):
+        keep = block.negative & (torch.arange(block.negative.shape[1]) % 2 == 0)
+        return per_anchor(self, block._replace(negative=keep), positives, keys)
 
-    def own_view(self, rows, positives, keys):
-        return per_anchor(self, rows, torch.ones_like(positives) * rows.scale, keys)
+    def own_view(self, block, positives, keys):
+        return per_anchor(self, block, torch.ones_like(positives) * block.scale, keys)
 
-    def positive_among_negatives(self, rows, positives, keys):
-        return per_anchor(self, rows._replace(negative=torch.ones_like(rows.negative)), positives, keys)
+    def positive_among_negatives(self, block, positives, keys):
+        return per_anchor(self, block._replace(negative=torch.ones_like(block.negative)), positives, keys)
+
+    def changed_groups(**changes):
+        return lambda self, batch: [
+            group._replace(**{name: change(getattr(group, name)) for name, change in changes.items()})
+            for group in anchor_groups(self, batch)
+        ]
 
     return {
-        "temperature ignored": ("scale", lambda self, anchors, keys: 1.0),
-        "temperature multiplied": ("scale", lambda self, anchors, keys: 1 / scale(self, anchors, keys)),
+        "temperature ignored": ("anchor_groups", changed_groups(scale=lambda scale: 1.0)),
+        "temperature multiplied": ("anchor_groups", changed_groups(scale=lambda scale: 1 / scale)),
         "own view as the positive": ("per_anchor", own_view),
         "half of the negatives dropped": ("per_anchor", half),
         "itself and the positive among the negatives": ("per_anchor", positive_among_negatives),
         "positive outside the denominator": ("link", lambda self, log_z, positive: log_z - positive),
         "missing log": ("link", lambda self, log_z, positive: torch.exp(log_z - positive)),
         "sign": ("link", lambda self, log_z, positive: link(self, positive, log_z)),
-        "no gradient through the candidates": ("roles", lambda self, z, keys, *rest: (z, keys.detach())),
-        "sum": ("forward", lambda self, z, *a, **k: self.losses(z, None, None, slice(None), None).sum()),
+        "no gradient through the candidates": (
+            "anchor_groups", lambda self, batch: anchor_groups(self, replace(batch, keys=batch.keys.detach())),
+        ),
+        "sum": ("forward", lambda self, z, *a, **k: self.losses(batch_of(z)).sum()),
     }  # fmt: skip
 
 
@@ -770,7 +657,7 @@ def test_a_wrong_loss_is_caught(mistake, monkeypatch):
 
 
 def test_embeddings_that_are_not_normalised_are_caught(monkeypatch):
-    monkeypatch.setattr(rowwise, "unit", lambda z: z)
+    monkeypatch.setattr(base, "unit", lambda z: z)
     with pytest.raises(AssertionError):
         test_golden_values_and_gradients("ntxent_t0.5")
     with pytest.raises(AssertionError):

@@ -6,37 +6,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_losses import (
-    CASES,
-    DIM,
-    IDS,
-    LABELS,
-    Z,
-    assert_equal,
-    assert_golden,
-    batch,
-    make,
-    remember,
-    value_and_gradient,
-)
+from golden_cases import HCL, assert_golden, of_hcl, with_negatives
+from loss_cases import DIM, IDS, LABELS, assert_equal, batch, batch_of, make, remember, value_and_gradient
 
 from repel.negatives import hard, mixed, soft
-from repel.negatives.strategy import Rows
+from repel.negatives.strategy import LogitBlock
 from repel.negatives.uniform import Uniform
-
-
-def with_negatives(strategy, temperature: float = 0.5, z=None, labels=LABELS):
-    """Value and gradient of NT-Xent under a strategy."""
-    loss = make("ntxent", strategy, temperature=temperature)
-    return value_and_gradient(loss, batch() if z is None else z, labels=labels, ids=IDS)
-
-
-HCL = [name for name in CASES if name.startswith("hcl_")]
-
-
-def of_hcl(name: str):
-    params = CASES[name]["params"]
-    return with_negatives(soft.HCL(params["beta"], params["tau_plus"], detach=False), params["temperature"], Z)
 
 
 @pytest.mark.parametrize("name", HCL)
@@ -117,7 +92,7 @@ def test_tilt_with_mean_one_has_the_hcl_form():
 
 def test_detached_tilt_has_the_gradient_of_a_colder_temperature():
     rows = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    everything = Rows(rows, rows[:, 0], torch.ones_like(rows, dtype=torch.bool), 2.0)
+    everything = LogitBlock(rows, rows[:, 0], torch.ones_like(rows, dtype=torch.bool), 2.0)
     log_z = (rows + soft.Tilt(1.5, "mean", True).weights(everything)).logsumexp(1)
     (gradient,) = torch.autograd.grad(log_z.sum(), rows)
     torch.testing.assert_close(gradient, (2.5 * rows).softmax(1))
@@ -126,7 +101,9 @@ def test_detached_tilt_has_the_gradient_of_a_colder_temperature():
 def test_debiased_at_its_floor_moves_no_negative():
     rows = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
     positive = torch.full((4,), 20.0, dtype=torch.float64)
-    log_z = soft.Debiased(0.1).correct(rows.logsumexp(1), Rows(rows, positive, torch.ones_like(rows).bool(), 20.0))
+    log_z = soft.Debiased(0.1).correct(
+        rows.logsumexp(1), LogitBlock(rows, positive, torch.ones_like(rows).bool(), 20.0)
+    )
     torch.testing.assert_close(log_z, torch.full((4,), math.log(9) - 20.0, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(log_z.sum(), rows)
     assert torch.equal(gradient, torch.zeros_like(rows))
@@ -221,7 +198,7 @@ def test_mixtures_are_made_of_negatives_alone():
     chain = soft.Chain([hard.TopK(1), mixed.Mixed(64, 5, 0, seed=1)])
     one = with_negatives(chain)[0]  # of one negative with itself: six copies of it in all
     hardest = make("ntxent", hard.TopK(1), temperature=0.5)
-    rows = hardest.losses(batch(), None, None, slice(None), None)
+    rows = hardest.losses(batch_of(batch()))
     x = torch.log(torch.expm1(rows))  # log Z - l_p
     copies = 1 + 5
     available = 10  # ranks are drawn among all candidates; only the first of them is a negative here
@@ -235,9 +212,9 @@ def test_mixtures_count_for_debiasing():
     counts = []
 
     class Spy(soft.Debiased):
-        def correct(self, log_z, rows):
-            counts.append(rows.negative.sum(1))
-            return super().correct(log_z, rows)
+        def correct(self, log_z, block):
+            counts.append(block.negative.sum(1))
+            return super().correct(log_z, block)
 
     with_negatives(soft.Chain([mixed.Mixed(4, 3, 2, seed=1), Spy(0.1)]))
     assert counts[0].tolist() == [15] * 12
@@ -275,8 +252,8 @@ def test_hcl_takes_its_numbers_by_name():
 def test_labels_of_the_queue_are_seen_by_the_oracle():
     loss = remember(make("ntxent", hard.FalseNegatives(2.0, None, True), queue=8))
     counts = []
-    weighed = loss.weighed
-    loss.weighed = lambda rows: (lambda out: counts.append(out[0].negative.sum(1)) or out)(weighed(rows))
+    weigh = loss.negatives.weigh
+    loss.negatives.weigh = lambda block: (lambda out: counts.append(out.negative.sum(1)) or out)(weigh(block))
     loss(batch(dim=DIM), LABELS, IDS)
     # of class 0 (samples 0 and 1): 8 of the batch; in the queue 7, less the one of class 0, which is also image 10
     assert counts[0][:2].tolist() == [8 + 6, 8 + 6]

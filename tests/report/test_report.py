@@ -3,16 +3,23 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 import torch
 from conftest import SMALL, command, config, make_folder, run_folder
+from PIL import Image
 
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data
 from repel.engine.configs import load_config, to_container
-from repel.evaluation.protocol import Network
-from repel.report.report import device_of, of_run, report, rows_of
+from repel.engine.pretrained import select_device
+from repel.evaluation.modality import Plot
+from repel.evaluation.protocol import Measurement, Network, ReportRow, Score
+from repel.report import evaluate, report
+from repel.report.page import write_page
+from repel.report.report import make_report, read_checkpoints, report_rows, run_checkpoints
+from repel.report.table import make_table
 
 QUICK = ["evaluators=[knn,linear]"]
 
@@ -25,7 +32,7 @@ def measured(folder) -> dict[str, float]:
 def whole(finished, tmp_path_factory):
     """The whole default table of a run, in its folder."""
     cwd = tmp_path_factory.mktemp("evaluated")
-    result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, timeout=400, OMP_NUM_THREADS="1")
+    result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     return run_folder(result, cwd), result.stdout
 
@@ -74,7 +81,7 @@ def test_what_it_leaves(finished, whole):
                 r["evaluator"], 6000
             )
     page = (folder / "report.html").read_text()
-    assert page.count("src='data:image/png;base64,") == page.count("<img") >= 5
+    assert page.count('src="data:image/png;base64,') == page.count("<img") >= 5
     assert not re.search(r"(src|href)=.?(http|/|\w+\.)", page)
     for words in ("linear top-1, 1 % of the labels", "5-way 1-shot", "MAP@R", "season", "pixelate", "MAP"):
         assert words in page
@@ -96,7 +103,7 @@ def test_two_devices_and_a_second_time_give_the_same_numbers(finished, whole, tm
     few = ["evaluators=[knn,linear,retrieval,corruptions]", "evaluators.corruptions.images=60", "layers=[h]"]
     found = []
     for devices in (1, 1, 2):
-        result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path, timeout=400,
+        result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path,
                          OMP_NUM_THREADS="1")  # fmt: skip
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("test split") == 1
@@ -142,38 +149,112 @@ def test_pretrained_weights_are_a_baseline_of_their_own(tmp_path):
     cfg = config("encoder.width=4", "head.out_features=8", "+encoder.weights=null")
     data = build_data(cfg)
     data.setup()
-    checkpoint = {"state_dict": {}, "epoch": 3}
-    names = [r.prefix for r in rows_of(cfg, {"test/": checkpoint}, ["h", "z"], data, device_of("cpu"))]
-    assert names == ["baseline/raw_", "baseline/untrained_", "test/", "test/z_"]
+    path, contents = {"checkpoint": tmp_path / "x.ckpt"}, {"checkpoint": {"state_dict": {}, "epoch": 3}}
+
+    def names(layers):
+        return [row.metric_name("x") for row in report_rows(cfg, path, contents, layers, data, select_device("cpu"))]
+
+    assert names(["h", "z"]) == ["baseline/raw_x", "baseline/untrained_x", "test/x", "test/z_x"]
     cfg.encoder.weights = "DEFAULT"
-    names = [r.prefix for r in rows_of(cfg, {"test/": checkpoint}, ["h"], data, device_of("cpu"))]
-    assert names == ["baseline/raw_", "baseline/untrained_", "baseline/pretrained_", "test/"]
+    assert names(["h"]) == ["baseline/raw_x", "baseline/untrained_x", "baseline/pretrained_x", "test/x"]
 
 
 def test_layers_are_what_the_network_computes(finished):
     cfg = load_config(runs.read_config(finished))
     data = build_data(cfg)
     data.setup()
-    weights = {"test/": checkpoint_io.load(of_run(finished)["test/"])}
-    rows = {r.layer: r for r in rows_of(cfg, weights, ["h", "z"], data, device_of("cpu"))[2:]}
+    paths = {"best": run_checkpoints(finished)["best"]}
+    contents = read_checkpoints(paths)
+    rows = {r.layer: r for r in report_rows(cfg, paths, contents, ["h", "z"], data, select_device("cpu"))[2:]}
     few = data.splits.test[torch.arange(5)]
-    h, z = (rows[layer].make() for layer in ("h", "z"))
+    h, z = (rows[layer].make_network() for layer in ("h", "z"))
     assert isinstance(h, Network)
     from repel.engine.build import build_module
 
     module = build_module(cfg).eval()
-    module.load_state_dict(weights["test/"]["state_dict"])
+    module.load_state_dict(contents["best"]["state_dict"])
     with torch.no_grad():
         expected = module.encoder(data.normalize(few.pixels))
         torch.testing.assert_close(h.encode(few)[0], expected)
         torch.testing.assert_close(z.encode(few)[0], module.head(expected))
 
 
+def test_each_checkpoint_is_read_once(finished, tmp_path, monkeypatch):
+    """At the end of a run, and by evaluate.py; best.ckpt may be missing."""
+    read, load = [], checkpoint_io.load
+    monkeypatch.setattr(checkpoint_io, "load", lambda path: read.append(path.name) or load(path))
+    monkeypatch.setattr(evaluate, "make_report", lambda *args: report.Report([], [], None, []))
+    cfg = load_config(runs.read_config(finished))
+    evaluate.finish(cfg, finished, None)
+    assert sorted(read) == ["best.ckpt", "last.ckpt"]
+    read.clear()
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(finished / "checkpoints/last.ckpt", folder / "checkpoints")
+    shutil.copy(finished / "config.yaml", folder)
+    evaluate.finish(cfg, folder, None)
+    assert read == ["last.ckpt"]
+    read.clear()
+    evaluate.evaluate(config(f"ckpt={finished}", name="evaluate"), tmp_path / "evaluation")
+    assert sorted(read) == ["best.ckpt", "last.ckpt"]
+
+
+def test_an_accelerator_that_is_missing_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match=r"accelerator=gpu.*use cpu or auto"):
+        select_device("gpu")
+
+
+# ------------------------------------------------------------------------------------------------------ table and page
+
+
+def measurement(source: str, value: float, label: str = "a < b", **score) -> Measurement:
+    row = ReportRow(source, source, "h", lambda: None, None if source == "raw" else 2, source == "best")
+    return Measurement(row, "class", "e", Score("x", label, value, {"std": 0.005}, **score), 1, 10, 5)
+
+
+def test_a_table_holds_numbers_and_knows_the_best():
+    measurements = [
+        *(measurement(source, value) for source, value in (("raw", 0.25), ("last", 0.75), ("best", 0.5))),
+        *(
+            measurement(source, value, "error", higher_is_better=False)
+            for source, value in (("raw", 3.0), ("best", -1.0))
+        ),
+        measurement("best", 7.0, "rank", higher_is_better=None),
+        measurement("best", 0.875, "chosen", split="val"),
+    ]
+    table = make_table(measurements)
+    assert [" ".join(column.split()) for column in table.columns] == ["raw, h", "last, epoch 2, h", "best, epoch 2, h"]
+    values = {row.label: [score and score.value for score in row.scores] for row in table.rows}
+    assert values == {"a < b": [0.25, 0.75, 0.5], "error": [3.0, None, -1.0], "rank": [None, None, 7.0]}
+    assert [row.best for row in table.rows] == [0.75, -1.0, None]
+    assert [m.metric for m in measurements[:3]] == ["baseline/raw_x", "test/last_x", "test/x"]
+
+
+def test_a_page_escapes_marks_and_holds_its_figures(tmp_path):
+    measurements = [
+        measurement("raw", 0.25),
+        measurement("best", 0.5),
+        measurement("best", 7.0, "rank", higher_is_better=None),
+    ]
+    plot = Plot("p", "a <caption>", Image.new("RGB", (2, 2)))
+    write_page(tmp_path / "page.html", "<title>", measurements, [plot])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "&lt;title&gt;" in page
+    assert "a &lt; b" in page
+    assert "a &lt;caption&gt;" in page
+    assert page.count("<caption>") == 0
+    assert re.findall(r'<td class="best">([^<]*)</td>', page) == ["0.5000 ±0.005"]
+    assert 'src="data:image/png;base64,iVBOR' in page
+    assert "std=0.005" in page
+
+
 def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")
     job = to_container(cfg) | {"layers": ["h"]}
-    assert report(cfg, job, {}, device_of("cpu"), None) == ([], {})
+    assert make_report(cfg, job, {}, {}, select_device("cpu"), None).metrics == {}
     assert "no labels" in capsys.readouterr().out
 
 

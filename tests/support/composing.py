@@ -3,8 +3,14 @@
 tests/commands/test_composing.py compares it with Hydra's own.
 """
 
+import atexit
 import copy
 import functools
+import hashlib
+import os
+import pickle
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +43,18 @@ def composed(name: str, overrides: list[str], hydra: bool = False) -> DictConfig
     return cfg
 
 
+if "COMPOSED" not in os.environ:  # a folder of this session, which its workers and their ranks read too
+    os.environ["COMPOSED"] = tempfile.mkdtemp(prefix="composed_")
+    atexit.register(shutil.rmtree, os.environ["COMPOSED"], ignore_errors=True)
+
+
 @functools.cache
 def resolved(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Plain containers, shared: not to be changed."""
-    return OmegaConf.to_container(composed(name, list(overrides)), resolve=True)
+    file = Path(os.environ["COMPOSED"]) / hashlib.sha256(repr((name, overrides)).encode()).hexdigest()
+    if not file.exists():
+        made = OmegaConf.to_container(composed(name, list(overrides)), resolve=True)
+        whole = file.with_suffix(f".{os.getpid()}")
+        whole.write_bytes(pickle.dumps(made))
+        whole.replace(file)
+    return pickle.loads(file.read_bytes())

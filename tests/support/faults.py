@@ -69,31 +69,32 @@ def arm(fault: str):
         return replace_save(what, int(step))
     from repel.module import Contrastive
 
-    usual_contrast, usual_end = Contrastive.contrast, Contrastive.on_train_batch_end
+    usual_step, usual_end = Contrastive.shared_step, Contrastive.on_train_batch_end
 
     def due(module, now: int) -> bool:
         mine = module.global_rank == (int(who) if who.isdigit() else 0)
         return mine and now == int(step) and module.trainer.training and first_time(module.trainer.default_root_dir)
 
-    def contrast(module, batch):
-        loss, seen = usual_contrast(module, batch)
+    def shared_step(module, batch):
+        loss, output = usual_step(module, batch)
         if what != "kill" and due(module, module.global_step):
             if what == "raise":
                 raise RuntimeError(f"boom on rank {module.global_rank}")
             if what == "nan":
-                return loss * float("nan"), seen
+                loss = loss * float("nan")
+                return loss, output._replace(loss=loss.detach())
             send(signal.Signals[f"SIG{what}"], who)
-        return loss, seen
+        return loss, output
 
     def on_train_batch_end(module, *args):
         if what == "kill" and due(module, module.global_step):
             os.kill(os.getpid(), signal.SIGKILL)
         usual_end(module, *args)
 
-    Contrastive.contrast, Contrastive.on_train_batch_end = contrast, on_train_batch_end
+    Contrastive.shared_step, Contrastive.on_train_batch_end = shared_step, on_train_batch_end
 
     def disarm():
-        Contrastive.contrast, Contrastive.on_train_batch_end = usual_contrast, usual_end
+        Contrastive.shared_step, Contrastive.on_train_batch_end = usual_step, usual_end
 
     return disarm
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -18,13 +19,29 @@ from repel.engine import runs
 from repel.engine.configs import to_container
 from repel.engine.launch import NEW, RESUME
 
-PRELOAD = ["repel.engine.fit", "repel.report.report", "repel.export.embed", "faults"]
 NOTICE = 10  # seconds in which a rank notices that another one is gone
-server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(PRELOAD)
+server = multiprocessing.get_context("forkserver")  # of this process, for everything that is started here
+server.set_forkserver_preload(["preloaded"])
+
+
+def forked(target, *args) -> multiprocessing.Process:
+    """Of target(*args), forked from the server once it is started."""
+    start_server()
+    return server.Process(target=target, args=args)
+
+
+def start_server() -> None:
+    """Once; its imports find this folder by PYTHONPATH alone."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
 def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    import faults
     import torch
 
     os.setsid()
@@ -36,6 +53,8 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     os.environ.clear()
     os.environ |= env
     torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+    if fault := env.get("REPEL_FAULT"):
+        faults.arm(fault)  # here; ranks that are started from here find it in their environment
     sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent)
     runpy.run_path(argv[0], run_name="__main__")
 
@@ -44,15 +63,15 @@ def script(argv: list[str], cwd: Path, env: dict[str, str], timeout: float) -> t
     """Exit status, None where the time was over, and what was printed on stdout and stderr."""
     folder = Path(tempfile.mkdtemp(prefix="command_"))
     out, err = folder / "out", folder / "err"
-    process = server.Process(target=script_main, args=(argv, str(cwd), env, str(out), str(err)))
-    process.start()
-    process.join(timeout)
-    if hung := process.is_alive():
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+    command = forked(script_main, argv, str(cwd), env, str(out), str(err))
+    command.start()
+    command.join(timeout)
+    if hung := command.is_alive():
+        os.killpg(command.pid, signal.SIGKILL)
+        command.join()
     printed = [path.read_text() if path.exists() else "" for path in (out, err)]
     shutil.rmtree(folder)
-    return (None if hung else process.exitcode), *printed
+    return (None if hung else command.exitcode), *printed
 
 
 def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: str | None) -> None:
@@ -76,7 +95,7 @@ def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: 
 def start(folder: Path, world: int, task: str, fault: str | None = None) -> list[multiprocessing.Process]:
     meet = tempfile.mkdtemp(prefix="ranks_")
     args = [(str(folder), task, f"{meet}/store", rank, world, fault) for rank in range(world)]
-    processes = [server.Process(target=rank_main, args=a) for a in args]
+    processes = [forked(rank_main, *a) for a in args]
     for process in processes:
         process.start()
     processes[0].meet = meet

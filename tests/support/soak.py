@@ -16,11 +16,11 @@ from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "engine")]
+sys.path.insert(0, str(TESTS))
 
 import ranks
-from conftest import config, make_folder
-from test_reliability import EVERY, STATEFUL, losses, same
+from conftest import config, make_folder, same
+from stateful_runs import EVERY, STATEFUL, losses
 
 from repel.engine import checkpoint_io, runs
 from repel.engine.configs import to_container
@@ -55,7 +55,8 @@ class Soak:
     def __init__(self, root: Path, seed: int):
         self.root, self.random, self.tally, self.whole = root, random.Random(seed), Counter(), {}
         pictures = make_folder(root / "images", ["red", "green"], 40)
-        files = ["data=image_folder", f"data.root={pictures}", "data.image_size=28", "data.batch_size=16"]
+        files = ["data=image_folder", f"data.root={pictures}", "data.image_size=28", "data.batch_size=16",
+                 "data.val_fraction=0.1"]  # fmt: skip
         data = {"memory": [], "workers": [*files, "data.workers=1"]}
         self.kinds = {
             (world, name): config(*STATEFUL, "trainer.max_epochs=8", EVERY, *more, f"trainer.devices={world}")

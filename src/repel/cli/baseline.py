@@ -1,9 +1,12 @@
-"""The config as composed before any value was changed: what suggestions and type checks compare with."""
+"""What can be typed: folders, groups, choices, and the config as composed before any value was changed."""
 
+import argparse
 import contextlib
 import functools
+import importlib.resources
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -13,16 +16,31 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from repel.engine.configs import CONF, flatten
 
-__all__ = ["baseline", "group_options", "is_group", "known_keys", "task_overrides"]
+__all__ = ["baseline", "group_options", "is_group", "known_keys", "own_folders", "task_overrides"]
+
+
+def own_folders() -> list[Path]:
+    """The user's own config folders, by --config-dir or hydra.searchpath; before a job starts, --config-dir alone."""
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        files = [Path(source.path) for source in sources if source.schema == "file"]
+        names = [source.path for source in sources if source.schema == "pkg" and source.provider != "hydra"]
+        packages = [Path(str(importlib.resources.files(name))) for name in names]
+        return [folder for folder in (*files, *packages) if folder != CONF]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    typed = parser.parse_known_args(sys.argv[1:])[0].config_dir
+    return [typed] if typed else []
 
 
 def is_group(key: str) -> bool:
-    return (CONF / key).is_dir()
+    return any((folder / key).is_dir() for folder in (CONF, *own_folders()))
 
 
 def group_options(group: str) -> list[str]:
     """The choices of a config group. Files that begin with an underscore are shared parts, not choices."""
-    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
+    found = (path for folder in (CONF, *own_folders()) for path in (folder / group).glob("*.yaml"))
+    return sorted({path.stem for path in found if not path.stem.startswith("_")})
 
 
 def known_keys(name: str) -> list[str]:

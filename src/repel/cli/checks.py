@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from repel.base.installation import install_extra
 from repel.cli.baseline import baseline, is_group, task_overrides
 from repel.cli.suggestions import nearest
 from repel.engine.configs import check_targets, flatten, to_container
@@ -92,7 +93,7 @@ def check(cfg: DictConfig, name: str) -> None:
     check_types(cfg, defaults, overrides)
     check_ranges(cfg, RANGES)
     if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
-        raise ValueError("evaluation.map=tsne needs scikit-learn: pip install -e '.[map]'; or use evaluation.map=pca")
+        raise ValueError(f"evaluation.map=tsne needs scikit-learn: {install_extra('map')}; or use evaluation.map=pca")
     if name in ("train", "show_views"):
         check_train(cfg)
     if name == "export" and cfg.normalize and "onnx" not in cfg.format:

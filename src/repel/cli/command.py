@@ -24,12 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.cli import optuna_study as study
 from repel.cli import slurm, sweeps
-from repel.cli.baseline import task_overrides
+from repel.cli.baseline import own_folders, task_overrides
 from repel.cli.checks import check, chosen_sweeper
 from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
-from repel.engine import runs
-from repel.engine.configs import CONF
+from repel.engine import runs, targets
+from repel.engine.configs import CONF, to_container
 from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE, one_line
 from repel.engine.redact import without_secrets
 
@@ -58,13 +58,15 @@ def entry_point(name: str) -> Callable:
     """
 
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
+        @functools.wraps(task)
         def command() -> None:
             raise_on_signal()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
             failures: list[int] = []
-            job = functools.wraps(task)(functools.partial(run_job, task, name, tracebacks, failures))
+            job = functools.partial(run_job, task, name, tracebacks, failures)
+            job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures):
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
@@ -130,14 +132,18 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        for own in own_folders():
+            targets.allow_folder(own)
+        targets.allow(roots=[str(Path.cwd())])
         check(cfg, name)
+        targets.allow(targets.targets(to_container(cfg)))  # what was typed: ranks read it from a file
         result = task(cfg, folder)
         print(f"run: {relative_to_cwd(folder)}", flush=True)
         return result
     except (KeyboardInterrupt, Stopped) as stop:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # another one would cut off the line that says how to resume
-        print(f"{str(stop) or 'interrupted'}; {_resume_hint(name, folder)}", file=sys.stderr)
+        print(f"{str(stop) or 'interrupted'}; {_resume_hint(folder)}", file=sys.stderr)
         raise
     except Exception as error:
         status, message = explain(error, name)
@@ -153,11 +159,11 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
     return math.nan
 
 
-def _resume_hint(name: str, folder: Path) -> str:
+def _resume_hint(folder: Path) -> str:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return f"the same command with sweep.resume={relative_to_cwd(folder.parent)} runs what is missing"
     if (folder / "checkpoints" / "last.ckpt").exists():
-        return f"resume with: python {name}.py resume={relative_to_cwd(folder)}"
+        return f"resume with: {' '.join(runs.program())} resume={relative_to_cwd(folder)}"
     return "no checkpoint yet"
 
 

@@ -1,6 +1,6 @@
 """An Optuna study, stored in its sweep's folder, so that an interrupted search can be resumed.
 
-optuna is imported where it is used: it is an extra (pip install -e '.[optuna]').
+optuna is imported where it is used: it comes with the extra `optuna`.
 """
 
 import logging

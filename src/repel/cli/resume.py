@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from repel.cli import slurm, sweeps
-from repel.cli.baseline import task_overrides
+from repel.cli.baseline import own_folders, task_overrides
 from repel.engine import runs
 from repel.engine.configs import load_config, to_container
 
@@ -51,6 +51,8 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         return load_config(runs.read_config(folder)), state
     if cfg.resume is None:
         runs.create(folder, to_container(cfg), overrides)
+        if own := own_folders():
+            runs.update_environment(folder, config_dirs=[str(path.resolve()) for path in own])
         slurm.remember(folder if HydraConfig.get().mode == RunMode.RUN else folder.parent)
         return cfg, sweeps.NEW
     if others := [o for o in overrides if not o.startswith("resume=")]:
@@ -61,7 +63,12 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     runs.lock(folder)
     if (chosen := Path(cfg.resume).expanduser().resolve()) not in (folder, last):
         restore_checkpoint(chosen, last)
-    return load_config(runs.read_config(folder)), sweeps.RESUME
+    try:
+        return load_config(runs.read_config(folder)), sweeps.RESUME
+    except ValueError as error:
+        if folders := runs.read_environment(folder).get("config_dirs"):
+            raise ValueError(f"{error}; the run was started with --config-dir={folders[0]}") from error
+        raise
 
 
 def restore_checkpoint(chosen: Path, last: Path) -> None:

@@ -8,6 +8,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from repel.base.installation import install_extra
 from repel.cli.baseline import baseline, group_options, is_group, known_keys
 from repel.engine import outcomes
 from repel.engine.outcomes import MISTAKE, one_line
@@ -28,7 +29,7 @@ def config_mistake(error: Exception, name: str) -> str:
     if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, choice = found.groups()
         if (group, choice) == ("hydra/sweeper", "optuna"):
-            return "sweep=optuna needs Optuna's plugin for Hydra: pip install -e '.[optuna]'"
+            return f"sweep=optuna needs Optuna's plugin for Hydra: {install_extra('optuna')}"
         return _no_such_choice(group, choice)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_option(found[1], name)

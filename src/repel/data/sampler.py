@@ -6,13 +6,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["BatchIndices", "GlobalBatches"]
 
-class Rows(NamedTuple):
-    """One rank's part of a global batch: its counters, its samples, and where these stand in the global batch."""
+
+class BatchIndices(NamedTuple):
+    """One rank's part of a global batch.
+
+    epoch, step: counters, from which everything random about the batch follows.
+    places: (B,) of its samples.
+    local: where these are in the global batch.
+    total: samples of the global batch.
+    """
 
     epoch: int
     step: int
-    index: Tensor
+    places: Tensor
     local: slice
     total: int
 
@@ -50,11 +58,11 @@ class GlobalBatches:
     def __len__(self) -> int:
         return self.n // self.batch_size  # without trainer.limit_train_batches, which Lightning applies itself
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[BatchIndices]:
         # not a generator: the position is read now, before a worker asks for the first batch
         return self.batches(*divmod(self.position(), self.per_epoch))
 
-    def batches(self, epoch: int, first: int) -> Iterator[Rows]:
+    def batches(self, epoch: int, first: int) -> Iterator[BatchIndices]:
         """The epoch's batches from the first on, holding one piece of the order at a time."""
         step, rest = 0, torch.empty(0, dtype=torch.int64)
         for piece in self.order(epoch):
@@ -64,6 +72,6 @@ class GlobalBatches:
                 if step == self.per_epoch:
                     return
                 if step >= first:  # cloned: a worker would otherwise be sent the whole piece
-                    yield Rows(epoch, step, batch[self.local].clone(), self.local, self.batch_size)
+                    yield BatchIndices(epoch, step, batch[self.local].clone(), self.local, self.batch_size)
                 step += 1
             rest = rest[whole:]

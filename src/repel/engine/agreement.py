@@ -45,7 +45,7 @@ class RankAgreement(Callback):
         check_same(trainer.datamodule.sizes(), pl_module.device)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self.send(pl_module.value)
+        self.send(pl_module.step_output.loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         losses = self.receive()
@@ -54,7 +54,7 @@ class RankAgreement(Callback):
                 whose = f" on rank {rank}" if trainer.world_size > 1 else ""
                 when = f"at step {trainer.global_step} (epoch {trainer.current_epoch})"
                 raise Diverged(f"the loss is {loss}{whose} {when}")
-        mean = pl_module.value.new_tensor(sum(losses) / len(losses))
+        mean = pl_module.step_output.loss.new_tensor(sum(losses) / len(losses))
         pl_module.log("train/loss", mean, on_step=True, on_epoch=False, prog_bar=True)
 
     def send(self, loss: Tensor) -> None:

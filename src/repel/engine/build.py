@@ -6,18 +6,20 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
+import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
 from repel.base.signals import DeferredSignals
 from repel.engine.configs import to_container
+from repel.engine.targets import check_objects
 
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
+    from repel.data.datamodule import PairData
     from repel.evaluation.protocol import Evaluator
     from repel.module import Contrastive
 
@@ -45,13 +47,19 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
     return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 
-def build_data(cfg: DictConfig) -> "LightningDataModule":
-    return instantiate(cfg.data.datamodule)
+def _instantiate(node: Any, *args: Any, **kwargs: Any) -> Any:
+    """Hydra's instantiate, after a check of all that the node calls."""
+    check_objects(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+    return hydra.utils.instantiate(node, *args, **kwargs)
+
+
+def build_data(cfg: DictConfig) -> "PairData":
+    return _instantiate(cfg.data.datamodule)
 
 
 def build_evaluators(nodes: Mapping[str, Any] | None) -> "dict[str, Evaluator]":
     """Name -> what is measured at the end; a name set to null is left out."""
-    return {name: instantiate(node) for name, node in (nodes or {}).items() if node}
+    return {name: _instantiate(node) for name, node in (nodes or {}).items() if node}
 
 
 def build_module(cfg: DictConfig) -> "Contrastive":
@@ -65,22 +73,24 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     from repel.module import Contrastive
 
     seed_everything(cfg.seed, workers=True, verbose=False)
-    encoder = instantiate(cfg.encoder)
-    head = instantiate(cfg.head, in_features=encoder.out_features)
+    encoder = _instantiate(cfg.encoder)
+    head = _instantiate(cfg.head, in_features=encoder.out_features)
     dim = cfg.head.out_features
-    predictor = instantiate(cfg.predictor, in_features=dim, out_features=dim) if cfg.predictor else None
-    loss = instantiate(cfg.loss)
+    predictor = _instantiate(cfg.predictor, in_features=dim, out_features=dim) if cfg.predictor else None
+    loss = _instantiate(cfg.loss)
     local = OmegaConf.select(cfg, "views.local.n")
     if local and not loss.takes_crops:
         raise ValueError("this loss takes no crops that are anchors only; set views.local=null, or choose another loss")
     if loss.needs_predictor and predictor is None:
         raise ValueError("this loss has no negatives and collapses without a predictor: add predictor=mlp")
-    target = instantiate(cfg.target, encoder, head) if cfg.target else None
+    target = _instantiate(cfg.target, encoder, head) if cfg.target else None
     for changed in annealed(cfg):
-        instantiate(changed.loss)
-        _ = instantiate(changed.target, encoder, head) if cfg.target else None
+        _instantiate(changed.loss)
+        _ = _instantiate(changed.target, encoder, head) if cfg.target else None
     parts = [encoder, head, predictor, loss, target]
-    return Contrastive(*parts, instantiate(cfg.anneal), instantiate(cfg.optimizer), instantiate(cfg.schedule), cfg.seed)
+    return Contrastive(
+        *parts, _instantiate(cfg.anneal), _instantiate(cfg.optimizer), _instantiate(cfg.schedule), cfg.seed
+    )
 
 
 def annealed(cfg: DictConfig) -> list[DictConfig]:
@@ -117,17 +127,17 @@ def build_trainer(
     from repel.engine.checkpoint_io import AtomicCheckpointIO
 
     agreement = RankAgreement(signals or DeferredSignals())
-    chosen = [instantiate(node) for node in cfg.callbacks.values() if node]
+    chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
     purge_step = resume_from and resume_from[1]["global_step"]
 
     def logger(node: DictConfig) -> "Logger":
-        return instantiate(node, save_dir=str(folder), **({"purge_step": purge_step} if "purge_step" in node else {}))
+        return _instantiate(node, save_dir=str(folder), **({"purge_step": purge_step} if "purge_step" in node else {}))
 
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     # set explicitly: Lightning would take any SLURM job for one whose ranks srun started
     environment = TorchElasticEnvironment() if "RANK" in os.environ else LightningEnvironment()
     batch_norm = [CrossRankBatchNormSync()] if several and not on_gpu(cfg) else []
-    return instantiate(
+    return _instantiate(
         cfg.trainer,
         default_root_dir=str(folder),
         callbacks=[agreement, *chosen, ConfigInCheckpoint(to_container(cfg)), StopAllRanks(agreement)],

@@ -1,28 +1,23 @@
 """Configs as plain containers and as files. Imports neither torch nor lightning."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from repel.engine.redact import without_secrets
+from repel.engine.targets import CONF, check_targets, targets
 
 __all__ = ["CONF", "RENAMED_TARGETS", "check_targets", "flatten", "load_config", "targets", "to_container"]
 
-CONF = Path(__file__).parents[3] / "conf"
-TARGETS = (  # what a config may call besides
-    r"torch\.(optim|nn)\.\w+|lightning\.pytorch\.(callbacks|loggers)\.\w+|optuna\.pruners\.\w+"
-)
-
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
     "repel.anneal.Anneal": "repel.model.anneal.Anneal",
-    "repel.callbacks.PairsGrid": "repel.monitoring.progress.PairsGrid",
+    "repel.callbacks.PairsGrid": "repel.images.pairs_grid.PairsGrid",
     "repel.callbacks.Progress": "repel.monitoring.progress.Progress",
     "repel.callbacks.Speed": "repel.monitoring.progress.Speed",
     "repel.checkpoints.BestCheckpoint": "repel.engine.checkpoint_callbacks.BestCheckpoint",
     "repel.checkpoints.LastCheckpoint": "repel.engine.checkpoint_callbacks.LastCheckpoint",
+    "repel.data.datamodule.ImageData": "repel.data.datamodule.PairData",
     "repel.data.folder.image_folder": "repel.images.folder.image_folder",
     "repel.data.readers.cifar10": "repel.images.datasets.cifar10",
     "repel.data.readers.cifar100": "repel.images.datasets.cifar100",
@@ -35,7 +30,8 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
     "repel.encoders.TimmEncoder": "repel.images.encoders.TimmEncoder",
     "repel.encoders.TorchvisionResNet": "repel.images.encoders.TorchvisionResNet",
     "repel.evaluation.corruptions.Corruptions": "repel.images.corruptions.Corruptions",
-    "repel.evaluation.spread.Spread": "repel.evaluation.geometry_evaluator.Spread",
+    "repel.evaluation.knn.ValidationKNN": "repel.monitoring.validation_knn.ValidationKNN",
+    "repel.evaluation.spread.Spread": "repel.evaluation.geometry_evaluator.FeatureGeometry",
     "repel.evaluation.trained.FineTune": "repel.images.finetune.FineTune",
     "repel.evaluation.trained.SGDProbe": "repel.images.finetune.SGDProbe",
     "repel.heads.linear": "repel.model.heads.linear",
@@ -76,11 +72,20 @@ def load_config(config: dict[str, Any]) -> DictConfig:
     """A config that comes from a file, a checkpoint or a run folder, with today's names in place of earlier ones.
 
     Raises:
-        ValueError: it names a _target_ that such a config may not call.
+        ValueError: it names a _target_ that such a config may not call, or would compute one.
     """
     config = _rename_targets(config)
-    check_targets(config)
+    check_targets(config, from_file=True)
+    _check_interpolations(config)
     return OmegaConf.create(config)
+
+
+def _check_interpolations(config: Any) -> None:
+    """A saved config is resolved, but for secrets of the environment. A resolver could make a _target_ of a text."""
+    for key, value in flatten(config).items():
+        for text in map(str, value) if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "${" in re.sub(r"\$\{oc\.env:\w+\}", "", text):
+                raise ValueError(f"{key}={text}: a config out of a file may hold no interpolation but ${{oc.env:NAME}}")
 
 
 def _rename_targets(config: Any) -> Any:
@@ -89,25 +94,3 @@ def _rename_targets(config: Any) -> Any:
     if isinstance(config, list):
         return [_rename_targets(item) for item in config]
     return config
-
-
-def check_targets(config: Any) -> None:
-    """A config, also one inside a checkpoint, is no program: it calls what conf/ names, or a class of torch's own.
-
-    Raises:
-        ValueError: names the _target_.
-    """
-    known = {name for path in CONF.rglob("*.yaml") for name in re.findall(r"_target_: *([\w.]+)", path.read_text())}
-    for target in targets(config):
-        if target not in known and not re.fullmatch(TARGETS, str(target)):
-            raise ValueError(f"_target_={target}: a config may call what some file in conf/ names, or torch.optim.*")
-
-
-def targets(config: Any) -> Iterator[str]:
-    """Every _target_ at any depth, in lists too."""
-    if isinstance(config, dict):
-        yield from [config["_target_"]] if "_target_" in config else []
-        config = list(config.values())
-    if isinstance(config, list):
-        for item in config:
-            yield from targets(item)

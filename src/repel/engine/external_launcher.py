@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repel.engine import targets
 from repel.engine.outcomes import CRASHED
 from repel.engine.rank import run_rank
 
@@ -29,7 +30,7 @@ def is_external_rank() -> bool:
 
 def announce_run(folder: Path, task: str) -> None:
     """Called by the first rank: the others, which wait in run_announced, do their part of the task in this folder."""
-    _announce({"folder": str(folder.resolve()), "task": task})
+    _announce({"folder": str(folder.resolve()), "task": task, "allowed": targets.allowed()})
 
 
 def abort_waiting_ranks(status: int) -> None:
@@ -46,6 +47,7 @@ def run_announced() -> int:
         run = {"failed": CRASHED}
     if "failed" in run:
         return run["failed"]
+    targets.allow(**run["allowed"])
     return run_rank(Path(run["folder"]), run["task"], print_error=True)
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import DeferredSignals, Stopped
-from repel.data.datamodule import ImageData
+from repel.data.datamodule import PairData
 from repel.engine import checkpoint_io, runs
 from repel.engine.batch_norm import has_unsynced_batch_norm
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
@@ -34,7 +34,7 @@ SILENCED = (  # warnings of the stack that a user can do nothing about
 )
 
 
-def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
+def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     """Train on this rank until trainer.max_epochs, from the start or from the folder's last checkpoint.
 
     Returns:
@@ -55,16 +55,16 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> ImageData:
     build_evaluators(cfg.get("evaluators"))  # whose mistakes should not show only after training
     signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg)
     trainer = build_trainer(cfg, folder, resume_from, signals)
-    step = None
-    if resume_from is not None:
-        step = resume_from[1]["global_step"]
-        checkpoint_io.check_fits(module, resume_from[1], last)
-        del resume_from  # the trainer has it, and frees it when it is restored
+    step = None if resume_from is None else resume_from[1]["global_step"]
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
     data.setup()
     check_data(data, cfg.data.batch_size, trainer.world_size)
     if module.loss.supervised and not data.labelled:
         raise ValueError("the loss or its negatives use labels, and this data has none; choose others, or other data")
+    module.give_data_info(data.splits.train.info())
+    if resume_from is not None:
+        checkpoint_io.check_fits(module, resume_from[1], last)
+        del resume_from  # the trainer has it, and frees it when it is restored
     if trainer.is_global_zero:
         summarize(cfg, data, module, trainer, step)
     for logger in trainer.loggers:
@@ -92,7 +92,7 @@ def fit_resumed(folder: Path) -> None:
 
 
 def train(
-    trainer: Trainer, module: Contrastive, data: ImageData, signals: DeferredSignals, last: Path, resume: bool
+    trainer: Trainer, module: Contrastive, data: PairData, signals: DeferredSignals, last: Path, resume: bool
 ) -> None:
     """Lightning's fit, with its failures as the exceptions that fit() documents."""
     try:
@@ -129,7 +129,7 @@ def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
         logger.experiment.file_writer.add_summary(summary)
 
 
-def check_data(data: ImageData, batch_size: int, world: int) -> None:
+def check_data(data: PairData, batch_size: int, world: int) -> None:
     """Options that can only be checked against the data.
 
     Raises:
@@ -146,17 +146,14 @@ def check_data(data: ImageData, batch_size: int, world: int) -> None:
         raise ValueError("trainer.limit_train_batches leaves no batch in an epoch; raise it")
 
 
-def summarize(cfg: DictConfig, data: ImageData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
+def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
     """Print what this run is, in a few lines."""
     splits, world = data.splits, trainer.world_size
-    channels, height, width = splits.train.shape
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
     labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
     parameters = sum(p.numel() for p in module.parameters())
     device = torch.cuda.get_device_name() if on_gpu(cfg) else f"cpu, {torch.get_num_threads()} threads"
-    workers = getattr(splits.train, "workers", None)
-    where = "" if workers is None else f", decoded for every batch, workers: {workers}"
-    print(f"data     {sizes} images of {height}x{width}x{channels}{where}, {labels}")
+    print(f"data     {sizes} {splits.train.description}, {labels}")
     data.note(splits.skipped)
     print_skipped(Path(trainer.default_root_dir))
     runs.update_environment(Path(trainer.default_root_dir), device=f"{world} x {device}")

@@ -22,6 +22,7 @@ from repel.base.signals import Stopped, active_signals
 from repel.engine.external_launcher import announce_run, is_external_rank
 from repel.engine.outcomes import CRASHED, RankFailed
 from repel.engine.rank import failure_records
+from repel.engine.targets import allowed
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
@@ -116,9 +117,13 @@ def start_ranks(folder: Path, ranks: int, task: str, shared_cores: bool) -> None
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         job = {"folder": str(folder), "task": task, "parent": os.getpid(), "store": f"{place}/ranks"}
+        job["allowed"] = allowed()
         try:
             elastic_launch(_launch_config(folder.name, ranks, place), sys.executable)(
-                "-m", "repel.engine.rank", json.dumps(job)
+                "-P",
+                "-m",
+                "repel.engine.rank",
+                json.dumps(job),  # -P: the working directory is not on sys.path
             )
         except SignalException as stopped:  # it was handed on to the ranks, which have ended
             raise Stopped(stopped.sigval) from None

@@ -7,7 +7,7 @@ __all__ = ["CRASHED", "DIVERGED", "MISTAKE", "RankFailed", "explain", "one_line"
 
 CRASHED, MISTAKE, DIVERGED = 1, 2, 3  # exit statuses; 0: done; 130 and 143: stopped by a signal
 # exceptions that report a user's mistake, by name: importing their modules would import torch
-MISTAKE_NAMES = ("MisconfigurationException", "UnreadableSample", "BadImage")
+MISTAKE_NAMES = ("MisconfigurationException", "UnreadableSample")
 
 
 class RankFailed(Exception):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repel.base.signals import Stopped
-from repel.engine import runs
+from repel.engine import runs, targets
 from repel.engine.outcomes import CRASHED, explain
 from repel.engine.redact import without_secrets
 
@@ -115,6 +115,7 @@ def main() -> None:
     """python -m repel.engine.rank JOB, as launch.start_ranks runs it; JOB is JSON."""
     job = json.loads(sys.argv[1])
     _die_with_parent(job["parent"])
+    targets.allow(**job["allowed"])
     os._exit(run_rank(Path(job["folder"]), job["task"], job["store"]))
 
 

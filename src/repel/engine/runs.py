@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 import yaml
 
+from repel.base.installation import CHECKOUT
+
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
 locked: dict[Path, TextIO] = {}  # this process's runs: the lock is on config.yaml
 
@@ -59,7 +61,7 @@ def create(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
 
 def write_environment(folder: Path, overrides: list[str]) -> None:
     environment = {
-        "command": ["python", Path(sys.argv[0]).name, *overrides],
+        "command": [*program(), *overrides],
         "overrides": overrides,
         "pid": os.getpid(),
         "python": platform.python_version(),
@@ -69,6 +71,12 @@ def write_environment(folder: Path, overrides: list[str]) -> None:
         "git_commit": git_commit(),
     }
     write_json(folder / "environment.json", environment)
+
+
+def program() -> list[str]:
+    """What was typed before the options: python train.py, or repel train."""
+    name = Path(sys.argv[0]).name
+    return ["python", name] if name.endswith(".py") else name.split()
 
 
 def lock(folder: Path) -> None:
@@ -148,8 +156,10 @@ def remove_if_unused(folder: Path) -> None:
 
 
 def git_commit() -> str | None:
-    """The project's commit, with -dirty where files differ from it; None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The project's commit, with -dirty where files differ from it; None outside git and where it is installed."""
+    if CHECKOUT is None:
+        return None
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""n-way k-shot episodes: classes told apart from a handful of examples."""
+"""n-way k-shot episodes: classification from a few examples of each class."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,20 @@ from torch import Tensor
 from repel.base import seeding
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
 
+__all__ = ["Episodes", "few_shot_accuracies"]
+
 
 class Episodes(Evaluator):
     """Nearest class mean of unit features, mean accuracy over random episodes with its 95 % interval.
 
     Snell, Swersky, Zemel 2017 (prototypical networks), arXiv:1703.05175, eq. 1 and 2, by cosine, on frozen features as
-    in Wang et al. 2019 (SimpleShot), arXiv:1911.04623. Support images are training images, queries are test images.
+    in Wang et al. 2019 (SimpleShot), arXiv:1911.04623. Support samples are training samples, queries are test samples.
 
     Args:
         ways: classes of an episode; at most as many as there are.
-        shots: examples of each, several values.
-        queries: test images of each class.
-        episodes: how many.
+        shots: examples of each class, several values.
+        queries: test samples of each class.
+        episodes: number of episodes.
         seed: of the draws.
     """
 
@@ -36,43 +38,47 @@ class Episodes(Evaluator):
         def score(test: Part) -> list[Score]:
             scores, ways = [], min(self.ways, len(set(train.y.tolist()) & set(test.y.tolist())))
             if ways < 2:
-                return []  # no two classes in common: there is nothing to tell apart
+                return []  # fewer than two classes in common
             for shots in self.shots:
                 generator = seeding.generator(self.seed, seeding.EPISODES, shots)
-                top1 = episodes(train, test, ways, shots, self.queries, self.episodes, generator)
+                top1 = few_shot_accuracies(train, test, ways, shots, self.queries, self.episodes, generator)
                 settings = {"ways": ways, "shots": shots, "queries": self.queries, "episodes": self.episodes,
                             "labels": len(train.y),
-                            "normalize": "l2", "seed": self.seed, "ci95": interval(top1)}  # fmt: skip
-                name = f"episodes_{ways}way_{shots}shot"
-                scores.append(Score(name, f"{ways}-way {shots}-shot episodes", float(top1.mean()), settings))
+                            "normalize": "l2", "seed": self.seed, "ci95": _interval(top1)}  # fmt: skip
+                key, label = f"episodes_{ways}way_{shots}shot", f"{ways}-way {shots}-shot episodes"
+                scores.append(Score(key, label, float(top1.mean()), settings))
             return scores
 
         return Fitted(score)
 
 
-def episodes(
-    support: Part, queries: Part, ways: int, shots: int, each: int, count: int, generator: torch.Generator
+def few_shot_accuracies(
+    support: Part, queries: Part, ways: int, shots: int, per_class: int, episodes: int, generator: torch.Generator
 ) -> Tensor:
-    """Accuracies (count,) of as many episodes, by nearest mean of unit vectors; draws with replacement of images.
+    """Accuracies (episodes,) of nearest class mean on unit features; a sample may occur in several episodes.
 
     Args:
-        support, queries: of whose images examples and queries are drawn.
-        each: queries of a class.
+        support: whose samples are the examples.
+        queries: whose samples are classified.
+        ways: classes of an episode; at most as many as both parts have in common.
+        shots: examples of a class.
+        per_class: queries of a class.
+        episodes: number of episodes.
     """
     device = support.x.device
     present = sorted(set(support.y.tolist()) & set(queries.y.tolist()))
     ways = min(ways, len(present))
-    chosen = torch.rand(count, len(present), generator=generator).argsort(1)[:, :ways]  # (count, ways)
+    chosen = torch.rand(episodes, len(present), generator=generator).argsort(1)[:, :ways]  # (episodes, ways)
     classes = torch.tensor(present)[chosen]
-    x, y = (F.normalize(part.x.float(), dim=1)[drawn(part.y, classes, n, generator).to(device)]
-            for part, n in ((support, shots), (queries, each)))  # fmt: skip
-    means = F.normalize(x.mean(2), dim=-1)  # (count, ways, F)
-    predicted = torch.einsum("ewqf,ecf->ewqc", y, means).argmax(-1)
+    examples, asked = (F.normalize(part.x.float(), dim=1)[_draw_places(part.y, classes, n, generator).to(device)]
+            for part, n in ((support, shots), (queries, per_class)))  # fmt: skip
+    means = F.normalize(examples.mean(2), dim=-1)  # (episodes, ways, F)
+    predicted = torch.einsum("ewqf,ecf->ewqc", asked, means).argmax(-1)
     return (predicted == torch.arange(ways, device=device)[:, None]).double().mean((1, 2)).cpu()
 
 
-def drawn(labels: Tensor, classes: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Places (*classes.shape, n) of items with these labels, without repetition where a class has enough."""
+def _draw_places(labels: Tensor, classes: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Places (*classes.shape, n) of samples with these labels, without repetition where a class has enough."""
     labels = labels.cpu()
     places = torch.empty(*classes.shape, n, dtype=torch.int64)
     for label in classes.unique():
@@ -86,6 +92,6 @@ def drawn(labels: Tensor, classes: Tensor, n: int, generator: torch.Generator) -
     return places
 
 
-def interval(values: Tensor) -> float:
+def _interval(values: Tensor) -> float:
     """Half the width of the 95 % interval of a mean of many."""
     return float(1.96 * values.std() / len(values) ** 0.5)

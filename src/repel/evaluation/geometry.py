@@ -1,6 +1,6 @@
-"""How embeddings lie on the sphere, and what an anchor's negatives do: plain functions of tensors.
+"""Geometry of embeddings on the unit sphere, and statistics of an anchor's negatives: plain functions of tensors.
 
-Those on embeddings take any precision and compute in float32 at least; none of them needs labels but where it says so.
+Functions of embeddings take any precision and compute in float32 at least.
 """
 
 import itertools
@@ -9,6 +9,26 @@ import torch
 from torch import Tensor
 
 from repel.losses.base import unit
+
+__all__ = [
+    "DEAD_THRESHOLD",
+    "alignment",
+    "dead_dimensions",
+    "deviation",
+    "effective_number",
+    "effective_rank",
+    "effective_sample_size",
+    "false_mass",
+    "false_rate",
+    "hardest_false_rate",
+    "margins",
+    "share_of_hardest",
+    "shares",
+    "tolerance",
+    "uniformity",
+]
+
+DEAD_THRESHOLD = 1e-3  # a dimension is dead whose deviation is at most this part of the largest one's
 
 # ------------------------------------------------------------------------------------------------------- embeddings
 
@@ -20,7 +40,10 @@ def alignment(z: Tensor) -> Tensor:
     most 4.
 
     Args:
-        z: (V, N, D), V >= 2.
+        z: (V, N, D), V >= 2, of any length.
+
+    >>> alignment(torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]]]))
+    tensor(2.)
     """
     z = unit(z)
     return torch.stack([(a - b).square().sum(-1).mean() for a, b in itertools.combinations(z, 2)]).mean()
@@ -33,7 +56,10 @@ def uniformity(z: Tensor) -> Tensor:
     dimensions that are filled evenly (to second order in 1 / D), never below -8.
 
     Args:
-        z: (M, D) of M >= 2 samples.
+        z: (M, D) of M >= 2 samples, of any length.
+
+    >>> uniformity(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
+    tensor(0.)
     """
     z = unit(z)
     i, j = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
@@ -42,14 +68,17 @@ def uniformity(z: Tensor) -> Tensor:
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    """How many dimensions embeddings use: exp of the entropy of p = sigma / sum(sigma), their singular values.
+    """Number of dimensions in use: exp of the entropy of p = sigma / sum(sigma), sigma the singular values.
 
     Roy, Vetterli 2007 (EUSIPCO); as RankMe, Garrido, Balestriero, Najman, LeCun 2023, arXiv:2210.02885, eq. 1. In
     [1, min(M, D)]: 1 where all are multiples of one vector, min(M, D) where no direction is preferred, and 0 where all
-    are 0. No scale matters. M samples show at most M dimensions, so compare values of the same M alone.
+    are 0. The scale does not matter. M samples show at most M dimensions, so compare values of the same M only.
 
     Args:
-        x: (M, D), not centred, as in RankMe.
+        x: (M, D), not centered, as in RankMe.
+
+    >>> round(float(effective_rank(torch.eye(3))), 4)
+    3.0
     """
     x = x.double()
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x  # whose eigenvalues are sigma^2, and which is smaller
@@ -61,35 +90,44 @@ def effective_rank(x: Tensor) -> Tensor:
 def deviation(z: Tensor) -> Tensor:
     """Standard deviation of each dimension of unit vectors, times sqrt(D): (D,).
 
-    Chen, He 2021 (SimSiam), arXiv:2011.10566, sec. 4.1 and fig. 2. Its root mean square is 1 where their mean is 0, and
-    0 where all are equal; a dimension at 0 says nothing.
+    Chen, He 2021 (SimSiam), arXiv:2011.10566, sec. 4.1 and fig. 2. Its root mean square is 1 where the vectors' mean is
+    0, and 0 where all are equal; a dimension at 0 carries no information.
 
     Args:
-        z: (M, D).
+        z: (M, D), of any length.
+
+    >>> deviation(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    tensor([0., 0.])
     """
     z = unit(z)
     return z.std(0, unbiased=False) * z.shape[1] ** 0.5
 
 
-def dead_dimensions(x: Tensor, least: float) -> Tensor:
-    """Share of dimensions that hardly vary: of a deviation below `least` times the largest one's. 1 where none varies.
+def dead_dimensions(x: Tensor, threshold: float = DEAD_THRESHOLD) -> Tensor:
+    """Share of dimensions whose deviation is at most `threshold` times the largest one's. 1 where none varies.
 
     Args:
         x: (M, D), of any scale.
-        least: in (0, 1).
+        threshold: in (0, 1).
+
+    >>> dead_dimensions(torch.tensor([[1.0, 5.0], [2.0, 5.0]]))
+    tensor(0.5000)
     """
     spread = (x.double() if x.dtype == torch.float64 else x.float()).std(0, unbiased=False)
-    return (spread <= least * spread.max()).float().mean()
+    return (spread <= threshold * spread.max()).float().mean()
 
 
 def tolerance(z: Tensor, labels: Tensor) -> Tensor:
-    """Mean cosine of different samples of one class, in [-1, 1]; NaN without such a pair.
+    """Mean cosine of different samples of the same class, in [-1, 1]; NaN without such a pair.
 
     Wang, Liu 2021, arXiv:2012.09740, eq. 7.
 
     Args:
-        z: (M, D).
+        z: (M, D), of any length.
         labels: (M,), -1 where unknown.
+
+    >>> tolerance(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
+    tensor(1.)
     """
     z = unit(z)
     mates = (labels[:, None] == labels) & (labels >= 0)
@@ -120,7 +158,7 @@ def shares(weight: Tensor) -> Tensor:
 
 
 def effective_number(share: Tensor) -> Tensor:
-    """How many negatives act on an anchor, (m,): exp of their shares' entropy, n where all weigh the same.
+    """Number of negatives that act on an anchor, (m,): exp of their shares' entropy, n where all weigh the same.
 
     Args:
         share: (m, n), rows sum to 1.
@@ -129,12 +167,12 @@ def effective_number(share: Tensor) -> Tensor:
 
 
 def effective_sample_size(share: Tensor) -> Tensor:
-    """The same by Kish 1965, 1 / sum p^2, (m,): it forgets the many small ones sooner."""
+    """The same by Kish 1965, 1 / sum p^2, (m,): many small shares count less than in effective_number."""
     return 1 / share.square().sum(1).clamp(min=torch.finfo(share.dtype).tiny)
 
 
 def share_of_hardest(share: Tensor, negative: Tensor, exists: Tensor, fraction: float) -> Tensor:
-    """What the most similar `fraction` of an anchor's negatives, at least one, have of its weights, (m,), in [0, 1].
+    """Share of the weights that the most similar `fraction` of the negatives, at least one, have: (m,), in [0, 1].
 
     Args:
         share: (m, n), rows sum to 1.
@@ -149,7 +187,7 @@ def share_of_hardest(share: Tensor, negative: Tensor, exists: Tensor, fraction: 
 
 
 def false_rate(mates: Tensor, exists: Tensor) -> Tensor:
-    """Share of negatives that are of their anchor's class: the prior tau_plus of debiasing, measured.
+    """Share of negatives that belong to their anchor's class: the prior tau_plus of debiasing, measured.
 
     Args:
         mates: (m, n) bool, candidates of the anchor's class.
@@ -159,11 +197,11 @@ def false_rate(mates: Tensor, exists: Tensor) -> Tensor:
 
 
 def hardest_false_rate(mates: Tensor, negative: Tensor, exists: Tensor) -> Tensor:
-    """Share of anchors whose most similar negative is of their own class; arguments as above."""
+    """Share of anchors whose most similar negative belongs to their own class; arguments as above."""
     hardest = negative.masked_fill(~exists, -torch.inf).argmax(1, keepdim=True)
     return (mates & exists).gather(1, hardest).float().mean()
 
 
 def false_mass(share: Tensor, mates: Tensor) -> Tensor:
-    """Share of an anchor's weights on candidates of its own class, (m,): repulsion that works against the classes."""
+    """Share of an anchor's weights on candidates of its own class, (m,): repulsion within the class."""
     return (share * mates).sum(1)

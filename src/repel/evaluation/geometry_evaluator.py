@@ -3,14 +3,16 @@
 from repel.evaluation import geometry
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
 
-ALIVE = 1e-3  # a dimension whose deviation is below this part of the largest one's is dead
+__all__ = ["FeatureGeometry"]
 
 
-class Spread(Evaluator):
-    """Effective rank, uniformity and dead dimensions of the test images' features; nothing is fitted.
+class FeatureGeometry(Evaluator):
+    """Effective rank, uniformity and dead dimensions of the test samples' features; nothing is fitted.
+
+    Neither more nor less of them is better, so tables mark no best value.
 
     Args:
-        images: at most so many, evenly spaced; values are comparable for the same number alone.
+        images: at most so many test samples, evenly spaced; compare values of the same number only.
     """
 
     def __init__(self, images: int):
@@ -23,12 +25,15 @@ class Spread(Evaluator):
             if len(test.x) < 2:
                 return []
             x = test.x[:: -(-len(test.x) // self.images)]
-            found = {
+            values = {
                 "effective_rank": ("effective rank", geometry.effective_rank(x), "none"),
                 "uniformity": ("uniformity", geometry.uniformity(x), "l2"),
-                "dead_dimensions": ("share of dead dimensions", geometry.dead_dimensions(x, ALIVE), "none"),
+                "dead_dimensions": ("share of dead dimensions", geometry.dead_dimensions(x), "none"),
             }
-            size = {"images": len(x), "dimensions": x.shape[1]}
-            return [Score(n, words, float(v), size | {"normalize": how}) for n, (words, v, how) in found.items()]
+            sizes = {"images": len(x), "dimensions": x.shape[1]}
+            return [
+                Score(key, label, float(value), sizes | {"normalize": normalize}, higher_is_better=None)
+                for key, (label, value, normalize) in values.items()
+            ]
 
         return Fitted(score)

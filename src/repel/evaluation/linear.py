@@ -4,165 +4,139 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from repel.base import seeding
+from repel.evaluation.logistic import logistic_regression, principal_axes
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
 
-CHOICE, FINAL = 1e-3, 1e-4  # tolerances while l2 is chosen, and of the probe
-ITERATIONS = 2000
+__all__ = ["FewLabels", "LinearClassifier", "LinearProbe", "linear_probe"]
+
+SEARCH_TOLERANCE, FINAL_TOLERANCE = 1e-3, 1e-4  # of the gradient, while l2 is chosen, and of the probe
+L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-class Linear:
-    """A classifier: class of the largest of (x - mean) / std @ weight.T + bias."""
+class LinearClassifier(NamedTuple):
+    """Predicts the class of the largest of (x - mean) / std @ weight.T + bias; all float64.
 
-    def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor):
-        self.weight, self.bias, self.mean, self.std = weight, bias, mean, std
+    weight (C, F), bias (C,), mean and std (F,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    std: Tensor
 
     def predict(self, x: Tensor) -> Tensor:
-        """(N, F) -> (N,) classes."""
-        return (((x.double() - self.mean) / self.std) @ self.weight.T + self.bias).argmax(1)
+        """Features (N, F) -> classes (N,)."""
+        return (((torch.as_tensor(x).double() - self.mean) / self.std) @ self.weight.T + self.bias).argmax(1)
 
 
-class Principal(NamedTuple):
-    """x (N, F) in its principal axes: coordinates (N, R) and axes (F, R), R = min(N, F), with the mean squares (R,).
-
-    With an L2 penalty the weights at the minimum lie in the span of x, so nothing is lost where N < F.
-    """
-
-    coordinates: Tensor
-    axes: Tensor
-    squares: Tensor
-
-
-def principal(x: Tensor) -> Principal:
-    n, features = x.shape
-    if n >= features:
-        squares, axes = torch.linalg.eigh(x.T @ x / n)
-    else:
-        _, values, axes = torch.linalg.svd(x, full_matrices=False)
-        squares, axes = values.square() / n, axes.T
-    return Principal(x @ axes, axes, squares.clamp(min=0))
-
-
-def logistic_regression(
-    x: Tensor | Principal, y: Tensor, l2: float, classes: int, start: Tensor | None, tolerance: float
-) -> tuple[Tensor, Tensor, float]:
-    """The minimum of mean_i -log softmax(W x_i + b)_{y_i} + l2 / 2 ||W||^2; the bias is not regularised.
-
-    scikit-learn's LogisticRegression(C=1 / (l2 N)) minimises C N times this. L-BFGS works in the principal axes of x,
-    scaled by the bound sqrt(mean square / 2 + l2) on the curvature along each (Boehning 1992, Ann. Inst. Stat. Math.
-    44), in the precision of x.
-
-    Args:
-        x: (N, F), or its principal axes; y: (N,) in 0 .. classes - 1.
-        start: (classes, F + 1), weights and bias to begin with, such as the solution for a neighbouring l2, or None.
-        tolerance: largest entry of the gradient, in the scaled axes, at which the optimum counts as reached.
-
-    Returns:
-        W (classes, F), b (classes,), and the value at the minimum.
-    """
-    if not l2 > 0:
-        raise ValueError(f"logistic regression needs l2 > 0, got {l2}")
-    x, axes, squares = x if isinstance(x, Principal) else principal(x)
-    scale = (squares / 2 + l2).rsqrt()
-    scaled, penalty = x * scale, 0.5 * l2 * scale.square()
-    theta = x.new_zeros(classes, x.shape[1] + 1)
-    if start is not None:
-        theta = torch.cat([start[:, :-1] @ axes / scale, start[:, -1:]], dim=1)
-    theta.requires_grad_()
-    solver = torch.optim.LBFGS(
-        [theta], max_iter=ITERATIONS, max_eval=2 * ITERATIONS, history_size=20, line_search_fn="strong_wolfe",
-        tolerance_grad=tolerance, tolerance_change=0.0,
-    )  # fmt: skip
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        weight = theta[:, :-1]
-        value = F.cross_entropy(scaled @ weight.T + theta[:, -1], y) + (penalty * weight.square()).sum()
-        value.backward()
-        return value.detach()
-
-    with torch.enable_grad():
-        solver.step(closure)
-        value = float(closure())
-    theta = theta.detach()
-    return (theta[:, :-1] * scale) @ axes.T, theta[:, -1], value
-
-
-def standardisation(x: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) float64; 1 for features that do not vary."""
     x = x.double()
     std = x.std(0, correction=0)
     return x.mean(0), std.where(std > 1e-8 * std.max().clamp(min=1e-30), 1.0)
 
 
-def fit_linear(x: Tensor, y: Tensor, l2: float, classes: int) -> Linear:
-    """A classifier on features standardised by their own mean and deviation."""
-    mean, std = standardisation(x)
-    weight, bias, _ = logistic_regression(((x - mean) / std).float(), y, l2, classes, None, FINAL)
-    return Linear(weight.double(), bias.double(), mean, std)
+def _fit_classifier(x: Tensor, y: Tensor, l2: float, classes: int) -> LinearClassifier:
+    """A classifier on features standardized by their own mean and deviation."""
+    mean, std = _mean_and_std(x)
+    weight, bias, _ = logistic_regression(((x - mean) / std).float(), y, l2, classes, None, FINAL_TOLERANCE)
+    return LinearClassifier(weight.double(), bias.double(), mean, std)
 
 
-def chosen_l2(train: Part, val: Part, grid: Sequence[float], classes: int) -> tuple[float, float]:
-    """The regularisation with the best validation accuracy, the strongest of equals, and that accuracy.
+def _choose_l2(train: Part, val: Part, grid: Sequence[float], classes: int) -> tuple[float, float]:
+    """The regularization with the best validation accuracy, the strongest of equals, and that accuracy.
 
-    From the strongest down, each solution begins at the one before.
+    From the strongest down, each solution starts from the one before.
     """
-    mean, std = standardisation(train.x)
-    x, best, start = principal(((train.x - mean) / std).float()), (0.0, -1.0), None
+    mean, std = _mean_and_std(train.x)
+    x, best, start = principal_axes(((train.x - mean) / std).float()), (0.0, -1.0), None
     for l2 in sorted(grid, reverse=True):
-        weight, bias, _ = logistic_regression(x, train.y, l2, classes, start, CHOICE)
+        weight, bias, _ = logistic_regression(x, train.y, l2, classes, start, SEARCH_TOLERANCE)
         start = torch.cat([weight, bias[:, None]], dim=1)
-        top1 = accuracy(Linear(weight.double(), bias.double(), mean, std).predict(val.x), val.y)
+        top1 = accuracy(LinearClassifier(weight.double(), bias.double(), mean, std).predict(val.x), val.y)
         if top1 > best[1]:
             best = (l2, top1)
     return best
 
 
-def check_l2(name: str, l2: Sequence[float]) -> None:
+def _choose_and_fit(train: Part, val: Part, grid: Sequence[float]) -> tuple[LinearClassifier, float, float]:
+    """The classifier of both splits, the l2 chosen for it, and the validation accuracy that l2 was chosen by."""
+    classes = int(max(train.y.max(), val.y.max())) + 1
+    l2, top1 = _choose_l2(train, val, grid, classes)
+    return _fit_classifier(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]), l2, classes), l2, top1
+
+
+def linear_probe(x: Tensor, y: Tensor, val_x: Tensor, val_y: Tensor, l2: Sequence[float] = L2_GRID) -> LinearClassifier:
+    """Multinomial logistic regression on frozen features: l2 chosen on validation, then refitted on both splits.
+
+    Features are standardized. The objective is mean cross-entropy + l2 / 2 ||W||^2, solved by L-BFGS; see
+    logistic_regression.
+
+    Args:
+        x, y: (N, F) features and (N,) labels in 0 .. C - 1 to fit on, tensors or arrays.
+        val_x, val_y: (M, F) and (M,), likewise, to choose l2 on.
+        l2: values to choose from, each > 0.
+
+    Raises:
+        ValueError: l2 is empty or has a value that is not above 0.
+
+    >>> x, y = torch.tensor([[-1.0], [-2.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
+    >>> linear_probe(x, y, x, y).predict(torch.tensor([[-3.0], [0.5]]))
+    tensor([0, 1])
+    """
+    _check_l2("linear_probe: l2", l2)
+    train, val = (
+        Part(torch.as_tensor(features), torch.as_tensor(labels).long(), None)
+        for features, labels in ((x, y), (val_x, val_y))
+    )
+    return _choose_and_fit(train, val, l2)[0]
+
+
+def _check_l2(name: str, l2: Sequence[float]) -> None:
     if not l2 or any(not value > 0 for value in l2):
-        raise ValueError(f"evaluators.{name}.l2 needs numbers > 0, got {list(l2)}")
+        raise ValueError(f"{name} needs numbers > 0, got {list(l2)}")
 
 
 class LinearProbe(Evaluator):
-    """Logistic regression on standardised features; l2 chosen on validation, then refitted on both splits.
+    """Logistic regression on standardized features, see linear_probe.
 
     Args:
         l2: values to choose from.
     """
 
-    of_tasks = ("linear_top1",)
+    task_metrics = ("linear_top1",)
 
     def __init__(self, l2: Sequence[float]):
-        check_l2("linear", l2)
+        _check_l2("evaluators.linear.l2", l2)
         self.l2 = list(l2)
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        classes = int(max(train.y.max(), val.y.max())) + 1
-        l2, top1 = chosen_l2(train, val, self.l2, classes)
-        classifier = fit_linear(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]), l2, classes)
-        settings = {"l2": l2, "normalize": "standardised"}
+        classifier, l2, val_top1 = _choose_and_fit(train, val, self.l2)
 
-        def score(test: Part) -> list[Score]:
-            return [Score("linear_top1", "linear top-1", accuracy(classifier.predict(test.x), test.y), settings)]
+        def score(value: float, split: str) -> Score:
+            settings = {"l2": l2, "normalize": "standardised"}
+            return Score("linear_top1", "linear top-1", value, settings, split)
 
-        return Fitted(score, [Score("linear_top1", "linear top-1", top1, settings, "val")])
+        return Fitted(
+            lambda test: [score(accuracy(classifier.predict(test.x), test.y), "test")], [score(val_top1, "val")]
+        )
 
 
 class FewLabels(Evaluator):
     """The linear probe when only a share of the training labels is known: mean over draws of which.
 
     Args:
-        fractions: of the training images, the same of every class, at least one each.
-        draws: how often.
+        fractions: of the training samples, the same of every class, at least one each.
+        draws: number of random draws.
         l2: values to choose from, on the validation split.
         seed: of the draws.
     """
 
     def __init__(self, fractions: Sequence[float], draws: int, l2: Sequence[float], seed: int):
-        check_l2("few_label", l2)
+        _check_l2("evaluators.few_label.l2", l2)
         if not fractions or any(not 0 < f <= 1 for f in fractions) or draws < 1:
             raise ValueError(
                 f"evaluators.few_label needs fractions in (0, 1] and draws >= 1, got {list(fractions)} and {draws}"
@@ -170,12 +144,15 @@ class FewLabels(Evaluator):
         self.fractions, self.draws, self.l2, self.seed = list(fractions), draws, list(l2), seed
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        classes, classifiers = int(max(train.y.max(), val.y.max())) + 1, {}
+        classes = int(max(train.y.max(), val.y.max())) + 1
+        classifiers: dict[float, list[tuple[float, int, LinearClassifier]]] = {}
         for fraction in self.fractions:
             for draw in range(self.draws):
-                few = labelled_share(train, fraction, seeding.generator(self.seed, seeding.FEW_LABELS, draw))
-                l2, _ = chosen_l2(few, val, self.l2, classes)
-                classifiers.setdefault(fraction, []).append((l2, len(few.y), fit_linear(few.x, few.y, l2, classes)))
+                few = _share_of_labels(train, fraction, seeding.generator(self.seed, seeding.FEW_LABELS, draw))
+                l2, _ = _choose_l2(few, val, self.l2, classes)
+                classifiers.setdefault(fraction, []).append(
+                    (l2, len(few.y), _fit_classifier(few.x, few.y, l2, classes))
+                )
 
         def score(test: Part) -> list[Score]:
             scores = []
@@ -184,16 +161,15 @@ class FewLabels(Evaluator):
                 settings = {"labels": fits[0][1], "draws": self.draws, "l2": [l2 for l2, *_ in fits],
                             "normalize": "standardised", "seed": self.seed,
                             "std": float(top1.std()) if self.draws > 1 else None}  # fmt: skip
-                name = f"linear_{100 * fraction:g}pct_top1"
-                scores.append(
-                    Score(name, f"linear top-1, {100 * fraction:g} % of the labels", float(top1.mean()), settings)
-                )
+                percent = f"{100 * fraction:g}"
+                label = f"linear top-1, {percent} % of the labels"
+                scores.append(Score(f"linear_{percent}pct_top1", label, float(top1.mean()), settings))
             return scores
 
         return Fitted(score)
 
 
-def labelled_share(part: Part, fraction: float, generator: torch.Generator) -> Part:
+def _share_of_labels(part: Part, fraction: float, generator: torch.Generator) -> Part:
     """A random share of every class, at least one of each."""
     order, labels = torch.randperm(len(part.y), generator=generator), part.y.cpu()
     keep = []
@@ -201,4 +177,4 @@ def labelled_share(part: Part, fraction: float, generator: torch.Generator) -> P
         of_class = order[labels[order] == label]
         keep.append(of_class[: max(1, round(fraction * len(of_class)))])
     places = torch.cat(keep).sort().values
-    return Part(part.x[places], part.y[places], part.images[places])
+    return Part(part.x[places], part.y[places], part.samples[places])

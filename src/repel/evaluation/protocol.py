@@ -1,57 +1,62 @@
-"""The protocol, one for every method: fit and choose on training and validation images, then look at the test images.
+"""The protocol, one for every method: fit and choose on training and validation samples, then measure the test split.
 
-An evaluator never sees test images or labels while it fits: `fit` gets the two other splits and returns what scores the
-test split, which is encoded after that. tests/test_protocol.py holds every evaluator in conf/evaluators to it.
+An evaluator never sees test samples or labels while it fits: `fit` gets the two other splits and returns what scores
+the test split, which is encoded after that. tests/evaluation/test_protocol.py checks all of conf/evaluators.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from repel.data.datamodule import ImageData
 from repel.evaluation.features import subset
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
+from repel.evaluation.measurement import Measurement, ReportRow, Score
+
+if TYPE_CHECKING:
+    from repel.data.samples import CompleteSplits, Samples
+    from repel.evaluation.modality import Plot
+
+__all__ = [
+    "Evaluator",
+    "Fitted",
+    "Measurement",
+    "Network",
+    "Part",
+    "ReportRow",
+    "Score",
+    "accuracy",
+    "class_name",
+    "measure",
+]
+
+Encode = Callable[["Samples"], tuple[Tensor, Tensor]]  # features (M, F) and the places (M,) of samples that were read
+OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its train, val and test split
 
 
 class Part(NamedTuple):
-    """A split: features x (N, F), labels y (N,) in 0 .. C - 1, and the images they are of (of the same order)."""
+    """A split: features x (N, F), labels y (N,) in 0 .. C - 1, and the samples they belong to, in the same order."""
 
     x: Tensor
     y: Tensor
-    images: Images | Encoded
+    samples: "Samples"
 
     def known(self) -> "Part":
-        """Those whose label is known."""
+        """The part whose labels are known."""
         if bool((keep := self.y >= 0).all()):
             return self
-        return Part(self.x[keep], self.y[keep], self.images[keep.cpu()])
-
-
-class Score(NamedTuple):
-    """A number by its name, and in words, with its settings; of the test split, or what validation said of a choice.
-
-    settings: what it was measured with; `ci95` or `std` among them say how far it may be off.
-    """
-
-    name: str
-    words: str
-    value: float
-    settings: dict[str, Any]
-    split: str = "test"
+        return Part(self.x[keep], self.y[keep], self.samples[keep.cpu()])
 
 
 class Network(NamedTuple):
-    """Where a row's features come from.
+    """What computes the features of a row.
 
-    encode: images -> features (M, F) and the places (M,) of the images that could be read.
-    encoder: the module, which evaluators leave as it is, or None for raw pixels.
+    encode: samples -> features (M, F) and the places (M,) of the samples that could be read.
+    encoder: the module, which evaluators leave unchanged; None for raw pixels and the like.
     """
 
-    encode: Callable[[Images | Encoded], tuple[Tensor, Tensor]]
+    encode: Encode
     encoder: nn.Module | None
     normalize: Callable[[Tensor], Tensor]
     device: torch.device
@@ -60,116 +65,118 @@ class Network(NamedTuple):
 class Evaluator:
     """Measures features. A new one overrides fit; its options come from its file in conf/evaluators."""
 
-    of_tasks: tuple[str, ...] = ()  # which of its scores are also measured on further label columns
-    of_encoder = False  # whether it needs an encoder, so that raw pixels have no such number
+    task_metrics: tuple[str, ...] = ()  # keys of its scores that are also measured on further columns of labels
+    needs_encoder = False  # True: skipped for rows without an encoder, such as raw pixels
 
     def fit(self, train: Part, val: Part, network: Network) -> "Fitted":
-        """Everything that is learned or chosen, from these two splits alone."""
+        """Learn and choose everything from these two splits alone."""
         raise NotImplementedError
+
+    def plot(self, measurements: Sequence[Measurement]) -> "Plot | None":
+        """A figure of its own measurements for the report; None: the table is enough."""
+        return None
 
 
 class Fitted(NamedTuple):
-    """score(test) -> scores; chosen: what validation said of the choice."""
+    """score(test) -> scores; chosen: validation scores of what was chosen."""
 
     score: Callable[[Part], list[Score]]
     chosen: Sequence[Score] = ()
 
 
-class Row(NamedTuple):
-    """One line of the table: features of a checkpoint, or a baseline.
+class EvaluationData(Protocol):
+    """What measure needs of a datamodule: labelled splits, and further columns of labels."""
 
-    prefix: of its metrics' names, such as test/last_.
-    words: for people.
-    epoch: of the checkpoint, or None.
-    layer: h, z or pixels.
-    make: builds its network.
-    """
+    @property
+    def splits(self) -> "CompleteSplits":
+        """Training, validation and test samples."""
+        ...
 
-    prefix: str
-    words: str
-    epoch: int | None
-    layer: str
-    make: Callable[[], Network]
+    def columns(self, samples: "Samples") -> dict[str, Tensor]:
+        """Task -> labels (N,) of these samples, -1 where unknown."""
+        ...
 
 
 def measure(
-    rows: list[Row],
+    rows: Sequence[ReportRow],
     evaluators: Mapping[str, Evaluator],
-    data: ImageData,
+    data: EvaluationData,
     bank: int | None,
     seed: int,
-    look: Callable[[Row, Part, Part, Part], None] | None,
-) -> list[dict[str, Any]]:
-    """Records: one for each row, task, evaluator and number, with all settings it was measured with.
+    on_row: OnRow | None = None,
+) -> list[Measurement]:
+    """Measure every row by every evaluator, on every task.
 
     Args:
-        bank: at most so many training images are used, evenly spaced; None: all.
-        look: is shown each row's train, val and test split after all is measured, to draw pictures; or None.
+        bank: at most so many training samples are used, evenly spaced; None: all.
         seed: of the run, recorded. What evaluators draw has seeds of their own.
-
-    Returns:
-        Dicts with at least metric, value, split, row, layer, epoch, task, seed, settings, and numbers of images.
+        on_row: called with each row and its splits after the row is measured, to draw figures.
     """
-    records = []
-    splits = data.splits
+    measurements: list[Measurement] = []
     for row in rows:
-        network = row.make()
-        train, val = (part_of(images, network) for images in (subset(splits.train.labelled, bank), splits.val.labelled))
-        tasks = {"class": (train, val)} | further(data, train, val)
+        network = row.make_network()
+        train = _encoded_part(subset(data.splits.train.labelled, bank), network)
+        val = _encoded_part(data.splits.val.labelled, network)
+        tasks = {"class": (train, val)} | _further_tasks(data, train, val)
         fitted = {
             (task, name): evaluator.fit(*parts, network)
             for task, parts in tasks.items()
             for name, evaluator in evaluators.items()
-            if (task == "class" or evaluator.of_tasks) and (network.encoder is not None or not evaluator.of_encoder)
+            if (task == "class" or evaluator.task_metrics)
+            and (network.encoder is not None or not evaluator.needs_encoder)
         }
-        test = part_of(splits.test.labelled, network)  # not before everything is chosen
-        labels = {"class": test.y} | columns(data, test)
+        test = _encoded_part(data.splits.test.labelled, network)  # not before everything is chosen
+        labels = {"class": test.y} | _columns(data, test)
         for (task, name), one in fitted.items():
             queries = test._replace(y=labels[task]).known()
             if not len(queries.y):
-                continue  # nobody is labelled for this task
-            kept = None if task == "class" else evaluators[name].of_tasks
-            for score in (s for s in [*one.score(queries), *one.chosen] if kept is None or s.name in kept):
-                fitted_on, scored_on = (len(p.y) for p in tasks[task])
-                if score.split == "test":
-                    fitted_on, scored_on = fitted_on + scored_on, len(queries.y)
-                records.append(record(row, task, name, score, seed, fitted_on, scored_on))
-        if look is not None:
-            look(row, train, val, test)
-    return records
+                continue  # no test sample is labelled for this task
+            kept = None if task == "class" else evaluators[name].task_metrics
+            sizes = [len(part.y) for part in (*tasks[task], queries)]
+            for score in (s for s in [*one.score(queries), *one.chosen] if kept is None or s.key in kept):
+                measurements.append(_measurement(row, task, name, score, seed, *sizes))
+        if on_row is not None:
+            on_row(row, train, val, test)
+    return measurements
 
 
-def part_of(images: Images | Encoded, network: Network) -> Part:
-    x, places = network.encode(images)
-    kept = images if len(places) == len(images) else images[places.cpu()]
+def _measurement(
+    row: ReportRow, task: str, evaluator: str, score: Score, seed: int, train: int, val: int, test: int
+) -> Measurement:
+    fitted_on, scored_on = (train + val, test) if score.split == "test" else (train, val)
+    fitted_on, scored_on = score.settings.get("labels", fitted_on), score.settings.get("images", scored_on)
+    return Measurement(row, task, evaluator, score, seed, fitted_on, scored_on)
+
+
+def _encoded_part(samples: "Samples", network: Network) -> Part:
+    x, places = network.encode(samples)
+    kept = samples if len(places) == len(samples) else samples[places.cpu()]
     return Part(x, kept.labels.to(x.device), kept)
 
 
-def columns(data: ImageData, part: Part) -> dict[str, Tensor]:
-    return {name: labels.to(part.x.device) for name, labels in data.columns(part.images).items()}
+def _columns(data: EvaluationData, part: Part) -> dict[str, Tensor]:
+    return {name: labels.to(part.x.device) for name, labels in data.columns(part.samples).items()}
 
 
-def further(data: ImageData, train: Part, val: Part) -> dict[str, tuple[Part, Part]]:
-    """name of a further task -> its training and validation split. A task without two labels is left out."""
-    labels = columns(data, train), columns(data, val)
+def _further_tasks(data: EvaluationData, train: Part, val: Part) -> dict[str, tuple[Part, Part]]:
+    """Name of a further task -> its training and validation split. A task without two labels is left out."""
+    labels = _columns(data, train), _columns(data, val)
     parts = {name: tuple(p._replace(y=c[name]).known() for p, c in zip((train, val), labels, strict=True))
              for name in labels[0]}  # fmt: skip
     return {name: pair for name, pair in parts.items() if len(pair[0].y.unique()) > 1 and len(pair[1].y)}
 
 
-def record(row: Row, task: str, evaluator: str, score: Score, seed: int, train: int, test: int) -> dict[str, Any]:
-    prefix = row.prefix if score.split == "test" else "val/" + row.prefix.removeprefix("test/").replace("/", "_")
-    name = score.name if task == "class" else f"{task}_{score.name}"
-    return {
-        "metric": prefix + name, "value": score.value, "split": score.split, "row": row.words,
-        "layer": row.layer, "epoch": row.epoch, "task": task, "evaluator": evaluator, "words": score.words,
-        "settings": score.settings, "seed": seed, "fitted_on": score.settings.get("labels", train),
-        "scored_on": score.settings.get("images", test),
-    }  # fmt: skip
-
-
 def accuracy(predicted: Tensor, truth: Tensor) -> float:
-    """Share of equal labels, in [0, 1]."""
+    """Share of equal labels, in [0, 1]: predicted (N,) and truth (N,), N >= 1.
+
+    >>> accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
+    0.666667
+    """
     classes = int(max(predicted.max(), truth.max())) + 1
     top1 = multiclass_accuracy(predicted, truth, num_classes=max(2, classes), average="micro")
     return round(float(top1), 6)  # it comes in float32
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """A label's class, or the number where the classes have no names."""
+    return classes[label] if 0 <= label < len(classes) else str(label)

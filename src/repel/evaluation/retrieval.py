@@ -1,4 +1,4 @@
-"""Retrieval: do the nearest images share the query's label?"""
+"""Retrieval: do the nearest samples share the query's label?"""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repel.evaluation.knn import QUERY_BLOCK
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
 
-QUERIES = 1024  # handled at a time
+__all__ = ["Retrieval", "retrieval_metrics"]
 
 
-def retrieval(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[str, float]:
+def retrieval_metrics(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[str, float]:
     """Each feature searches all others by cosine.
 
     recall_at_k: share of queries with at least one of their label among the k nearest.
@@ -20,16 +21,25 @@ def retrieval(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[str, float]:
     Queries without another of their label are left out.
 
     Args:
-        x: (N, F); y: (N,) labels.
+        x: (N, F) features of any scale.
+        y: (N,) labels >= 0.
+        ks: numbers of neighbors, each at least 1.
 
     Returns:
-        Names -> values in [0, 1].
+        recall_at_k for each k, and map_at_r -> values in [0, 1].
+
+    Raises:
+        ValueError: no two samples share a label.
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), torch.tensor([0, 0, 1, 1])
+    >>> retrieval_metrics(x, y, ks=[1])
+    {'recall_at_1': 1.0, 'map_at_r': 1.0}
     """
     x, count = F.normalize(x, dim=1), torch.bincount(y)
     relevant = count[y] - 1
     depth = min(len(x) - 1, max(int(relevant.max()), *ks))
     totals, queries = torch.zeros(len(ks) + 1, dtype=torch.float64), 0
-    for part in torch.arange(len(x), device=x.device).split(QUERIES):
+    for part in torch.arange(len(x), device=x.device).split(QUERY_BLOCK):
         part = part[relevant[part] > 0]
         similarity = x[part] @ x.T
         similarity[torch.arange(len(part), device=x.device), part] = -torch.inf
@@ -42,15 +52,15 @@ def retrieval(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[str, float]:
             totals[i] += hit[:, :k].amax(1).sum().cpu()
         queries += len(part)
     if not queries:
-        raise ValueError("retrieval needs at least two images of a label")
+        raise ValueError("retrieval needs at least two samples of one label")
     return dict(zip([*(f"recall_at_{k}" for k in ks), "map_at_r"], (totals / queries).tolist(), strict=True))
 
 
 class Retrieval(Evaluator):
-    """Every test image searches the other test images; nothing is fitted.
+    """Every test sample searches the other test samples; nothing is fitted.
 
     Args:
-        ks: how many of the nearest are looked at.
+        ks: numbers of neighbors of recall@k.
     """
 
     def __init__(self, ks: Sequence[int]):
@@ -61,9 +71,12 @@ class Retrieval(Evaluator):
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         def score(test: Part) -> list[Score]:
             if int(torch.bincount(test.y).max()) < 2:
-                return []  # no two images share a label: there is nothing to find
-            found = retrieval(test.x, test.y, self.ks)
-            words = [*(f"recall@{k}" for k in self.ks), "MAP@R"]
-            return [Score(n, w, v, {"normalize": "l2"}) for (n, v), w in zip(found.items(), words, strict=True)]
+                return []  # no two samples share a label: there is nothing to find
+            values = retrieval_metrics(test.x, test.y, self.ks)
+            labels = [*(f"recall@{k}" for k in self.ks), "MAP@R"]
+            return [
+                Score(key, label, value, {"normalize": "l2"})
+                for (key, value), label in zip(values.items(), labels, strict=True)
+            ]
 
         return Fitted(score)

@@ -1,1 +1,1 @@
-"""A trained encoder in use: features of a set, files for other programs, search."""
+"""Using a trained encoder: features of a set, files for other programs, search."""

@@ -1,4 +1,4 @@
-"""Features of every image of a set, with file names, as files that other programs read."""
+"""embed.py: features of every image of a set, with file names, in files that other programs read."""
 
 import copy
 import csv
@@ -11,24 +11,29 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from repel.data.datamodule import ImageData, labelled_by
+from repel.base.installation import install_extra
+from repel.data.datamodule import PairData
+from repel.data.samples import Splits
+from repel.data.splits import label_by_table
 from repel.engine import runs
 from repel.engine.build import build_data, with_data
 from repel.engine.configs import load_config
+from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
-from repel.export.pretrained import Trained, device_of, load
 from repel.images.decode import decode, shown
 from repel.images.encoded import Encoded
-from repel.images.memory import Images, Splits
+from repel.images.memory import Images
 
-RECORD = "embedding.json"  # in the folder: what the features are of, and how they were made
+__all__ = ["COLUMNS", "RECORD", "FeatureLayers", "embed", "file_names", "split_parts"]
+
+RECORD = "embedding.json"  # in the folder: the data and the checkpoint of the features
 COLUMNS = ("row", "file", "split", "label")
 
 
-class Layers(nn.Module):
-    """Images (B, C, H, W) -> h (B, F), z (B, D), or both beside each other (B, F + D)."""
+class FeatureLayers(nn.Module):
+    """Images (B, C, H, W) -> h (B, F), z (B, D), or both, concatenated (B, F + D)."""
 
-    def __init__(self, trained: Trained, layer: str):
+    def __init__(self, trained: PretrainedEncoder, layer: str):
         super().__init__()
         self.encoder, self.head, self.layer = trained.encoder, trained.head, layer
 
@@ -40,7 +45,7 @@ class Layers(nn.Module):
         return z if self.layer == "z" else torch.cat([h, z], dim=1)
 
     def split(self, features: Tensor) -> dict[str, Tensor]:
-        """Layer -> its columns."""
+        """Layer -> its columns of the features."""
         if self.layer != "both":
             return {self.layer: features}
         width = self.encoder.out_features
@@ -48,46 +53,49 @@ class Layers(nn.Module):
 
 
 def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> None:
-    """embed.py: features of all images of all splits as read, before any are held out.
+    """Write features of all images of all splits as read, before any are held out.
 
-    Written: features.npy and index.csv, or features.parquet; embedding.json; skipped.txt where files were left out.
+    Files: features.npy and index.csv, or features.parquet; embedding.json; skipped.txt where files were skipped.
+
+    Args:
+        overrides: as typed; see with_data.
 
     Raises:
         ValueError: the user's mistake.
-        BadImage: a file that cannot be read, where the user did not ask to go on.
+        UnreadableSample: a file that cannot be read, where the user did not ask to skip such files.
     """
-    check_format(cfg.format)
-    device = device_of(cfg.accelerator)
-    trained = load(cfg.ckpt, cfg.checkpoint)
+    _check_format(cfg.format)
+    device = select_device(cfg.accelerator)
+    trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
     config = with_data(cfg, trained.config, overrides)
     data = build_data(load_config(config))
-    layers = Layers(trained, cfg.layer).eval().to(device)
-    check_size(layers, config["data"], data, device)
-    splits = read(data)
+    layers = FeatureLayers(trained, cfg.layer).eval().to(device)
+    _check_shape(layers, config["data"], data, device)
+    splits = _read_splits(data)
     parts, rows, skipped = [], [], list(splits.skipped)
-    for name, images in parts_of(splits).items():
+    for name, images in split_parts(splits).items():
         features, places = encode(layers, images, data.normalize, device)
         parts.append(features.cpu())
-        rows += described(images, name, splits.classes, places)
-        skipped += unread(images, places)
+        rows += _describe(images, name, splits.classes, places)
+        skipped += _describe_unread(images, places)
         print(f"{name:<8} {len(places):,} images")
-    made = {layer: part.numpy() for layer, part in layers.split(torch.cat(parts)).items()}
-    write = {"npy": write_npy, "parquet": write_parquet}[cfg.format]
+    arrays = {layer: part.numpy() for layer, part in layers.split(torch.cat(parts)).items()}
+    write = {"npy": _write_npy, "parquet": _write_parquet}[cfg.format]
     record = trained.source | {
-        "layers": write(folder, made, rows),
+        "layers": write(folder, arrays, rows),
         "images": len(rows),
         **{key: config["data"][key] for key in ("image_size", "channels", "mean", "std")},
         "classes": splits.classes,
-        "data": data_record(config["data"]),
+        "data": _data_record(config["data"]),
     }
     runs.write_json(folder / RECORD, record)
     if skipped:
-        (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
+        (folder / "skipped.txt").write_text("\n".join(skipped) + "\n", encoding="utf-8")
         print(f"skipped  {len(skipped)} unreadable files, listed in skipped.txt, the first: {skipped[0]}")
 
 
-def data_record(config: dict[str, Any]) -> dict[str, Any]:
-    """The data's config, to read it again from anywhere: without views, its root absolute."""
+def _data_record(config: dict[str, Any]) -> dict[str, Any]:
+    """The data's config, from which search reads the images again: without views, with an absolute root."""
     config = copy.deepcopy(config)
     config["datamodule"]["views"] = None
     if "root" in config:
@@ -96,17 +104,17 @@ def data_record(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def check_format(format: str) -> None:
-    """Before anything is read."""
+def _check_format(format: str) -> None:
+    """Raises ValueError where a package for the format is missing; before anything is read."""
     if format == "parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise ValueError("format=parquet needs pyarrow: pip install -e '.[parquet]'") from error
+            raise ValueError(f"format=parquet needs pyarrow: {install_extra('parquet')}") from error
 
 
-def check_size(layers: Layers, config: dict[str, Any], data: ImageData, device: torch.device) -> None:
-    """Whether the encoder takes images of this shape, known by trying; before the data is read."""
+def _check_shape(layers: FeatureLayers, config: dict[str, Any], data: PairData, device: torch.device) -> None:
+    """Raises ValueError where the encoder cannot take images of this shape, which is tried before the data is read."""
     shape = (config["channels"], config["image_size"], config["image_size"])
     with torch.no_grad():
         try:
@@ -114,58 +122,58 @@ def check_size(layers: Layers, config: dict[str, Any], data: ImageData, device: 
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"the encoder cannot take images of data.channels={shape[0]} data.image_size={shape[1]} "
-                f"({error}); leave these options out: the run's own hold"
+                f"({error}); leave these options out to use the run's own"
             ) from error
 
 
-def read(data: ImageData) -> Splits:
+def _read_splits(data: PairData) -> Splits:
     """The data as its reader splits it, nothing held out."""
     splits = data.read()
-    return labelled_by(splits, data.table) if data.table is not None and splits.train.labels is None else splits
+    return label_by_table(splits, data.table) if data.table is not None and splits.train.labels is None else splits
 
 
-def parts_of(splits: Splits) -> dict[str, Images | Encoded]:
-    """The splits that there are, by name, in the order of the rows."""
+def split_parts(splits: Splits) -> dict[str, Images | Encoded]:
+    """Name -> split, of those that exist, in the order of the rows."""
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {name: part for name, part in named.items() if part is not None}
 
 
-def names_of(images: Images | Encoded, split: str) -> list[str]:
+def file_names(images: Images | Encoded, split: str) -> list[str]:
     """File names; sets without files get names such as train/000012."""
     return [f"{split}/{i:06d}" for i in range(len(images))] if images.names is None else list(images.names)
 
 
-def described(images: Images | Encoded, split: str, classes: list[str], places: Tensor) -> list[tuple[str, str, str]]:
+def _describe(images: Images | Encoded, split: str, classes: list[str], places: Tensor) -> list[tuple[str, str, str]]:
     """File, split and class of each image that was read; the class is empty where unknown."""
-    names, labels = names_of(images, split), [-1] * len(images) if images.labels is None else images.labels.tolist()
+    names, labels = file_names(images, split), [-1] * len(images) if images.labels is None else images.labels.tolist()
     words = [("" if y < 0 else classes[y] if classes else str(y)) for y in labels]
     return [(names[i], split, words[i]) for i in places.tolist()]
 
 
-def unread(images: Images | Encoded, places: Tensor) -> list[str]:
-    """A line for each image that encode left out, with the reason."""
+def _describe_unread(images: Images | Encoded, places: Tensor) -> list[str]:
+    """A line for each image that could not be read, with the reason."""
     lines: list[str] = []
     for place in sorted(set(range(len(images))) - set(places.tolist())):
-        images.tried(place, lambda file: [decode(file, images.size, images.channels)], lines)
+        images.read_or_skip(place, lambda file: [decode(file, images.size, images.channels)], lines)
     return lines
 
 
-def write_npy(folder: Path, made: dict[str, np.ndarray], rows: list[tuple[str, str, str]]) -> dict[str, Any]:
+def _write_npy(folder: Path, arrays: dict[str, np.ndarray], rows: list[tuple[str, str, str]]) -> dict[str, Any]:
     """features.npy of one layer, or features_h.npy and features_z.npy (N, F) float32; index.csv (N rows).
 
     Returns:
         layer -> its file and width.
     """
-    files = {layer: "features.npy" if len(made) == 1 else f"features_{layer}.npy" for layer in made}
-    for layer, features in made.items():
+    files = {layer: "features.npy" if len(arrays) == 1 else f"features_{layer}.npy" for layer in arrays}
+    for layer, features in arrays.items():
         np.save(folder / files[layer], features)
-    # names that are no UTF-8 keep their bytes
+    # names that are not valid UTF-8 keep their bytes
     with (folder / "index.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([COLUMNS, *((i, *row) for i, row in enumerate(rows))])
-    return {layer: {"file": files[layer], "features": made[layer].shape[1]} for layer in made}
+    return {layer: {"file": files[layer], "features": arrays[layer].shape[1]} for layer in arrays}
 
 
-def write_parquet(folder: Path, made: dict[str, np.ndarray], rows: list[tuple[str, str, str]]) -> dict[str, Any]:
+def _write_parquet(folder: Path, arrays: dict[str, np.ndarray], rows: list[tuple[str, str, str]]) -> dict[str, Any]:
     """features.parquet: row, file, split, label, and a list of float32 for each layer, named h or z."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -173,7 +181,7 @@ def write_parquet(folder: Path, made: dict[str, np.ndarray], rows: list[tuple[st
     table: dict[str, Any] = {"row": pa.array(range(len(rows)), pa.int64())}
     for name, column in zip(COLUMNS[1:], zip(*rows, strict=True), strict=True):
         table[name] = pa.array([shown(text) if name == "file" else text for text in column])
-    for layer, features in made.items():
+    for layer, features in arrays.items():
         table[layer] = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
     pq.write_table(pa.table(table), folder / "features.parquet")
-    return {layer: {"file": "features.parquet", "features": made[layer].shape[1]} for layer in made}
+    return {layer: {"file": "features.parquet", "features": arrays[layer].shape[1]} for layer in arrays}

@@ -1,4 +1,4 @@
-"""The encoder as files that need nothing of this package, each compared with the original before it is left."""
+"""export.py: the encoder in files that need nothing of this package, each compared with the original first."""
 
 import json
 import logging
@@ -15,57 +15,65 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from repel.base.installation import install_extra
 from repel.engine.build import build_data, with_data
 from repel.engine.configs import load_config
+from repel.engine.pretrained import PretrainedEncoder, load_pretrained
 from repel.evaluation.features import subset
 from repel.export import templates
-from repel.export.pretrained import Trained, load
 from repel.export.source import Recipe, recipe
 from repel.images.views.normalize import to_float
 
+__all__ = ["TOLERANCE", "export"]
+
 TOLERANCE = 1e-5  # of the largest feature
-COMPARED = 32  # images
+COMPARED = 32  # images on which files are compared with the original
 PROTOBUF_LIMIT = 2**31  # bytes, above which an ONNX file keeps its weights in a second one
 ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
-Reopened = Callable[[Tensor], Tensor]  # images (B, C, H, W) uint8 -> features (B, F), by a file that was written
+_Reopened = Callable[[Tensor], Tensor]  # a written file, read again: images (B, C, H, W) uint8 -> features (B, F)
 
 
 def export(cfg: DictConfig, folder: Path) -> None:
-    """export.py: encoder.safetensors with load_encoder.py, encoder.onnx, README.md.
+    """Write encoder.safetensors with load_encoder.py, encoder.onnx, and README.md.
 
     Raises:
         ValueError: the user's mistake.
-        RuntimeError: a file gives other features than the original. No file is left.
+        RuntimeError: a file gives other features than the original; then no file is written.
     """
     if missing := [name for name in ONNX_NEEDS if "onnx" in cfg.format and find_spec(name) is None]:
-        raise ValueError(f"format=[onnx] needs {' '.join(missing)}: pip install -e '.[export]'")
-    trained = load(cfg.ckpt, cfg.checkpoint)
+        raise ValueError(f"format=[onnx] needs {' '.join(missing)}: {install_extra('export')}")
+    trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
     built = trained.config["encoder"]
     if "safetensors" in cfg.format:
         how = recipe(trained.encoder, built)
     else:  # an ONNX file needs no source
         how = Recipe(None, built.get("name", type(trained.encoder).__name__), trained.encoder, "")
-    images = compared_on(cfg, trained)
+    images = _comparison_images(cfg, trained)
     with torch.no_grad():
         expected = trained.encoder(trained.normalize(images))
     with TemporaryDirectory(prefix=".", dir=folder) as temporary:
         part, errors = Path(temporary), {}
         for name in dict.fromkeys(cfg.format):
             file = f"encoder.{name}"
-            reopened = write_onnx(part / file, trained, cfg.normalize) if name == "onnx" else write(part, trained, how)
-            errors[file] = difference(file, reopened(images), expected)
-            print(f"{file}: {words(errors[file])}, on {len(images)} images")
-        (part / "README.md").write_text(readme(cfg, trained, how, errors, len(images)))
+            reopened = (
+                _write_onnx(part / file, trained, cfg.normalize)
+                if name == "onnx"
+                else _write_safetensors(part, trained, how)
+            )
+            errors[file] = _check_difference(file, reopened(images), expected)
+            print(f"{file}: {_describe_error(errors[file])}, on {len(images)} images")
+        readme = _readme(cfg, trained, how, errors, len(images))
+        (part / "README.md").write_text(readme, encoding="utf-8")
         for path in sorted(part.iterdir()):
             os.replace(path, folder / path.name)
 
 
-def words(error: float) -> str:
+def _describe_error(error: float) -> str:
     return f"differs from the original by at most {error:.1e} of the largest feature"
 
 
-def compared_on(cfg: DictConfig, trained: Trained) -> Tensor:
+def _comparison_images(cfg: DictConfig, trained: PretrainedEncoder) -> Tensor:
     """(n, C, S, S) uint8: noise, or images of the run's validation split."""
     data = trained.config["data"]
     if cfg.compare_on == "random":
@@ -78,20 +86,20 @@ def compared_on(cfg: DictConfig, trained: Trained) -> Tensor:
     return pixels[good]
 
 
-def difference(file: str, made: Tensor, expected: Tensor) -> float:
+def _check_difference(file: str, features: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest feature.
 
     Raises:
-        RuntimeError: it is above TOLERANCE, or no number.
+        RuntimeError: it is above TOLERANCE, or not finite.
     """
-    error = float((made - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    error = float((features - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
     if not error <= TOLERANCE:
-        raise RuntimeError(f"{file} {words(error)}, more than {TOLERANCE}; no file is left")
+        raise RuntimeError(f"{file} {_describe_error(error)}, more than {TOLERANCE}; no file is written")
     return error
 
 
-def metadata(trained: Trained, how: Recipe) -> dict[str, str]:
-    """What goes into the file's header: texts only, numbers and lists as JSON."""
+def _metadata(trained: PretrainedEncoder, how: Recipe) -> dict[str, str]:
+    """The header of encoder.safetensors: strings only, numbers and lists as JSON."""
     data = trained.config["data"]
     facts = {"architecture": how.architecture, "library": how.library or "load_encoder.py"}
     facts |= {key: data[key] for key in ("channels", "image_size", "mean", "std")}
@@ -99,12 +107,14 @@ def metadata(trained: Trained, how: Recipe) -> dict[str, str]:
     return {"format": "pt"} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
 
 
-def write(folder: Path, trained: Trained, how: Recipe) -> Reopened:
-    """encoder.safetensors and load_encoder.py, read back by the latter."""
+def _write_safetensors(folder: Path, trained: PretrainedEncoder, how: Recipe) -> _Reopened:
+    """encoder.safetensors and load_encoder.py, which reads it again."""
     state = {name: tensor.contiguous() for name, tensor in how.network.state_dict().items()}
-    # not save_file, which lets nobody else read it
-    (folder / "encoder.safetensors").write_bytes(save(state, metadata(trained, how)))
-    (folder / "load_encoder.py").write_text(templates.LOADER.substitute(facts(trained, how)))
+    # not save_file, whose file only its owner can read
+    (folder / "encoder.safetensors").write_bytes(save(state, _metadata(trained, how)))
+    (folder / "load_encoder.py").write_text(
+        templates.LOADER.substitute(_template_values(trained, how)), encoding="utf-8"
+    )
     module = runpy.run_path(str(folder / "load_encoder.py"))
     encoder = module["load_encoder"]()
 
@@ -115,10 +125,13 @@ def write(folder: Path, trained: Trained, how: Recipe) -> Reopened:
     return reopened
 
 
-class Normalized(nn.Module):
+class _NormalizedEncoder(nn.Module):
     """Images in [0, 1] -> features."""
 
-    def __init__(self, trained: Trained):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, trained: PretrainedEncoder):
         super().__init__()
         self.encoder = trained.encoder
         for name in ("mean", "std"):
@@ -128,11 +141,11 @@ class Normalized(nn.Module):
         return self.encoder((images - self.mean) / self.std)
 
 
-def write_onnx(path: Path, trained: Trained, normalize: bool) -> Reopened:
-    """An ONNX file for batches of any size, read back by onnxruntime."""
+def _write_onnx(path: Path, trained: PretrainedEncoder, normalize: bool) -> _Reopened:
+    """An ONNX file for batches of any size, read again by onnxruntime."""
     import onnxruntime
 
-    network = Normalized(trained).eval() if normalize else trained.encoder
+    network = _NormalizedEncoder(trained).eval() if normalize else trained.encoder
     data = trained.config["data"]
     example = torch.zeros(2, data["channels"], data["image_size"], data["image_size"])
     large = sum(tensor.nbytes for tensor in network.state_dict().values()) >= PROTOBUF_LIMIT
@@ -154,8 +167,8 @@ def write_onnx(path: Path, trained: Trained, normalize: bool) -> Reopened:
     return reopened
 
 
-def facts(trained: Trained, how: Recipe) -> dict[str, str]:
-    """What the templates name."""
+def _template_values(trained: PretrainedEncoder, how: Recipe) -> dict[str, str]:
+    """Values for the templates."""
     data = trained.config["data"]
     return {
         "architecture": how.architecture,
@@ -169,16 +182,16 @@ def facts(trained: Trained, how: Recipe) -> dict[str, str]:
     }
 
 
-def readme(cfg: DictConfig, trained: Trained, how: Recipe, errors: dict[str, float], compared: int) -> str:
-    known, uses = facts(trained, how), []
+def _readme(cfg: DictConfig, trained: PretrainedEncoder, how: Recipe, errors: dict[str, float], compared: int) -> str:
+    known, uses = _template_values(trained, how), []
     if "encoder.safetensors" in errors:
         uses.append(templates.SAFETENSORS.substitute(known))
         uses += [templates.LIBRARY.substitute(known)] if how.library else []
     if "encoder.onnx" in errors:
-        takes = "images in [0, 1]" if cfg.normalize else "normalised images"
+        takes = "images in [0, 1]" if cfg.normalize else "normalized images"
         uses.append(templates.ONNX.substitute(takes=takes))
     images = f"{compared} images of " + ("noise" if cfg.compare_on == "random" else "the run's validation split")
-    compared_files = "\n".join(f"- `{file}` {words(error)}" for file, error in errors.items())
+    compared_files = "\n".join(f"- `{file}` {_describe_error(error)}" for file, error in errors.items())
     return templates.README.substitute(
         known, uses="\n".join(uses), images=images, errors=compared_files, gray=", in gray" * (known["channels"] == "1")
     )

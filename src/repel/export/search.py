@@ -1,4 +1,4 @@
-"""The nearest images of a set to an image of one's own."""
+"""scripts/search.py: the images of an embedded set that are nearest to a query image."""
 
 import csv
 import json
@@ -10,20 +10,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
+from repel.data.samples import UnreadableSample
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
+from repel.engine.pretrained import load_pretrained
 from repel.evaluation.features import encode
-from repel.export.embed import COLUMNS, RECORD, Layers, names_of, parts_of
-from repel.export.pretrained import load
+from repel.export.embed import COLUMNS, RECORD, FeatureLayers, file_names, split_parts
 from repel.images.contact_sheet import CELL, picture
 from repel.images.decode import decode, decode_files, reason, shown
-from repel.images.memory import BadImage, Images
+from repel.images.memory import Images
 
-LINE, LINES, GAP, ACROSS = 12, 3, 6, 5  # pixels; lines of text under a picture; pixels; pictures in a row
+__all__ = ["Embedded", "Match", "draw_matches", "nearest_matches", "open_folder", "query_feature", "read_pictures"]
+
+LINE, LINES, GAP, COLUMNS_OF_SHEET = 12, 3, 6, 5  # pixels; lines of text under a picture; pixels; pictures in a row
 
 
 class Embedded(NamedTuple):
-    """What embed.py wrote: features (N, F), and of each row its file, split and label."""
+    """What embed.py wrote: features (N, F), and the file, split and label of each row."""
 
     record: dict[str, Any]
     layer: str
@@ -31,7 +34,9 @@ class Embedded(NamedTuple):
     rows: list[tuple[str, str, str]]
 
 
-class Found(NamedTuple):
+class Match(NamedTuple):
+    """One image of the set: its cosine similarity to the query, its file, split and class."""
+
     similarity: float  # cosine, in [-1, 1]
     file: str
     split: str
@@ -43,14 +48,14 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
 
     Args:
         layer: h or z; None: h where it is there.
-        data_root: where the images lie now, if they moved.
+        data_root: where the images are now, if they moved.
 
     Raises:
-        ValueError: it is none, or the layer is not in it.
+        ValueError: the folder holds no features, or not of this layer.
     """
     if not (folder / RECORD).is_file():
         raise ValueError(f"{folder} holds no features (no {RECORD}); make them: python embed.py ckpt=RUN")
-    record = json.loads((folder / RECORD).read_text())
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     layer = layer or next(iter(record["layers"]))
     if layer not in record["layers"]:
         raise ValueError(f"{folder} has no layer {layer}, only {', '.join(record['layers'])}")
@@ -62,7 +67,7 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
     if file.suffix == ".npy":
         features = np.load(file)
         with (folder / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as index:
-            rows = [tuple(row[name] for name in COLUMNS[1:]) for row in csv.DictReader(index)]
+            rows = [(row["file"], row["split"], row["label"]) for row in csv.DictReader(index)]
     else:
         import pyarrow.parquet as pq
 
@@ -72,11 +77,11 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
     return Embedded(record, layer, torch.from_numpy(features.copy()), rows)
 
 
-def feature_of(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Tensor:
-    """The query's feature (F,), by the checkpoint that made the others, of the query seen as these were.
+def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Tensor:
+    """The query's feature (F,): by the checkpoint that made the others, from an image prepared as these were.
 
     Args:
-        ckpt: where the checkpoint lies now, if it moved.
+        ckpt: where the checkpoint is now, if it moved.
 
     Raises:
         ValueError: the checkpoint is not the one that made the features, or the query cannot be read.
@@ -88,60 +93,62 @@ def feature_of(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Tenso
         raise ValueError(f"cannot read the image {shown(query)} ({reason(error)})") from error
     path = ckpt or record["checkpoint"]
     if not Path(path).expanduser().is_file():
-        raise ValueError(f"there is no checkpoint {path}; say where the one that made the features lies: ckpt=FILE")
-    trained = load(path, None)
+        raise ValueError(f"there is no checkpoint {path}; name the one that made the features: ckpt=FILE")
+    trained = load_pretrained(path, None)
     if (trained.epoch, trained.step) != (record["epoch"], record["step"]):
         raise ValueError(
             f"{path} is of epoch {trained.epoch}, step {trained.step}; the features were made at epoch "
             f"{record['epoch']}, step {record['step']}: make them again, or name that checkpoint: ckpt=FILE"
         )
     images = Images(torch.from_numpy(pixels.copy())[None])
-    features, _ = encode(Layers(trained, embedded.layer), images, trained.normalize, torch.device("cpu"))
+    features, _ = encode(FeatureLayers(trained, embedded.layer), images, trained.normalize, torch.device("cpu"))
     return features[0]
 
 
-def nearest(feature: torch.Tensor, embedded: Embedded, k: int) -> list[Found]:
+def nearest_matches(feature: torch.Tensor, embedded: Embedded, k: int) -> list[Match]:
     """The k rows of the highest cosine similarity, the highest first; all where there are fewer."""
     similarity = F.normalize(embedded.features, dim=1) @ F.normalize(feature, dim=0)
     values, places = similarity.topk(min(k, len(similarity)))
-    return [Found(float(s), *embedded.rows[i]) for s, i in zip(values, places.tolist(), strict=True)]
+    return [Match(float(s), *embedded.rows[i]) for s, i in zip(values, places.tolist(), strict=True)]
 
 
-def pictures(found: list[Found], record: dict[str, Any]) -> list[torch.Tensor | None]:
-    """Each found image (C, S, S) uint8: from its file, or where there are none from the data; None where it is gone.
+def read_pictures(matches: list[Match], record: dict[str, Any]) -> list[torch.Tensor | None]:
+    """Each match's image (C, S, S) uint8, from its file, or from the data where it has no files; None where it is gone.
 
     Raises:
         ValueError: the data cannot be read.
     """
     root = record["data"].get("root")
-    files = [] if root is None else [Path(root).expanduser() / f.file for f in found]
+    files = [] if root is None else [Path(root).expanduser() / f.file for f in matches]
     if any(file.is_file() for file in files):
         arrays, errors = decode_files(files, CELL, record["channels"])
         return [None if i in errors else torch.from_numpy(array) for i, array in enumerate(arrays)]
     try:
-        parts = parts_of(build_data(load_config({"data": record["data"]})).read())
+        parts = split_parts(build_data(load_config({"data": record["data"]})).read())
     except ValueError as error:
         raise ValueError(f"{error}; where the images moved, add data_root=DIR") from error
-    places = {split: {name: i for i, name in enumerate(names_of(part, split))} for split, part in parts.items()}
-    wanted = [places.get(f.split, {}).get(f.file) for f in found]
+    places = {split: {name: i for i, name in enumerate(file_names(part, split))} for split, part in parts.items()}
+    wanted = [places.get(f.split, {}).get(f.file) for f in matches]
     try:
         return [
             None if place is None else next(iter(parts[f.split].plain([torch.tensor([place])])))[0][0]
-            for f, place in zip(found, wanted, strict=True)
+            for f, place in zip(matches, wanted, strict=True)
         ]
-    except BadImage as error:
+    except UnreadableSample as error:
         raise ValueError(str(error)) from error
 
 
-def draw(query: Path, found: list[Found], made: list[torch.Tensor | None], channels: int) -> Image.Image:
-    """A sheet: the query above, then the found images in rows, nearest first, with class, cosine and file."""
-    across, cell = min(ACROSS, len(found)), CELL + GAP
+def draw_matches(query: Path, matches: list[Match], pictures: list[torch.Tensor | None], channels: int) -> Image.Image:
+    """A sheet: the query, then the matches in rows, nearest first, with class, cosine and file."""
+    across, cell = min(COLUMNS_OF_SHEET, len(matches)), CELL + GAP
     tall = CELL + LINES * LINE + GAP
-    sheet = Image.new("RGB", (across * cell + GAP, (1 + -(-len(found) // across)) * tall + GAP), "white")
+    sheet = Image.new("RGB", (across * cell + GAP, (1 + -(-len(matches) // across)) * tall + GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 1)
+    cells: list[tuple[torch.Tensor | None, list[str]]]
     cells = [(torch.from_numpy(decode(query, CELL, channels).copy()), ["query", query.name])]
     cells += [
-        (pixels, [f.label or f.split, f"{f.similarity:.4f}", f.file]) for f, pixels in zip(found, made, strict=True)
+        (pixels, [f.label or f.split, f"{f.similarity:.4f}", f.file])
+        for f, pixels in zip(matches, pictures, strict=True)
     ]
     for number, (pixels, lines) in enumerate(cells):
         row, column = (0, 0) if number == 0 else (1 + (number - 1) // across, (number - 1) % across)
@@ -150,12 +157,12 @@ def draw(query: Path, found: list[Found], made: list[torch.Tensor | None], chann
             sheet.paste(picture(pixels), (left, top))
         pen.rectangle((left, top, left + CELL - 1, top + CELL - 1), outline="black" if number == 0 else "lightgray")
         for i, text in enumerate(lines):
-            pen.text((left, top + CELL + i * LINE), fitting(shown(text), font), "black", font)
+            pen.text((left, top + CELL + i * LINE), _shorten(shown(text), font), "black", font)
     return sheet
 
 
-def fitting(text: str, font: ImageFont.ImageFont) -> str:
-    """The end of a text that fits under a picture: of a file, the part that tells it apart."""
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The end of a text, as much as fits under a picture: of a file's path, the part that differs from others."""
     if font.getlength(text) <= CELL:
         return text
     while font.getlength("\N{HORIZONTAL ELLIPSIS}" + text) > CELL:

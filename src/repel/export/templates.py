@@ -1,4 +1,4 @@
-"""What goes along with an exported encoder: load_encoder.py, which needs nothing of this package, and README.md."""
+"""Files that go with an exported encoder: load_encoder.py, which needs nothing of this package, and README.md."""
 
 from string import Template
 
@@ -24,7 +24,7 @@ MEAN, STD = $mean, $std  # of each channel, images in [0, 1]
 
 
 def load_encoder(path=Path(__file__).with_name("encoder.safetensors")):
-    """The trained encoder in eval mode: normalised images (B, $channels, H, W) -> features (B, $features)."""
+    """The trained encoder in eval mode: normalized images (B, $channels, H, W) -> features (B, $features)."""
     encoder = build()
     encoder.load_state_dict(load_file(path))
     return encoder.eval()
@@ -71,9 +71,9 @@ From `$checkpoint`, after epoch $epoch.
 | | |
 |---|---|
 | input | (B, $channels, H, W) float32, trained at $image_size x $image_size pixels |
-| normalised | images in [0, 1], less mean $mean, divided by std $std |
+| normalized | images in [0, 1], less mean $mean, divided by std $std |
 | of a file | the largest centred square, scaled bilinearly$gray |
-| output | (B, $features) features; their cosine says how alike two images are |
+| output | (B, $features) features; their cosine is the similarity of two images |
 
 $uses
 Compared with the original encoder after writing, on $images:
@@ -83,8 +83,8 @@ $errors
 
 SAFETENSORS = Template("""## encoder.safetensors
 
-The weights, for normalised images; the header repeats the table above. After `pip install $needs`, with
-`load_encoder.py` beside it:
+The weights, for normalized images; the header repeats the table above. After `pip install $needs`, with
+`load_encoder.py` in the same folder:
 
 ```python
 from load_encoder import load_encoder, normalize, read

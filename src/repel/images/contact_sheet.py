@@ -1,34 +1,67 @@
 """A contact sheet: images, their views, and under each view what was drawn for it."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from repel.base import seeding
+from repel.data.datamodule import PairData
+from repel.data.sampler import BatchIndices
+from repel.data.views import Params, ViewDraws, Viewed
+from repel.images.encoded import Encoded
+from repel.images.memory import Images
 from repel.images.views import crop
-from repel.images.views.views import Params
+
+__all__ = ["Preview", "contact_sheet", "picture", "preview"]
 
 CELL, LINE, LINES, GAP = 112, 11, 5, 4  # pixels: a picture's side, a line of text; lines under a picture; between cells
 
 
-def contact_sheet(
-    plain: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    views: Sequence[Tensor],
-    params: Params,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Image.Image:
+class Preview(NamedTuple):
+    """Some images with their views.
+
+    plain: (n, C, H, W) uint8.
+    sizes: height and width of the pictures that crops were made of.
+    views: of each view (n, C, S, S), normalized.
+    params: of each view, as drawn.
+    """
+
+    plain: Tensor
+    sizes: Sequence[tuple[int, int]]
+    views: Sequence[Tensor]
+    params: Params
+
+
+def preview(data: PairData, n: int) -> Preview:
+    """The first n images of the first training batch, on one rank or several."""
+    images = data.splits.train
+    if not isinstance(images, Images | Encoded):
+        raise ValueError(
+            f"callbacks.pairs shows images, and this data has {images.description}; set callbacks.pairs=null"
+        )
+    n = min(n, data.batch_size, len(images))
+    places = next(iter(data.order(0)))[:n]
+    indices = BatchIndices(0, 0, places, slice(0, n), data.batch_size)
+    draws = ViewDraws(data.views, data.seed, seeding.VIEWS, indices)
+    fetched, params = images.fetch(places, draws), draws.params()
+    made = data.views.apply(fetched.x, params)
+    viewed = made if isinstance(made, Viewed) else Viewed(made)
+    views = [*viewed.views, *(() if viewed.crops is None else viewed.crops)]
+    sizes = [images.picture_size(place) for place in fetched.places.tolist()]
+    return Preview(next(iter(images.plain([fetched.places])))[0], sizes, views, params)
+
+
+def contact_sheet(shown: Preview, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
     """A column per image: the plain image, then every view with its parameters.
 
     Args:
-        plain: (n, C, H, W) uint8.
-        sizes: height and width of the pictures that crops were made of.
-        views: of each view (n, C, S, S), normalised by mean and std.
-        params: of each view, as drawn.
+        mean, std: per channel, to undo the normalization.
     """
+    plain, sizes, views, params = shown
     n, channels = plain.shape[:2]
     center, spread = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
     row = CELL + LINES * LINE + GAP
@@ -46,7 +79,7 @@ def contact_sheet(
         for number, (view, p) in enumerate(zip(views, params, strict=True)):
             pixels = (view[column].float().cpu() * spread + center).clamp(0, 1).mul(255).round().byte()
             top = LINE + CELL + 2 * GAP + number * row
-            place(pixels, column, top, describe(p, column, sizes[column], channels))
+            place(pixels, column, top, _describe(p, column, sizes[column], channels))
     return sheet
 
 
@@ -58,7 +91,7 @@ def picture(pixels: Tensor) -> Image.Image:
     return image.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR)
 
 
-def describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int) -> list[str]:
+def _describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int) -> list[str]:
     """What was drawn for one view of a picture of this size, in short lines; what was left out is not mentioned."""
     one, (height, width) = slice(i, i + 1), size
     top, left, tall, wide = crop.boxes(p["area"][one], p["aspect"][one], p["position"][one], height, width)[0].tolist()

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repel.images.memory import Images, Splits
+from repel.data.samples import Splits
+from repel.images.memory import Images
+
+__all__ = ["cifar10", "cifar100", "fashion_mini", "fashion_mnist", "stl10"]
 
 
 def fashion_mini(channels: int) -> Splits:
@@ -21,7 +24,7 @@ def fashion_mini(channels: int) -> Splits:
         resources.files("repel.images").joinpath("fashion_mini/images.npz").open("rb") as file,
         np.load(file) as arrays,
     ):
-        train, test = (images(arrays[f"{s}_images"], arrays[f"{s}_labels"], channels) for s in ("train", "test"))
+        train, test = (to_images(arrays[f"{s}_images"], arrays[f"{s}_labels"], channels) for s in ("train", "test"))
     return Splits(train, test, classes=FASHION_CLASSES)
 
 
@@ -41,45 +44,46 @@ FASHION_CLASSES = [
 
 def fashion_mnist(root: str, channels: int) -> Splits:
     """Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747): 60,000 train and 10,000 test images, 28x28 grayscale."""
-    return torchvision_splits("FashionMNIST", root, channels)
+    return _torchvision_splits("FashionMNIST", root, channels)
 
 
 def cifar10(root: str, channels: int) -> Splits:
     """CIFAR-10 (Krizhevsky 2009): 50,000 train and 10,000 test images, 32x32 RGB."""
-    return torchvision_splits("CIFAR10", root, channels)
+    return _torchvision_splits("CIFAR10", root, channels)
 
 
 def cifar100(root: str, channels: int) -> Splits:
     """CIFAR-100 (Krizhevsky 2009), its 100 fine classes: 50,000 train and 10,000 test images, 32x32 RGB."""
-    return torchvision_splits("CIFAR100", root, channels)
+    return _torchvision_splits("CIFAR100", root, channels)
 
 
 def stl10(root: str, channels: int) -> Splits:
-    """STL-10 (Coates et al. 2011): 5,000 labelled and 100,000 unlabelled training images, 8,000 test, 96x96 RGB.
+    """STL-10 (Coates et al. 2011): 5,000 labeled and 100,000 unlabeled training images, 8,000 test, 96x96 RGB.
 
-    Training takes all 105,000; the unlabelled have label -1 and take no part in evaluation.
+    Training takes all 105,000; the unlabeled have label -1 and take no part in evaluation.
     """
     from torchvision.datasets import STL10
 
-    train = downloaded(STL10, root, split="train+unlabeled")
-    test = downloaded(STL10, root, split="test")
-    parts = (images(part.data, part.labels, channels) for part in (train, test))
-    return Splits(*parts, classes=list(train.classes))
+    train = _download(STL10, root, split="train+unlabeled")
+    test = _download(STL10, root, split="test")
+    parts = [to_images(part.data, part.labels, channels) for part in (train, test)]
+    return Splits(parts[0], parts[1], classes=list(train.classes))
 
 
-def torchvision_splits(name: str, root: str, channels: int) -> Splits:
+def _torchvision_splits(name: str, root: str, channels: int) -> Splits:
     """Both halves of a torchvision dataset that is built with `train=` and has `.data` and `.targets`."""
     import torchvision.datasets
 
-    train, test = (downloaded(getattr(torchvision.datasets, name), root, train=train) for train in (True, False))
-    return Splits(*(images(p.data, p.targets, channels) for p in (train, test)), classes=list(train.classes))
+    train, test = (_download(getattr(torchvision.datasets, name), root, train=train) for train in (True, False))
+    parts = [to_images(part.data, part.targets, channels) for part in (train, test)]
+    return Splits(parts[0], parts[1], classes=list(train.classes))
 
 
 # gigabytes that an archive takes with what is in it; torchvision compares its MD5 with the published one, then extracts
 ROOM = {"CIFAR10": 0.4, "CIFAR100": 0.4, "FashionMNIST": 0.1, "STL10": 6}
 
 
-def downloaded(dataset: Callable, root: str, **split):
+def _download(dataset: Callable, root: str, **split):
     """The torchvision dataset, downloaded on first use; a lock keeps several ranks or runs from fetching it at once.
 
     Raises:
@@ -104,7 +108,7 @@ def downloaded(dataset: Callable, root: str, **split):
         ) from error
 
 
-def images(pixels: np.ndarray | Tensor, labels, channels: int) -> Images:
+def to_images(pixels: np.ndarray | Tensor, labels, channels: int) -> Images:
     """Arrays in any usual layout -> Images with `channels` channels; gray becomes RGB by repetition, never back."""
     pixels = torch.as_tensor(pixels)
     if pixels.ndim == 3:  # (N, H, W)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+__all__ = ["Box", "File", "decode", "decode_crops", "decode_files", "opened", "reason", "shown", "upright_size"]
+
 File = str | Path | bytes  # a path, or the file's contents
 Box = tuple[float, float, float, float]  # top, left, height, width in pixels
 MAX_PIXELS = 100_000_000  # a 22 kB PNG can unfold to this and more: 100 megapixels take 300 MB in each worker
@@ -30,25 +32,25 @@ def decode_files(files: list[Path], size: int, channels: int) -> tuple[np.ndarra
 
 
 def reason(error: Exception) -> str:
-    """One line, without the path, which stands beside it."""
+    """One line, without the path, which stands next to it."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return "not an image that Pillow knows" if "cannot identify" in text else text.splitlines()[0]
 
 
 def shown(path: str | Path) -> str:
-    """A path in one line that can be printed; names may hold line breaks, and bytes that are no UTF-8."""
+    """A path in one line that can be printed; names may hold line breaks, and bytes that are not UTF-8."""
     text = os.fsencode(path).decode(errors="replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def decode(file: File, size: int, channels: int) -> np.ndarray:
-    """One file -> (channels, size, size) uint8: its largest centred square, scaled."""
+    """One file -> (channels, size, size) uint8: its largest centered square, scaled."""
 
-    def centre(height: int, width: int) -> list[Box]:
+    def center(height: int, width: int) -> list[Box]:
         side = min(height, width)
         return [((height - side) / 2, (width - side) / 2, side, side)]
 
-    return decode_crops(file, centre, [size], [False], channels)[0]
+    return decode_crops(file, center, [size], [False], channels)[0]
 
 
 def decode_crops(
@@ -74,7 +76,8 @@ def decode_crops(
         wanted = boxes(*upright)
         # a JPEG can be decoded at a half, a quarter or an eighth, as long as no crop has to be enlarged for that
         shrink = min(min(height, width) / size for (_, _, height, width), size in zip(wanted, sizes, strict=True))
-        image.draft(None, tuple(max(1, int(side / max(1, shrink))) for side in image.size))
+        smallest = [max(1, int(side / max(1, shrink))) for side in image.size]
+        image.draft(None, (smallest[0], smallest[1]))
         image = on_white(to_8_bit(ImageOps.exif_transpose(image))).convert("L" if channels == 1 else "RGB")
     by = (image.height / upright[0], image.width / upright[1])
     arrays = []
@@ -82,7 +85,7 @@ def decode_crops(
         box = (left * by[1], top * by[0], (left + width) * by[1], (top + height) * by[0])
         # cut out first: Pillow would otherwise let pixels beyond the box's border in
         whole = (floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3]))
-        inner = tuple(side - whole[i % 2] for i, side in enumerate(box))
+        inner = (box[0] - whole[0], box[1] - whole[1], box[2] - whole[0], box[3] - whole[1])
         crop = np.asarray(image.crop(whole).resize((size, size), Image.Resampling.BILINEAR, inner))
         crop = crop[:, ::-1] if flip else crop
         arrays.append(crop[None] if channels == 1 else crop.transpose(2, 0, 1))
@@ -100,13 +103,11 @@ def opened(file: File) -> Image.Image:
     Raises:
         ValueError: no regular file, such as a pipe, which would never end; or too many pixels.
     """
-    if isinstance(file, bytes):
-        file = io.BytesIO(file)
-    elif not stat.S_ISREG(os.stat(file).st_mode):
+    if not isinstance(file, bytes) and not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError("not a regular file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is an error instead
-        image = Image.open(file)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; a decompression bomb?")

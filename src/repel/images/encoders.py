@@ -1,9 +1,14 @@
 """Encoders: images (B, C, H, W) -> features h (B, F). Each has `out_features`, F."""
 
 import difflib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from repel.base.installation import install_extra
+
+__all__ = ["SmallResNet", "TimmEncoder", "TorchvisionResNet"]
 
 
 class SmallResNet(nn.Module):
@@ -38,7 +43,7 @@ class BasicBlock(nn.Module):
             conv3x3(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU(),
             conv3x3(outputs, outputs, 1), nn.BatchNorm2d(outputs),
         )  # fmt: skip
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         self.activation = nn.ReLU()
@@ -61,6 +66,8 @@ class TorchvisionResNet(nn.Module):
             arXiv:2002.05709, appendix B.9); `imagenet` leaves both.
         weights: a name of torchvision's weights such as DEFAULT, downloaded on first use, or None.
     """
+
+    net: Any  # a torchvision ResNet, whose layers are replaced
 
     def __init__(self, name: str, channels: int, stem: str, weights: str | None):
         super().__init__()
@@ -116,7 +123,7 @@ class TimmEncoder(nn.Module):
         try:
             import timm
         except ImportError as error:
-            raise ValueError("encoder=timm needs timm: pip install -e '.[timm]'") from error
+            raise ValueError(f"encoder=timm needs timm: {install_extra('timm')}") from error
         if not timm.is_model(name):
             close = timm.list_models(f"*{name}*")[:3] or difflib.get_close_matches(name, timm.list_models(), 3)
             raise ValueError(

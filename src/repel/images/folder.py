@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repel.data.samples import Splits
 from repel.images.decode import decode_files, shown
-from repel.images.encoded import Encoded, Files, processes
-from repel.images.memory import Images, Splits
+from repel.images.encoded import Encoded
+from repel.images.memory import Images
+from repel.images.sources import Files, worker_count
+
+__all__ = ["image_files", "image_folder", "run_parallel"]
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 SPLITS = {"train": "train", "val": "val", "test": "test"}
@@ -29,11 +33,11 @@ def image_folder(
     """Read DIR/train/..., DIR/val/..., DIR/test/... where they exist, else all of DIR as the training set.
 
     Within a split, sub-folders are classes (at any depth below, files belong to the top one); files with no sub-folder
-    have no label, and then the whole set counts as unlabelled.
+    have no label, and then the whole set counts as unlabeled.
 
     Args:
         root: the folder.
-        size: side of the plain image, in pixels: the largest centred square of the file, scaled.
+        size: side of the plain image, in pixels: the largest centered square of the file, scaled.
         channels: 3 for RGB, 1 for gray.
         on_error: what to do with a file that cannot be read: `raise`, or `skip` it and list it.
         in_memory: True: plain images are decoded once and held, crops are made from these. False: files are decoded for
@@ -41,54 +45,62 @@ def image_folder(
         workers: processes that decode batches, or auto.
         layout: `splits`, or `imagenet`, where the folder val is the test split.
     """
+    _check_options(channels, on_error, in_memory)
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"data.root={root}: there is no such folder")
+    parts = _split_folders(folder, IMAGENET if layout == "imagenet" else SPLITS)
+    files = {split: image_files(part) for split, part in parts.items()}
+    for split, names in files.items():
+        if not names:
+            raise ValueError(f"data.root={root}: no images in {parts[split]} (looked for {' '.join(sorted(ENDINGS))})")
+    classes = _class_names(parts, files)
+    labels = {split: _class_labels(names, classes) if classes else None for split, names in files.items()}
+    prefixes = {split: "" if part == folder else part.name for split, part in parts.items()}
+    if not _holds_in_memory(root, sum(map(len, files.values())), size, channels, in_memory):
+        how = size, channels, on_error == "skip", worker_count(workers)
+        sources = {split: Files(str(parts[split]), names, prefixes[split]) for split, names in files.items()}
+        encoded = {split: Encoded(source, labels[split], None, *how) for split, source in sources.items()}
+        return Splits(encoded["train"], encoded.get("test"), encoded.get("val"), classes)
+    skipped: list[str] = []
+    decoded = {
+        split: _decode_all(parts[split], names, labels[split], size, channels, on_error, skipped, prefixes[split])
+        for split, names in files.items()
+    }
+    if not len(decoded["train"]):
+        raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
+    return Splits(decoded["train"], decoded.get("test"), decoded.get("val"), classes, skipped)
+
+
+def _check_options(channels: int, on_error: str, in_memory: bool | str) -> None:
     if on_error not in ("raise", "skip"):
         raise ValueError(f"data.on_error must be raise or skip, got {on_error!r}")
     if channels not in (1, 3):
         raise ValueError(f"data.channels must be 1 or 3, got {channels}")
     if in_memory not in (True, False, "auto"):
         raise ValueError(f"data.in_memory must be true, false or auto, got {in_memory!r}")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"data.root={root}: there is no such folder")
-    parts = split_folders(folder, IMAGENET if layout == "imagenet" else SPLITS)
-    files = {split: image_files(part) for split, part in parts.items()}
-    for split, found in files.items():
-        if not found:
-            raise ValueError(f"data.root={root}: no images in {parts[split]} (looked for {' '.join(sorted(ENDINGS))})")
-    total = sum(map(len, files.values()))
+
+
+def _holds_in_memory(root: str, total: int, size: int, channels: int, in_memory: bool | str) -> bool:
+    """Whether so many plain images are held in memory.
+
+    Raises:
+        ValueError: it was asked for, and they are too many.
+    """
     fits = total * channels * size * size <= MEMORY_LIMIT
     if in_memory is True and not fits:
         raise ValueError(
             f"data.root={root}: {total:,} images of {size}x{size} take more than {MEMORY_LIMIT >> 30} GiB in memory; "
             "set data.in_memory=false, lower data.image_size or point data.root at fewer images"
         )
-    classes = class_names(parts, files)
-    number = {name: i for i, name in enumerate(classes)}
-    labels = {
-        split: torch.tensor([number[path.split(os.sep, 1)[0]] for path in found]) if classes else None
-        for split, found in files.items()
-    }
-    prefixes = {split: "" if part == folder else part.name for split, part in parts.items()}
-    if in_memory is False or (in_memory == "auto" and (size > SMALL or not fits)):
-        how = size, channels, on_error == "skip", processes(workers)
-        sources = {split: Files(str(parts[split]), found, prefixes[split]) for split, found in files.items()}
-        encoded = {split: Encoded(source, labels[split], None, *how) for split, source in sources.items()}
-        return Splits(**encoded, classes=classes)
-    skipped: list[str] = []
-    loaded = {
-        split: load(parts[split], found, labels[split], size, channels, on_error, skipped, prefixes[split])
-        for split, found in files.items()
-    }
-    if not len(loaded["train"]):
-        raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
-    return Splits(**loaded, classes=classes, skipped=skipped)
+    return in_memory is True or (in_memory == "auto" and size <= SMALL and fits)
 
 
-def split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
+def _split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
     """Where each split lies; where train, val and test are not told apart by folders, all is train.
 
     Raises:
-        ValueError: train, val or test stand beside other folders, or without train: a guess could mix the splits.
+        ValueError: train, val or test stand next to other folders, or without train: a guess could mix the splits.
     """
     parts = {split: folder / name for split, name in names.items() if (folder / name).is_dir()}
     if not parts:
@@ -98,7 +110,7 @@ def split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
     if "train" not in parts or others:
         raise ValueError(
             f"data.root={folder} has {', '.join([*(p.name for p in parts.values()), *others[:3]])}: name the splits "
-            f"{' and '.join([', '.join(known[:-1]), known[-1]])} and put nothing else beside them, or point "
+            f"{' and '.join([', '.join(known[:-1]), known[-1]])} and put nothing else next to them, or point "
             "data.root at a folder of classes"
         )
     return parts
@@ -119,19 +131,27 @@ def image_files(folder: Path) -> list[str]:
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
-def class_names(parts: dict[str, Path], files: dict[str, list[str]]) -> list[str]:
-    """The class folders of all splits, sorted; none when no image lies in one.
+def _class_names(parts: dict[str, Path], files: dict[str, list[str]]) -> list[str]:
+    """The class folders of all splits, sorted; none when no image is in one.
 
     Raises:
-        ValueError: some images lie in class folders and some do not.
+        ValueError: some images are in class folders and some are not.
     """
     outside = [parts[split] / path for split, found in files.items() for path in found if os.sep not in path]
     if outside and len(outside) < sum(map(len, files.values())):
-        raise ValueError(f"{outside[0]} lies outside the class folders beside it; move it into one, or all out of them")
+        raise ValueError(
+            f"{outside[0]} lies outside the class folders next to it; move it into one, or all out of them"
+        )
     return sorted({path.split(os.sep, 1)[0] for found in files.values() for path in found}) if not outside else []
 
 
-def load(
+def _class_labels(files: list[str], classes: list[str]) -> Tensor:
+    """(N,) int64, by the class folder of each file."""
+    number = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([number[path.split(os.sep, 1)[0]] for path in files])
+
+
+def _decode_all(
     folder: Path,
     files: list[str],
     labels: Tensor | None,

@@ -10,14 +10,19 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from repel.base.installation import install_extra
+from repel.data.samples import Splits
 from repel.images.decode import File
-from repel.images.encoded import Encoded, Source, processes
-from repel.images.memory import Splits
+from repel.images.encoded import Encoded
+from repel.images.sources import Source, worker_count
+
+__all__ = ["Shards", "stream"]
 
 # of a record; other types may be pickled, which runs code, or, as names of files, be opened
 FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
@@ -50,9 +55,9 @@ def stream(root: str, size: int, channels: int, on_error: str, workers: int | st
         if classes:
             labels = torch.from_numpy(np.load(folder / name / "labels.npy"))
         source = Shards(str(folder / name), shuffle_chunks)
-        return Encoded(source, labels, None, size, channels, on_error == "skip", processes(workers))
+        return Encoded(source, labels, None, size, channels, on_error == "skip", worker_count(workers))
 
-    return Splits(*(part(name) for name in ("train", "test", "val")), classes=classes)
+    return Splits(part("train"), part("test"), part("val"), classes)
 
 
 class Shards(Source):
@@ -70,7 +75,7 @@ class Shards(Source):
         try:
             import litdata  # noqa: F401
         except ImportError as error:
-            raise ValueError("data=stream needs litdata: pip install -e '.[stream]'") from error
+            raise ValueError(f"data=stream needs litdata: {install_extra('stream')}") from error
         try:
             index = json.loads((Path(folder) / "index.json").read_text())
             sizes, types = [chunk["chunk_size"] for chunk in index["chunks"]], index["config"]["types"]
@@ -80,7 +85,8 @@ class Shards(Source):
             raise ValueError(f"{folder}: records must be {FORMAT}, these are {types}")
         self.folder, self.shuffle_chunks = folder, shuffle_chunks
         self.ends = np.cumsum([0, *sizes])
-        self.process, self.reader = 0, None
+        self.process = 0
+        self.reader: Any = None
 
     def __len__(self) -> int:
         return int(self.ends[-1])

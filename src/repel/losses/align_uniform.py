@@ -1,13 +1,15 @@
 """Alignment and uniformity on the sphere."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from repel.losses.base import check_views, unit
-from repel.losses.rowwise import RowwiseLoss
-from repel.negatives.strategy import Rows
+from repel.losses.base import Batch, shows_another
+from repel.losses.queue import Queue
+from repel.losses.rowwise import AnchorGroup, CandidateSet, RowChunk, RowwiseLoss
+from repel.negatives.strategy import LogitBlock, Strategy
 
 
 class AlignUniform(RowwiseLoss):
@@ -23,40 +25,52 @@ class AlignUniform(RowwiseLoss):
     Args:
         alpha: > 0.
         weight: of the uniformity, > 0.
+        temperature, learn_temperature, ...: see RowwiseLoss, errors included.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(AlignUniform()(z).item(), 4)
+    -2.0
     """
 
     takes_crops = False
 
-    def __init__(self, alpha: float, weight: float, **rowwise):
-        super().__init__(**rowwise)
+    def __init__(
+        self, alpha: float = 2.0, weight: float = 1.0, *, temperature: float = 0.25, learn_temperature: bool = False,
+        candidates: CandidateSet = "same", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
         for name, value in (("alpha", alpha), ("weight", weight)):
             if not value > 0:
                 raise ValueError(f"loss.{name} must be > 0, got {value}")
         self.alpha, self.weight = alpha, weight
 
-    def forward(
-        self,
-        z: Tensor,
-        labels: Tensor | None = None,
-        ids: Tensor | None = None,
-        local: slice = slice(None),
-        target: Tensor | None = None,
-    ) -> Tensor:
-        views, samples = check_views(z)
-        log_z = self.losses(z, labels, ids, slice(None), target).unflatten(0, (-1, samples))
-        with torch.autocast(z.device.type, enabled=False):
-            z = unit(z)
-            keys = z if target is None else unit(target).detach()
-            sources = z if self.symmetric else z[:1]
-            count = samples * (samples - 1 + len(self.queue))
-            log_z = log_z - self.scale(z, keys) - math.log(count)
-            empty = (log_z == -torch.inf).all(1, keepdim=True)  # a view of which the strategy keeps no pair
-            uniformity = log_z.masked_fill(empty, 0).logsumexp(1, keepdim=True).masked_fill(empty, 0).mean()
-            cosine = torch.einsum("vnd,und->vun", sources, keys)
-            pairs = ~torch.eye(views, dtype=torch.bool, device=z.device)[: len(sources)]
-            # a distance of 0 has no derivative for alpha < 2
-            distance = (2 - 2 * cosine[pairs]).clamp(min=torch.finfo(z.dtype).eps)
-            return (distance ** (self.alpha / 2)).mean() + self.weight * uniformity
+    def losses(self, batch: Batch) -> Tensor:
+        batch = replace(batch, local=slice(None))
+        samples, groups = batch.z.shape[1], self.anchor_groups(batch)
+        further = len(self.queue) + (0 if batch.negatives is None else batch.negatives[..., 0].numel())
+        log_z = super().losses(batch).unflatten(0, (-1, samples))
+        log_z = log_z - groups[0].scale - math.log(samples * (samples - 1 + further))
+        if batch.ids is not None:  # an entity makes no pair with itself: where every sample shows another, log(1)
+            log_z = log_z - torch.stack([_share_of_pairs(group, samples, further) for group in groups])[:, None].log()
+        empty = (log_z == -torch.inf).all(1, keepdim=True)  # a view of which the strategy keeps no pair
+        uniformity = log_z.masked_fill(empty, 0).logsumexp(1, keepdim=True).masked_fill(empty, 0).mean()
+        z, keys = batch.anchors_and_keys()
+        sources = z if self.symmetric else z[:1]
+        cosine = torch.einsum("vnd,und->vun", sources, keys)
+        pairs = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[: len(sources)]
+        # a distance of 0 has no derivative for alpha < 2
+        distance = (2 - 2 * cosine[pairs]).clamp(min=torch.finfo(z.dtype).eps)
+        return (distance ** (self.alpha / 2)).mean() + self.weight * uniformity
 
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        return self.log_z(*self.weighed(rows))
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        return self.negatives.log_z(self.negatives.weigh(block))
+
+
+def _share_of_pairs(group: AnchorGroup, samples: int, further: int) -> Tensor:
+    """What part of the pairs of different samples are pairs of different entities."""
+    own_views = (len(group.candidates.z) - further) // samples  # of an anchor's sample, among the candidates
+    blocks = group.own_ids.split(1024, dim=1)
+    kept = torch.stack([shows_another(own, group.candidates.ids).sum() for own in blocks]).sum()
+    pairs = len(group.anchors) * (len(group.candidates.z) - own_views)
+    return kept.clamp(min=1).to(group.anchors.dtype) / pairs

@@ -1,20 +1,124 @@
-"""What every loss has besides the call itself."""
+"""What every loss shares: the call, the batch that it makes of its arguments, and the rule of what is a negative."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The arguments of a call, checked, with embeddings as unit vectors (MomentLoss: as they are).
+
+    Shapes: V views, N samples of all ranks, D dimensions.
+
+    Args:
+        z: (V, N, D), the anchors.
+        keys: (V, N, D), what they are compared with: the target's embeddings, without gradient, or z.
+        labels: (N,), or None.
+        ids: (V, N), the entity that each view shows; (1, N) where all views of a sample show the same; or None.
+        local: the slice of the N samples whose anchors are this rank's.
+        crops: (L, N, D), anchors only, or None.
+        negatives: (M, N, D), candidates only, or None.
+        negative_ids: (M, N), the entities that these show, or None.
+        raw: (V, N, D), the anchors as they were given.
+    """
+
+    z: Tensor
+    keys: Tensor
+    labels: Tensor | None
+    ids: Tensor | None
+    local: slice
+    crops: Tensor | None = None
+    negatives: Tensor | None = None
+    negative_ids: Tensor | None = None
+    raw: Tensor | None = None
+
+    def anchors_and_keys(self) -> tuple[Tensor, Tensor]:
+        """z and keys, normalized a second time: for a term beside the logits, whose gradient is then summed with
+        theirs in raw, not in z. One sum would do, but would round differently from all earlier runs."""
+        assert self.raw is not None
+        z = unit(self.raw)
+        return z, z if self.keys is self.z else self.keys
+
+
 class Loss(nn.Module):
-    """A loss; see the package's docstring for what a call gets and gives."""
+    """Base class of all losses: a subclass defines `losses(batch)`; the package's docstring has the contract."""
 
     supervised = False  # whether labels enter the loss
     needs_predictor = False  # whether it collapses without one
     tolerates_old_keys = False  # whether a queue makes sense without a momentum network
+    takes_negatives = False  # whether it takes explicit negatives, which are candidates only
     takes_crops = False  # whether it takes further crops, which are anchors only
+    normalizes = True  # whether it sees embeddings on the sphere
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        ids: Tensor | None = None,
+        local: slice = slice(None),
+        target: Tensor | None = None,
+        crops: Tensor | None = None,
+        negatives: Tensor | None = None,
+        negative_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch of views.
+
+        Args:
+            z: (V, N, D), V >= 2 views of the N >= 2 samples of all ranks, not normalized.
+            labels: (N,) classes, -1 where unknown.
+            ids: (V, N) the entity that each view shows, 0 or more; (N,) stands for the same row V times.
+            local: the slice of the N samples whose anchors are this rank's.
+            target: (V, N, D) embeddings to compare anchors with, in place of z; no gradient flows through them.
+            crops: (L, N, D) embeddings of further views, which are anchors only: all V views are their positives.
+            negatives: (M, N, D) explicit negatives of the N samples, candidates for every anchor. In the space of
+                `target` where there is one, and then without gradient, else in that of z.
+            negative_ids: (M, N) the entities that they show.
+
+        Returns:
+            A scalar: the mean over the local anchors, or, of a loss that is no such mean, the whole.
+
+        Raises:
+            ValueError: shapes do not fit, or the loss does not take these arguments.
+        """
+        views, samples, _ = z.shape
+        if views < 2 or samples < 2:
+            raise ValueError(f"a contrastive batch needs at least 2 views of 2 samples, got z {tuple(z.shape)}")
+        if crops is not None and not self.takes_crops:
+            raise ValueError(f"{type(self).__name__} takes no crops that are anchors only; set views.local=null")
+        if negatives is not None and not self.takes_negatives:
+            raise ValueError(f"{type(self).__name__} takes no explicit negatives; leave them out")
+        if negative_ids is not None and ids is None:
+            raise ValueError("negative_ids are compared with ids: pass both or neither")
+        if ids is not None and ids.shape not in ((samples,), (views, samples)):
+            raise ValueError(f"ids must be ({samples},) or ({views}, {samples}), got {tuple(ids.shape)}")
+        with torch.autocast(z.device.type, enabled=False):
+            embed = unit if self.normalizes else _at_least_float32
+            raw, z = z, embed(z)
+            keys = z if target is None else embed(target).detach()
+            if ids is not None and ids.ndim == 1:
+                ids = ids[None]
+            if crops is not None:
+                crops = embed(crops)
+            if negatives is not None:
+                negatives = embed(negatives) if target is None else embed(negatives).detach()
+            return self.losses(Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)).mean()
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> Tensor:
+        """The loss of every local anchor, view by view, then the crops; or a scalar that is no mean over anchors."""
 
     def update(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None) -> None:
-        """Called once after every training batch with what it compared with, keys (V, N, D): the place for state."""
+        """Called once after every training batch, the place for state.
+
+        Args:
+            keys: (V, N, D), what the batch compared with, the same on all ranks.
+            labels: (N,), or None.
+            ids: (V, N), or (N,), or None.
+        """
 
     def statistics(self) -> dict[str, Tensor]:
         """What to log of the training batches since the last call: names -> scalars."""
@@ -22,25 +126,40 @@ class Loss(nn.Module):
 
 
 def unit(z: Tensor) -> Tensor:
-    """z on the sphere, in float32 at least. A vector of zeros stays one."""
+    """z on the sphere, in float32 at least. A vector of zeros stays one.
+
+    >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
     return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1, eps=1e-8)
 
 
-def check_views(z: Tensor) -> tuple[int, int]:
-    """V and N of z (V, N, D).
+def shows_another(own: Tensor, ids: Tensor) -> Tensor:
+    """Which candidates show none of the entities of an anchor's own sample: only these can be its negatives.
 
-    Raises:
-        ValueError: fewer than two views or samples.
+    Args:
+        own: (K, m) entities of the anchors' samples, K for each.
+        ids: (n,) entities of the candidates, -1 where unknown, which are nobody's own.
+
+    Returns:
+        (m, n), bool.
+
+    >>> shows_another(torch.tensor([[1, 2], [3, 3]]), torch.tensor([1, 2, 3, -1])).tolist()
+    [[False, True, False, True], [True, False, False, True]]
     """
-    views, samples, _ = z.shape
-    if views < 2 or samples < 2:
-        raise ValueError(f"a contrastive batch needs at least 2 views of 2 samples, got z of shape {tuple(z.shape)}")
-    return views, samples
+    another = own[0, :, None] != ids
+    for more in own[1:]:
+        another &= more[:, None] != ids
+    return another
 
 
 def swapped(agreement: Tensor) -> Tensor:
     """(V + L, V) of anchors with views -> mean over anchors of the mean over views other than itself."""
     views = agreement.shape[1]
     own = agreement[:views].diagonal()
-    of_views = (agreement[:views].sum(1) - own) / (views - 1)
-    return torch.cat([of_views, agreement[views:].mean(1)]).mean()
+    per_view = (agreement[:views].sum(1) - own) / (views - 1)
+    return torch.cat([per_view, agreement[views:].mean(1)]).mean()
+
+
+def _at_least_float32(z: Tensor) -> Tensor:
+    return z if z.dtype == torch.float64 else z.float()

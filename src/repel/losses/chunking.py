@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MATRICES = 8  # of anchors x candidates that a block holds at its peak, forward and backward; tilt needs the most
-# on a CPU: below WHOLE bytes all at once; else blocks of BLOCK bytes, or of ROWS where that is more
-WHOLE, BLOCK, ROWS = 2**28, 2**25, 64
+PEAK_MATRICES = 8  # of anchors x candidates that a block holds at its peak, forward and backward; tilt needs the most
+ALWAYS_DENSE = 2**19  # anchors x candidates for which auto_chunk need not be asked: a few megabytes
+# on a CPU: all at once up to DENSE_MAX_BYTES; else blocks of BLOCK_BYTES, or of MIN_BLOCK_ROWS where that is more
+DENSE_MAX_BYTES, BLOCK_BYTES, MIN_BLOCK_ROWS = 2**28, 2**25, 64
 
 
 def in_blocks(
@@ -26,12 +27,13 @@ def in_blocks(
     """
     if chunk is None:
         return block(slice(0, len(rows[0])), *rows, *shared)
-    if not torch.is_grad_enabled():
-        return torch.cat([block(part, *(t[part] for t in rows), *shared) for part in parts(len(rows[0]), chunk)])
-    return Blocks.apply(block, chunk, len(rows), len(shared), *rows, *shared, *parameters)
+    inputs = [*rows, *shared, *parameters]
+    if not (torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)):
+        return torch.cat([block(part, *(t[part] for t in rows), *shared) for part in _parts(len(rows[0]), chunk)])
+    return _Blocks.apply(block, chunk, len(rows), len(shared), *inputs)
 
 
-class Blocks(torch.autograd.Function):
+class _Blocks(torch.autograd.Function):
     """Block by block, with nothing that outlives its block but the gradients.
 
     A mean over rows gives every row the same weight, so forward takes the gradients of a sum in the same pass, and
@@ -45,7 +47,7 @@ class Blocks(torch.autograd.Function):
         ctx.layout = block, chunk, rowwise, rowwise + shared
         ctx.constants = [None if isinstance(t, Tensor) else t for t in tensors]
         ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in tensors))
-        values, ctx.gradients = sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], None)
+        values, ctx.gradients = _sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], None)
         return values
 
     @staticmethod
@@ -55,11 +57,11 @@ class Blocks(torch.autograd.Function):
             gradients = [None if g is None else g * weights[0] for g in ctx.gradients]
         else:
             tensors = [c if t is None else t for t, c in zip(ctx.saved_tensors, ctx.constants, strict=True)]
-            _, gradients = sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], weights)
+            _, gradients = _sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], weights)
         return None, None, None, None, *gradients
 
 
-def sweep(
+def _sweep(
     block: Callable[..., Tensor],
     chunk: int,
     rowwise: int,
@@ -81,7 +83,7 @@ def sweep(
     totals = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True)]
     rows = tensors[:rowwise]
     values = rows[0].new_empty(len(rows[0]))
-    for part in parts(len(values), chunk):
+    for part in _parts(len(values), chunk):
         leaves = [*(t[part].detach().requires_grad_(t.requires_grad) for t in rows), *tensors[rowwise:]]
         with torch.enable_grad(), torch.autocast(values.device.type, enabled=False):
             result = block(part, *leaves[:inputs])
@@ -95,7 +97,7 @@ def sweep(
     return values, totals
 
 
-def parts(rows: int, chunk: int) -> list[slice]:
+def _parts(rows: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
 
 
@@ -105,13 +107,13 @@ def auto_chunk(rows: int, columns: int, element_size: int, device: torch.device)
     A fourth of the free memory may be used. On a CPU blocks also stay small because they are faster: what does not fit
     its caches is bound by memory. A power of two, so that a little more or less memory rarely changes it.
     """
-    per_row = MATRICES * element_size * max(1, columns)
+    per_row = PEAK_MATRICES * element_size * max(1, columns)
     allowed = free_bytes(device) // 4
-    if rows * per_row <= (allowed if device.type == "cuda" else min(allowed, WHOLE)):
+    if rows * per_row <= (allowed if device.type == "cuda" else min(allowed, DENSE_MAX_BYTES)):
         return None
     fits = allowed // per_row
     if device.type != "cuda":
-        fits = min(fits, max(BLOCK // per_row, ROWS))
+        fits = min(fits, max(BLOCK_BYTES // per_row, MIN_BLOCK_ROWS))
     return 2 ** (max(1, fits).bit_length() - 1)
 
 
@@ -120,13 +122,13 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    known = [int(line.split()[1]) * 1024 for line in lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    limit, used = (lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    known = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     if limit and used and limit[0].isdigit():
         known.append(max(0, int(limit[0]) - int(used[0])))
     return min(known, default=2**32)
 
 
-def lines(path: str) -> list[str]:
+def _lines(path: str) -> list[str]:
     file = Path(path)
-    return file.read_text().splitlines() if file.is_file() else []
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []

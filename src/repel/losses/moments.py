@@ -1,33 +1,32 @@
 """Losses without negatives, of the batch's moments. They see all ranks' samples, so every rank computes the whole."""
 
 import itertools
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
-from repel.losses.base import Loss, check_views
+from repel.losses.base import Batch, Loss
 
 
 class MomentLoss(Loss):
-    """Mean over the pairs of views of a loss of two views' embeddings."""
+    """Mean over the pairs of views of a loss of two views' embeddings; a subclass defines `pair_loss`.
 
-    def forward(
-        self,
-        z: Tensor,
-        labels: Tensor | None = None,
-        ids: Tensor | None = None,
-        local: slice = slice(None),
-        target: Tensor | None = None,
-    ) -> Tensor:
-        check_views(z)
-        with torch.autocast(z.device.type, enabled=False):
-            z = z if z.dtype == torch.float64 else z.float()
-            if target is None:
-                pairs = itertools.combinations(z, 2)
-            else:
-                keys = target.detach().to(z.dtype)
-                pairs = ((a, b) for i, a in enumerate(z) for j, b in enumerate(keys) if i != j)
-            return torch.stack([self.of_pair(a, b) for a, b in pairs]).mean()
+    Embeddings are not normalized. No sample is repelled, so ids do not matter; explicit negatives are refused.
+    """
+
+    normalizes = False
+
+    def losses(self, batch: Batch) -> Tensor:
+        if batch.keys is batch.z:
+            pairs = list(itertools.combinations(batch.z, 2))
+        else:
+            pairs = [(a, b) for i, a in enumerate(batch.z) for j, b in enumerate(batch.keys) if i != j]
+        return torch.stack([self.pair_loss(a, b) for a, b in pairs]).mean()
+
+    @abstractmethod
+    def pair_loss(self, a: Tensor, b: Tensor) -> Tensor:
+        """The loss of two views' embeddings, (N, D) each."""
 
 
 class BarlowTwins(MomentLoss):
@@ -39,15 +38,19 @@ class BarlowTwins(MomentLoss):
 
     Args:
         redundancy: lambda > 0.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
+    >>> round(BarlowTwins()(z).item(), 4)
+    0.01
     """
 
-    def __init__(self, redundancy: float):
+    def __init__(self, redundancy: float = 5e-3):
         super().__init__()
         if not redundancy > 0:
             raise ValueError(f"loss.redundancy must be > 0, got {redundancy}")
         self.redundancy = redundancy
 
-    def of_pair(self, a: Tensor, b: Tensor) -> Tensor:
+    def pair_loss(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = ((x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt() for x in (a, b))
         c = a.T @ b / len(a)
         on = torch.diagonal(c)
@@ -65,16 +68,20 @@ class VICReg(MomentLoss):
 
     Args:
         invariance, variance, covariance: weights, >= 0.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
+    >>> round(VICReg()(z).item(), 4)
+    30.4972
     """
 
-    def __init__(self, invariance: float, variance: float, covariance: float):
+    def __init__(self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0):
         super().__init__()
         for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
             if not value >= 0:
                 raise ValueError(f"loss.{name} must be >= 0, got {value}")
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
 
-    def of_pair(self, a: Tensor, b: Tensor) -> Tensor:
+    def pair_loss(self, a: Tensor, b: Tensor) -> Tensor:
         total = self.invariance * (a - b).square().mean()
         for x in (a, b):
             x = x - x.mean(0)

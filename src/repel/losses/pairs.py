@@ -1,13 +1,15 @@
 """Losses that are sums over pairs: each positive attracts, each negative repels by itself, weighed by the strategy."""
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repel.losses.rowwise import RowwiseLoss
-from repel.negatives.strategy import Rows
+from repel.losses.queue import Queue
+from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
+from repel.negatives.strategy import LogitBlock, Strategy
 
 
 class PairLoss(RowwiseLoss):
@@ -28,17 +30,17 @@ class PairLoss(RowwiseLoss):
     def repel(self, negative: Tensor, positive: Tensor, scale: float | Tensor) -> Tensor:
         """Losses of candidates from their logits (m, n), beside one positive's, (m, 1)."""
 
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        rows, weights = self.weighed(rows)
-        w = rows.logits.new_zeros(()) if weights is None else weights
-        w = w.expand_as(rows.logits).masked_fill(~rows.negative, -torch.inf)
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        block = self.negatives.weigh(block)
+        w = block.logits.new_zeros(()) if block.weights is None else block.weights
+        w = w.expand_as(block.logits).masked_fill(~block.negative, -torch.inf)
         if self.normalized:
-            empty = ~rows.negative.any(1, keepdim=True)
+            empty = ~block.negative.any(1, keepdim=True)
             share = w.masked_fill(empty, 0).softmax(1).masked_fill(empty, 0)
         else:
             share = w.exp()
-        total = self.attract(positives, rows.scale)
-        repelled = [(share * self.repel(rows.logits, p[:, None], rows.scale)).sum(1) for p in positives.unbind(1)]
+        total = self.attract(positives, block.scale)
+        repelled = [(share * self.repel(block.logits, p[:, None], block.scale)).sum(1) for p in positives.unbind(1)]
         return (total + torch.stack(repelled, dim=1)).mean(1)
 
 
@@ -55,11 +57,21 @@ class Triplet(PairLoss):
     Args:
         margin: in units of the cosine, >= 0.
         link: hinge or soft.
+        temperature, learn_temperature, ...: see RowwiseLoss, errors included.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(Triplet(margin=0.2)(z).item(), 4)
+    0.1
     """
 
-    def __init__(self, margin: float, link: str, **rowwise):
-        super().__init__(**rowwise)
-        check_margins(margin=margin)
+    def __init__(
+        self, margin: float = 0.2, link: Literal["hinge", "soft"] = "hinge", *,
+        temperature: float = 0.2, learn_temperature: bool = False,
+        candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        _check_margins(margin=margin)
         if link not in ("hinge", "soft"):
             raise ValueError(f"loss.link must be hinge or soft, got {link!r}")
         if link == "hinge" and self.log_factor is not None:
@@ -85,14 +97,24 @@ class MarginCosine(PairLoss):
     Args:
         positive_margin, negative_margin: cosines.
         power: q, 1 or 2.
+        temperature, learn_temperature, ...: see RowwiseLoss, errors included.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(MarginCosine(negative_margin=0.2)(z).item(), 4)
+    0.5
     """
 
-    def __init__(self, positive_margin: float, negative_margin: float, power: int, **rowwise):
-        super().__init__(**rowwise)
-        check_margins(positive_margin=positive_margin, negative_margin=negative_margin)
+    def __init__(
+        self, positive_margin: float = 1.0, negative_margin: float = 0.2, power: Literal[1, 2] = 1, *,
+        temperature: float = 0.2, learn_temperature: bool = False,
+        candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        _check_margins(positive_margin=positive_margin, negative_margin=negative_margin)
         if power not in (1, 2):
             raise ValueError(f"loss.power must be 1 or 2, got {power}")
-        refuse_learning(self)
+        _refuse_learning(self)
         self.positive_margin, self.negative_margin, self.power = positive_margin, negative_margin, power
 
     def attract(self, positive: Tensor, scale: float | Tensor) -> Tensor:
@@ -114,12 +136,21 @@ class CosineRegression(PairLoss):
 
     Args:
         margin: m, a cosine.
+        temperature, learn_temperature, ...: see RowwiseLoss, errors included.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(CosineRegression()(z).item(), 4)
+    0.2
     """
 
-    def __init__(self, margin: float, **rowwise):
-        super().__init__(**rowwise)
-        check_margins(margin=margin)
-        refuse_learning(self)
+    def __init__(
+        self, margin: float = 1.0, *, temperature: float = 0.2, learn_temperature: bool = False,
+        candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        _check_margins(margin=margin)
+        _refuse_learning(self)
         self.margin = margin
 
     def attract(self, positive: Tensor, scale: float | Tensor) -> Tensor:
@@ -140,12 +171,21 @@ class SigLIP(PairLoss):
     Args:
         bias: b at the start.
         learn_bias: learn it from there.
+        temperature, learn_temperature, ...: see RowwiseLoss, errors included.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(SigLIP()(z).item(), 4)
+    2.4191
     """
 
     normalized = False
 
-    def __init__(self, bias: float, learn_bias: bool, **rowwise):
-        super().__init__(**rowwise)
+    def __init__(
+        self, bias: float = -10.0, learn_bias: bool = True, *, temperature: float = 0.1, learn_temperature: bool = True,
+        candidates: CandidateSet = "cross", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
         self.bias = nn.Parameter(torch.tensor(float(bias))) if learn_bias else bias
 
     def attract(self, positive: Tensor, scale: float | Tensor) -> Tensor:
@@ -166,29 +206,38 @@ class MultiSimilarity(RowwiseLoss):
     Args:
         alpha: > 0.
         threshold: lambda, a cosine.
+        temperature, learn_temperature, ...: see RowwiseLoss, errors included.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(MultiSimilarity()(z).item(), 4)
+    0.4563
     """
 
-    def __init__(self, alpha: float, threshold: float, **rowwise):
-        super().__init__(**rowwise)
+    def __init__(
+        self, alpha: float = 2.0, threshold: float = 0.5, *, temperature: float = 0.02, learn_temperature: bool = False,
+        candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
         if not alpha > 0:
             raise ValueError(f"loss.alpha must be > 0, got {alpha}")
-        check_margins(threshold=threshold)
+        _check_margins(threshold=threshold)
         self.alpha, self.threshold = alpha, threshold
 
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        pull = (-self.alpha * (positives / rows.scale - self.threshold)).logsumexp(1)
-        log_z = self.log_z(*self.weighed(rows))
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        pull = (-self.alpha * (positives / block.scale - self.threshold)).logsumexp(1)
+        log_z = self.negatives.log_z(self.negatives.weigh(block))
         empty = log_z == -torch.inf
-        push = F.softplus(log_z.masked_fill(empty, 0) - self.threshold * rows.scale).masked_fill(empty, 0)
-        return F.softplus(pull) / self.alpha + push / rows.scale
+        push = F.softplus(log_z.masked_fill(empty, 0) - self.threshold * block.scale).masked_fill(empty, 0)
+        return F.softplus(pull) / self.alpha + push / block.scale
 
 
-def check_margins(**cosines: float) -> None:
+def _check_margins(**cosines: float) -> None:
     for name, value in cosines.items():
         if not -1 <= value <= 1:
             raise ValueError(f"loss.{name} is in units of the cosine and must be in [-1, 1], got {value}")
 
 
-def refuse_learning(loss: RowwiseLoss) -> None:
+def _refuse_learning(loss: RowwiseLoss) -> None:
     if loss.log_factor is not None:
         raise ValueError(f"loss.learn_temperature=true: {type(loss).__name__} has no temperature to learn")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from repel.losses.base import Loss, check_views, swapped, unit
+from repel.losses.base import Batch, Loss, swapped
 
 
 class BYOL(Loss):
@@ -11,24 +11,18 @@ class BYOL(Loss):
 
     Grill, Strub, Altche et al. 2020, arXiv:2006.07733, eq. 2: with a predictor and a momentum target. Chen, He 2021
     (SimSiam), arXiv:2011.10566, eq. 1 and 2, is half of this minus 1: with a predictor and without momentum, where the
-    target is the projection before the predictor. No gradient goes through the target.
+    target is the projection before the predictor. No gradient flows through the target. Nothing is repelled, so ids do
+    not matter and explicit negatives are refused.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # predictions
+    >>> round(BYOL()(z, target=z).item(), 4)
+    0.4
     """
 
     needs_predictor = True
     takes_crops = True
 
-    def forward(
-        self,
-        z: Tensor,
-        labels: Tensor | None = None,
-        ids: Tensor | None = None,
-        local: slice = slice(None),
-        target: Tensor | None = None,
-        crops: Tensor | None = None,
-    ) -> Tensor:
-        check_views(z)
-        with torch.autocast(z.device.type, enabled=False):
-            z = unit(z)
-            keys = z.detach() if target is None else unit(target).detach()
-            anchors = (z if crops is None else torch.cat([z, unit(crops)]))[:, local]
-            return 2 - 2 * swapped(torch.einsum("vnd,und->vu", anchors, keys[:, local]) / anchors.shape[1])
+    def losses(self, batch: Batch) -> Tensor:
+        keys = batch.keys.detach()
+        anchors = (batch.z if batch.crops is None else torch.cat([batch.z, batch.crops]))[:, batch.local]
+        return 2 - 2 * swapped(torch.einsum("vnd,und->vu", anchors, keys[:, batch.local]) / anchors.shape[1])

@@ -15,6 +15,15 @@ class Queue(nn.Module):
     Args:
         size: K; 0 holds nothing.
         dim: D.
+
+    Raises:
+        ValueError: size is not a whole number, 0 or more.
+
+    >>> queue = Queue(size=3, dim=2)
+    >>> queue.push(torch.eye(2), ids=torch.tensor([7, 8]), labels=None)
+    >>> z, ids, labels = queue.entries()
+    >>> z.tolist(), ids.tolist(), labels.tolist()
+    ([[1.0, 0.0], [0.0, 1.0]], [7, 8], [-1, -1])
     """
 
     def __init__(self, size: int, dim: int):

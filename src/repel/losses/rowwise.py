@@ -1,4 +1,4 @@
-"""Losses that are a mean over anchors, each against many candidates: how a row is made, weighed and bounded in memory.
+"""Losses that are a mean over anchors, each against many candidates.
 
 l_ij = s_ij / t                                            cosine similarity over temperature
 log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives strategy
@@ -6,72 +6,86 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from repel.losses.base import Loss, check_views, unit
-from repel.losses.chunking import auto_chunk, in_blocks
+from repel.losses.base import Batch, Loss, shows_another, unit
+from repel.losses.chunking import ALWAYS_DENSE, auto_chunk, in_blocks
 from repel.losses.queue import Queue
-from repel.negatives.strategy import Rows, Strategy, masked
+from repel.negatives.strategy import LogitBlock, Strategy
+from repel.negatives.uniform import Uniform
 
-CANDIDATES = ("all", "cross", "same", "queue")
+CandidateSet = Literal["all", "cross", "same", "queue"]
+RowChunk = int | Literal["auto"] | None
 LARGEST_SCALE = 100.0  # of 1 / t when it is learned, as in CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.5)
 
 
-class Embeddings(NamedTuple):
-    """Unit vectors z (M, D) and, for each, its view, its sample in the batch (-1: of the queue), id and label, (M,)."""
+class Candidates(NamedTuple):
+    """n unit vectors z (n, D) with the entity that each shows and its label, (n,), both -1 where unknown."""
 
     z: Tensor
-    view: Tensor
-    sample: Tensor
-    ids: Tensor | None
+    ids: Tensor
     labels: Tensor | None
 
-    def take(self, places: Tensor | slice) -> "Embeddings":
-        return Embeddings(*(t if t is None else t[places] for t in self))
+
+class AnchorGroup(NamedTuple):
+    """m anchors that have the same candidates.
+
+    anchors: (m, D). positives: (m, P, D), the other views of their samples; all views where anchors are crops.
+    own_ids: (K, m), the entities that their samples show. ids: (m,), the entity that each anchor shows, or None.
+    labels: (m,), or None. scale: 1 / t.
+    """
+
+    anchors: Tensor
+    positives: Tensor
+    own_ids: Tensor
+    ids: Tensor | None
+    labels: Tensor | None
+    candidates: Candidates
+    scale: float | Tensor
 
 
 class RowwiseLoss(Loss):
-    """A mean over anchors. An anchor's positives are the other views of its sample; its negatives are other samples.
-
-    With target embeddings, anchors are compared with these, without gradient, in place of the batch's own.
+    """A mean over anchors. An anchor's positives are the other views of its sample; its negatives are the candidates
+    that show no entity of this sample. A subclass defines `per_anchor`.
 
     Args:
         temperature: t > 0.
         learn_temperature: learn log(1/t) from there on, 1/t at most 100.
         candidates: which of the batch are candidates: `all` views, `cross`: the views other than the anchor's, `same`:
-            the anchor's view, `queue`: none, only the queue.
+            the anchor's view, `queue`: none, only the queue and explicit negatives.
         symmetric: all views are anchors; false: the first alone.
-        negatives: the strategy.
-        queue: past embeddings, which are further candidates.
-        row_chunk: anchors handled at a time, their gradients taken at once: memory O(row_chunk * n) for n
-            candidates in place of O(V*N * n), same value and gradient. None: all at once. auto: by the memory there is.
+        negatives: the strategy; None is `Uniform()`.
+        queue: past embeddings, which are further candidates; None: no queue.
+        row_chunk: anchors handled at a time, their gradients taken at once: memory O(row_chunk * n) for n candidates
+            in place of O(V*N * n), same value and gradient. None: all at once. auto: by the memory there is.
+
+    Raises:
+        ValueError: an argument is out of its range, or two do not go together.
     """
 
     takes_crops = True
+    takes_negatives = True
     takes_correction = True  # whether the strategy's C has a meaning: there is a sum of exponentials to correct
+    compares_queue = True  # whether the queue's entries are candidates
 
     def __init__(
-        self,
-        temperature: float,
-        learn_temperature: bool,
-        candidates: str,
-        symmetric: bool,
-        negatives: Strategy,
-        queue: Queue,
-        row_chunk: int | str | None,
-    ):
+        self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "all",
+        symmetric: bool = True, negatives: Strategy | None = None, queue: Queue | None = None,
+        row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
         super().__init__()
+        negatives = Uniform() if negatives is None else negatives
+        queue = Queue(0, 1) if queue is None else queue
         if not 0 < temperature < math.inf:
             raise ValueError(f"loss.temperature must be > 0, got {temperature}")
         if learn_temperature and temperature < 1 / LARGEST_SCALE:
             raise ValueError(f"loss.temperature must be at least {1 / LARGEST_SCALE} to be learned, got {temperature}")
-        if candidates not in CANDIDATES:
-            raise ValueError(f"loss.candidates must be one of {', '.join(CANDIDATES)}, got {candidates!r}")
+        if candidates not in ("all", "cross", "same", "queue"):
+            raise ValueError(f"loss.candidates must be one of all, cross, same, queue, got {candidates!r}")
         if candidates == "queue" and queue.size == 0:
             raise ValueError("loss.candidates=queue needs a queue: set queue.size, such as queue.size=4096")
         if row_chunk not in (None, "auto") and (not isinstance(row_chunk, int) or row_chunk < 1):
@@ -88,197 +102,116 @@ class RowwiseLoss(Loss):
         # of 1 / t relative to its start
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
 
-    # ------------------------------------------------------------------------------------- what a loss overrides
-
     @abstractmethod
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        """Losses (m,) of a block of anchors; begins with weighed(rows). No negatives left should add nothing.
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        """Losses (m,) of a block of anchors; begins with self.negatives.weigh(block). Without negatives, add nothing.
 
         Args:
-            rows: the anchors against all candidates, before the strategy.
+            block: the anchors against all candidates, before the strategy.
             positives: (m, P) logits of the other views; of all views where anchors are crops.
             keys: (m, P, D), these views' embeddings.
         """
 
-    def scale(self, anchors: Tensor, keys: Tensor) -> float | Tensor:
-        """1 / t, for anchors and keys (V, N, D) of all ranks."""
-        return (1 if self.log_factor is None else self.log_factor.to(keys.dtype).exp()) / self.temperature
-
-    def roles(
-        self, z: Tensor, keys: Tensor, labels: Tensor | None, ids: Tensor | None, local: slice
-    ) -> tuple[Tensor, Tensor]:
-        """Which embeddings are anchors, and which are candidates, both (V, N, D)."""
-        return z, keys
-
-    # -------------------------------------------------------------------------------------------- what they share
-
-    def forward(
-        self,
-        z: Tensor,
-        labels: Tensor | None = None,
-        ids: Tensor | None = None,
-        local: slice = slice(None),
-        target: Tensor | None = None,
-        crops: Tensor | None = None,
-    ) -> Tensor:
-        return self.losses(z, labels, ids, local, target, crops).mean()
-
-    def losses(
-        self,
-        z: Tensor,
-        labels: Tensor | None,
-        ids: Tensor | None,
-        local: slice,
-        target: Tensor | None,
-        crops: Tensor | None = None,
-    ) -> Tensor:
+    def losses(self, batch: Batch) -> Tensor:
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
-        with torch.autocast(z.device.type, enabled=False):
-            values = []
-            for sample, columns, rows, scale in self.groups(z, labels, ids, local, target, crops):
-                block = partial(self.block, sample, columns, labels, ids)
-                chunk = self.row_chunk
-                if chunk == "auto":
-                    chunk = auto_chunk(len(sample), len(columns.z), columns.z.element_size(), z.device)
-                values.append(in_blocks(block, chunk, rows, (columns.z, scale), self.parameters()))
-            return torch.cat(values)
+        values = []
+        for group in self.anchor_groups(batch):
+            rows, shared = (group.anchors, group.positives), (group.candidates.z, group.scale)
+            chunk = self.row_chunk
+            if chunk == "auto":
+                m, n = len(group.anchors), len(group.candidates.z)
+                chunk = None if m * n <= ALWAYS_DENSE else auto_chunk(m, n, batch.z.element_size(), batch.z.device)
+            if chunk is None:
+                block, positives = self.logit_block(group, slice(None), *rows, *shared)
+                values.append(self.per_anchor(block, positives, group.positives))
+            else:
+                block_losses = partial(self._block_losses, group)
+                values.append(in_blocks(block_losses, chunk, rows, shared, self.parameters()))
+        return torch.cat(values)
 
-    def groups(
-        self,
-        z: Tensor,
-        labels: Tensor | None,
-        ids: Tensor | None,
-        local: slice,
-        target: Tensor | None,
-        crops: Tensor | None,
-    ) -> Iterator[tuple[Tensor, Embeddings, tuple[Tensor, Tensor], float | Tensor]]:
-        """The local anchors, in groups that have the same candidates; to be gone through with autocast off.
-
-        Yields:
-            The anchors' samples (m,), their candidates, the anchors (m, D) with their positives (m, P, D), and 1 / t.
-        """
-        views, samples = check_views(z)
-        z = unit(z)
-        anchors, keys = self.roles(z, z if target is None else unit(target).detach(), labels, ids, local)
-        scale = self.scale(anchors, keys)
-        mine = torch.arange(samples, device=z.device)[local]
-        sources = torch.arange(views if self.symmetric else 1, device=z.device)
-        # views with the same candidates go together
-        groups = [sources] if self.candidates in ("all", "queue") else list(sources.split(1))
-        if crops is not None:
-            anchors = torch.cat([anchors, unit(crops)])
-            groups.append(torch.arange(views, len(anchors), device=z.device))
-        for group in groups:
-            columns = self.columns(keys, labels, ids, group)
-            view, sample = group.repeat_interleave(len(mine)), mine.repeat(len(group))
-            others = torch.arange(views - (int(group[0]) < views), device=z.device)
+    def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:
+        """The local anchors, in groups that have the same candidates, view by view, then the crops."""
+        views, samples, _ = batch.z.shape
+        device, anchors = batch.z.device, batch.z
+        scale = (1 if self.log_factor is None else self.log_factor.to(batch.z.dtype).exp()) / self.temperature
+        sources = range(views if self.symmetric else 1)
+        ranges = [sources] if self.candidates in ("all", "queue") else [range(v, v + 1) for v in sources]
+        if batch.crops is not None:
+            anchors = torch.cat([anchors, batch.crops])
+            ranges.append(range(views, len(anchors)))
+        mine = torch.arange(samples, device=device)[batch.local]
+        own = torch.arange(samples, device=device)[None] if batch.ids is None else batch.ids
+        groups = []
+        for group in ranges:
+            candidates = self._candidates(batch, group.start)
+            view = torch.arange(group.start, group.stop, device=device).repeat_interleave(len(mine))
+            sample = mine.repeat(len(group))
+            others = torch.arange(views - (group.start < views), device=device)
             others = others + (others >= view[:, None])  # (m, P): every view but the anchor's
-            rows = anchors[view, sample], keys[others, sample[:, None]]
-            yield sample, columns, rows, scale
+            shown = None if batch.ids is None else own[view.where(view < len(own), 0), sample]
+            labels = None if batch.labels is None else batch.labels[sample]
+            rows = anchors[view, sample], batch.keys[others, sample[:, None]]
+            groups.append(AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale))
+        return groups
 
-    def columns(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None, anchor_views: Tensor) -> Embeddings:
-        """The candidates of anchors of these views."""
-        batch = self.of_batch(keys, labels, ids, anchor_views)
-        if len(self.queue) == 0:
-            return batch
-        z, past_ids, past_labels = self.queue.entries()
-        none = torch.full_like(past_ids, -1)
-        past = Embeddings(z.to(keys.dtype), none, none, past_ids, past_labels)
-        return Embeddings(*(None if a is None else torch.cat([a, b]) for a, b in zip(batch, past, strict=True)))
+    def _candidates(self, batch: Batch, anchor_view: int) -> Candidates:
+        """The candidates of anchors of one view, or of crops, whose view is none of the batch's."""
+        keys, (views, samples, _) = batch.keys, batch.keys.shape
+        # without ids every sample is an entity of its own, which the queue and explicit negatives do not show
+        ids = torch.arange(samples, device=keys.device)[None] if batch.ids is None else batch.ids
+        ids, labels = ids.expand(views, -1), None if batch.labels is None else batch.labels.expand(views, -1)
+        if self.candidates != "all":
+            every = torch.arange(views, device=keys.device)
+            before, its, after = every[:anchor_view], every[anchor_view : anchor_view + 1], every[anchor_view + 1 :]
+            chosen = {"queue": every[:0], "same": its, "cross": torch.cat([before, after])}[self.candidates]
+            keys, ids, labels = keys[chosen], ids[chosen], None if labels is None else labels[chosen]
+        parts = [Candidates(keys.flatten(0, 1), ids.flatten(), None if labels is None else labels.flatten())]
+        if self.queue.size and self.compares_queue:
+            past, past_ids, past_labels = self.queue.entries()
+            past_ids = torch.full_like(past_ids, -1) if batch.ids is None else past_ids
+            parts.append(Candidates(past.to(keys.dtype), past_ids, past_labels))
+        if batch.negatives is not None:
+            explicit = batch.negatives.flatten(0, 1)
+            unknown = torch.full((len(explicit),), -1, device=keys.device)
+            shown = unknown if batch.negative_ids is None else batch.negative_ids.flatten()
+            parts.append(Candidates(explicit, shown, unknown))
+        if len(parts) == 1:
+            return parts[0]
+        return Candidates(*(None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def of_batch(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None, anchor_views: Tensor) -> Embeddings:
-        """The candidates that the batch itself has for them."""
-        views, samples, _ = keys.shape
-        view = torch.arange(views, device=keys.device).repeat_interleave(samples)
-        sample = torch.arange(samples, device=keys.device).repeat(views)
-        per_view = [t if t is None else t.repeat(views) for t in (ids, labels)]
-        batch = Embeddings(keys.flatten(0, 1), view, sample, *per_view)
-        if self.candidates == "all":
-            return batch
-        if self.candidates == "queue":
-            return batch.take(slice(0, 0))
-        of_anchor = view == anchor_views[0]  # of no candidate, where anchors are crops
-        return batch.take(of_anchor == (self.candidates == "same"))
-
-    def block(
-        self,
-        sample: Tensor,
-        columns: Embeddings,
-        labels: Tensor | None,
-        ids: Tensor | None,
-        part: slice,
-        one: Tensor,
-        positive_keys: Tensor,
-        candidates: Tensor,
-        scale: float | Tensor,
-    ) -> Tensor:
-        """The losses (m,) of a part of the anchors, which are of these samples, against all columns.
+    def logit_block(
+        self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, candidates: Tensor, scale: float | Tensor
+    ) -> tuple[LogitBlock, Tensor]:
+        """A part of a group against all its candidates, before the strategy, and the positives' logits (m, P).
 
         Args:
-            one: (m, D), the part's anchors.
-            positive_keys: (m, P, D), their positives.
-            candidates: (n, D), the columns' embeddings. What gradients flow through comes last, for in_blocks.
+            anchors, keys: (m, D) and (m, P, D), the part's anchors and positives. What gradients flow through is
+            candidates, scale: passed beside the group, for in_blocks.
         """
-        rows, positives = self.rows(sample[part], columns, labels, ids, one, positive_keys, candidates, scale)
-        return self.per_anchor(rows, positives, positive_keys)
+        logits = (anchors * scale) @ candidates.T
+        positives = (anchors[:, None] * keys).sum(-1) * scale
+        negative = shows_another(group.own_ids[:, part], group.candidates.ids)
+        ids = (None, None) if group.ids is None else (group.ids[part], group.candidates.ids)
+        labels = (None, None) if group.labels is None else (group.labels[part], group.candidates.labels)
+        block = LogitBlock(logits, positives.mean(1), negative, scale, anchors, candidates, *ids, *labels)
+        return block, positives
 
-    def rows(
-        self,
-        sample: Tensor,
-        columns: Embeddings,
-        labels: Tensor | None,
-        ids: Tensor | None,
-        one: Tensor,
-        positive_keys: Tensor,
-        candidates: Tensor,
-        scale: float | Tensor,
-    ) -> tuple[Rows, Tensor]:
-        """Anchors (m, D), which are of these samples, against all columns; and their positives' logits (m, P)."""
-        row_ids, row_labels = (t if t is None else t[sample] for t in (ids, labels))
-        logits = (one * scale) @ candidates.T
-        positives = (one[:, None] * positive_keys).sum(-1) * scale
-        negative = sample[:, None] != columns.sample
-        if ids is not None and self.queue.size:  # the same image may be in the queue
-            negative &= row_ids[:, None] != columns.ids
-        rows = Rows(
-            logits, positives.mean(1), negative, scale, one, candidates,
-            row_ids, columns.ids, row_labels, columns.labels,
-        )  # fmt: skip
-        return rows, positives
+    def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared) -> Tensor:
+        block, positives = self.logit_block(group, part, anchors, keys, *shared)
+        return self.per_anchor(block, positives, keys)
 
-    def negative(self, rows: Rows) -> Tensor:
+    def is_negative(self, block: LogitBlock) -> Tensor:
         """Which candidates the loss repels, (m, n) bool, before the strategy."""
-        return rows.negative
-
-    def weighed(self, rows: Rows) -> tuple[Rows, Tensor | None]:
-        """Rows after the strategy, extra negatives appended, and the log-weights, or None where all are 0."""
-        weights = self.negatives.weights(rows)
-        extra = self.negatives.extra(rows) if rows.extra is None else rows.extra
-        rows = masked(rows, weights)
-        if weights is not None:  # finite everywhere: -inf is in the mask, so that no NaN gets into a gradient
-            weights = weights.masked_fill(~rows.negative, 0)
-        if extra is None:
-            return rows, weights
-        exists = torch.isfinite(extra)
-        if weights is not None:
-            weights = torch.cat([weights.expand_as(rows.logits), torch.zeros_like(extra)], dim=1)
-        logits = torch.cat([rows.logits, extra.masked_fill(~exists, 0)], dim=1)
-        return rows._replace(logits=logits, negative=torch.cat([rows.negative, exists], dim=1)), weights
-
-    def log_z(self, rows: Rows, weights: Tensor | None) -> Tensor:
-        """log Z (m,); -inf where no negative is left."""
-        weighted = rows.logits if weights is None else rows.logits + weights
-        # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
-        return self.negatives.correct(weighted.masked_fill(~rows.negative, -torch.inf).logsumexp(1), rows)
+        return block.negative
 
     def update(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None) -> None:
         self.negatives.advance()
         if self.log_factor is not None:
             self.log_factor.data.clamp_(max=math.log(LARGEST_SCALE * self.temperature))
         if self.queue.size:
-            keys = unit(keys if self.symmetric else keys[1:])
-            past = (t if t is None else t.repeat(len(keys)) for t in (ids, labels))
-            self.queue.push(keys.flatten(0, 1), *past)
+            compared, shape = slice(0 if self.symmetric else 1, None), keys.shape[:2]
+            past = (t if t is None else t.expand(shape)[compared].flatten() for t in (ids, labels))
+            self.queue.push(unit(keys[compared]).flatten(0, 1), *past)
 
     def statistics(self) -> dict[str, Tensor]:
         learned = {}

@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repel.losses.base import Loss, check_views, swapped, unit
-from repel.losses.rowwise import RowwiseLoss
-from repel.negatives.strategy import Rows
+from repel.losses.base import Batch, Loss, swapped, unit
+from repel.losses.queue import Queue
+from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
+from repel.negatives.strategy import LogitBlock, Strategy
 
 
 class Relational(RowwiseLoss):
@@ -22,21 +23,24 @@ class Relational(RowwiseLoss):
 
     takes_correction = False
 
-    def __init__(self, target_temperature: float, **rowwise):
-        super().__init__(**rowwise)
+    def __init__(
+        self, target_temperature: float, temperature: float, learn_temperature: bool, candidates: CandidateSet,
+        symmetric: bool, negatives: Strategy | None, queue: Queue | None, row_chunk: RowChunk,
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
         if not target_temperature > 0:
             raise ValueError(f"loss.target_temperature must be > 0, got {target_temperature}")
         self.target_temperature = target_temperature
 
-    def expected(self, rows: Rows, keys: Tensor) -> Tensor:
+    def expected(self, block: LogitBlock, keys: Tensor) -> Tensor:
         """sum_j y_ij l_ij for each positive, (m, P); 0 where no candidate is left."""
-        n = len(rows.candidates)
-        keep, logits = rows.negative[:, :n], rows.logits[:, :n]
+        n = len(block.candidates)
+        keep, logits = block.negative[:, :n], block.logits[:, :n]
         empty = ~keep.any(1, keepdim=True)
         sums = []
         for key in keys.unbind(1):
             with torch.no_grad():
-                relation = key @ rows.candidates.T / self.target_temperature
+                relation = key @ block.candidates.T / self.target_temperature
                 y = relation.masked_fill(~keep & ~empty, -torch.inf).softmax(1).masked_fill(~keep, 0)
             sums.append((y * logits).sum(1))
         return torch.stack(sums, dim=1)
@@ -49,20 +53,36 @@ class ReSSL(Relational):
 
     Zheng, You, Wang, Qian, Zhang, Wang, Xu 2021, arXiv:2107.09282, eq. 3 to 5, where the candidates are a queue and the
     target network sees weaker augmentations.
+
+    Args:
+        target_temperature: of the target distribution, > 0; smaller than `temperature` in the paper.
+
+    Raises:
+        ValueError: target_temperature is not above 0.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(ReSSL()(z).item(), 4)
+    0.0
     """
 
-    def __init__(self, **relational):
-        super().__init__(**relational)
+    def __init__(
+        self, target_temperature: float = 0.04, *, temperature: float = 0.1, learn_temperature: bool = False,
+        candidates: CandidateSet = "cross", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(
+            target_temperature, temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk,
+        )  # fmt: skip
         if getattr(self.negatives, "k", None) == 1:
             raise ValueError(
                 "loss=ressl compares candidates with one another, and negatives=hardest leaves one; use topk"
             )
 
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        rows, weights = self.weighed(rows)
-        log_z = self.log_z(rows, weights)[:, None]
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        block = self.negatives.weigh(block)
+        log_z = self.negatives.log_z(block)[:, None]
         empty = log_z == -torch.inf
-        return (log_z.masked_fill(empty, 0) - self.expected(rows, keys)).masked_fill(empty, 0).mean(1)
+        return (log_z.masked_fill(empty, 0) - self.expected(block, keys)).masked_fill(empty, 0).mean(1)
 
 
 class SCE(Relational):
@@ -74,21 +94,36 @@ class SCE(Relational):
     positive is masked in y, as the paper's equation says; its released code leaves it in with a logit of 0.
 
     Args:
+        target_temperature: of the target distribution, > 0.
         coefficient: lambda in [0, 1]; 1 is InfoNCE.
+
+    Raises:
+        ValueError: target_temperature or coefficient is out of its range.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(SCE()(z).item(), 4)
+    2.5641
     """
 
-    def __init__(self, coefficient: float, **relational):
-        super().__init__(**relational)
+    def __init__(
+        self, target_temperature: float = 0.05, coefficient: float = 0.5, *,
+        temperature: float = 0.1, learn_temperature: bool = False,
+        candidates: CandidateSet = "cross", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(
+            target_temperature, temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk,
+        )  # fmt: skip
         if not 0 <= coefficient <= 1:
             raise ValueError(f"loss.coefficient must be in [0, 1], got {coefficient}")
         self.coefficient = coefficient
 
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        rows, weights = self.weighed(rows)
-        log_z = self.log_z(rows, weights)[:, None]
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        block = self.negatives.weigh(block)
+        log_z = self.negatives.log_z(block)[:, None]
         empty = log_z == -torch.inf
         contrast = F.softplus(log_z.masked_fill(empty, 0) - positives)  # log( e^{l_p} + Z ) - l_p
-        relation = (1 - self.coefficient) * (positives - self.expected(rows, keys))
+        relation = (1 - self.coefficient) * (positives - self.expected(block, keys))
         return (contrast + relation).masked_fill(empty, 0).mean(1)
 
 
@@ -99,7 +134,7 @@ class SwAV(Loss):
 
     Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, arXiv:2006.09882, eq. 2 and 3. q: codes of all ranks' samples,
     view by view, by Sinkhorn-Knopp, in the log domain (e^{1/0.05} overflows float16). No samples are compared, so there
-    are no negatives. Prototypes are normalised where they are used.
+    are no negatives. Prototypes are normalized where they are used.
 
     Args:
         temperature: t > 0.
@@ -107,11 +142,21 @@ class SwAV(Loss):
         dim: D.
         epsilon: smoothness of the codes, > 0.
         iterations: of Sinkhorn-Knopp.
+
+    Raises:
+        ValueError: a number is out of its range; dim is not that of the embeddings (when called).
+
+    >>> loss, z = SwAV(dim=2, prototypes=4), torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
+    >>> loss.prototypes.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    >>> round(loss(z).item(), 4)
+    6.0768
     """
 
     takes_crops = True
 
-    def __init__(self, temperature: float, prototypes: int, dim: int, epsilon: float, iterations: int):
+    def __init__(
+        self, dim: int, prototypes: int = 100, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3
+    ):
         super().__init__()
         for name, value in (("temperature", temperature), ("epsilon", epsilon)):
             if not value > 0:
@@ -122,28 +167,18 @@ class SwAV(Loss):
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.prototypes = nn.Parameter(torch.randn(prototypes, dim))
 
-    def forward(
-        self,
-        z: Tensor,
-        labels: Tensor | None = None,
-        ids: Tensor | None = None,
-        local: slice = slice(None),
-        target: Tensor | None = None,
-        crops: Tensor | None = None,
-    ) -> Tensor:
-        check_views(z)
-        if z.shape[-1] != self.prototypes.shape[1]:
-            raise ValueError(f"loss.dim={self.prototypes.shape[1]} must be the embeddings' {z.shape[-1]} dimensions")
-        with torch.autocast(z.device.type, enabled=False):
-            z = unit(z)
-            prototypes = unit(self.prototypes).to(z.dtype)
-            with torch.no_grad():
-                keys = z if target is None else unit(target)
-                codes = torch.stack([sinkhorn(k @ prototypes.T, self.epsilon, self.iterations) for k in keys])
-            anchors = z if crops is None else torch.cat([z, unit(crops)])
-            log_p = (anchors[:, local] @ prototypes.T / self.temperature).log_softmax(-1)  # (V + L, local, K)
-            agreement = torch.einsum("vnk,unk->vu", log_p, codes[:, local]) / log_p.shape[1]
-            return -swapped(agreement)
+    def losses(self, batch: Batch) -> Tensor:
+        if batch.z.shape[-1] != self.prototypes.shape[1]:
+            raise ValueError(
+                f"loss.dim={self.prototypes.shape[1]} must be the embeddings' {batch.z.shape[-1]} dimensions"
+            )
+        prototypes = unit(self.prototypes).to(batch.z.dtype)
+        with torch.no_grad():
+            codes = torch.stack([sinkhorn(k @ prototypes.T, self.epsilon, self.iterations) for k in batch.keys])
+        anchors = batch.z if batch.crops is None else torch.cat([batch.z, batch.crops])
+        log_p = (anchors[:, batch.local] @ prototypes.T / self.temperature).log_softmax(-1)  # (V + L, local, K)
+        agreement = torch.einsum("vnk,unk->vu", log_p, codes[:, batch.local]) / log_p.shape[1]
+        return -swapped(agreement)
 
 
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:

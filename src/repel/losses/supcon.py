@@ -1,11 +1,16 @@
 """Positives by label."""
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.losses.rowwise import RowwiseLoss
-from repel.negatives.strategy import Rows
+from repel.losses.base import Batch, shows_another
+from repel.losses.queue import Queue
+from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
+from repel.negatives.strategy import LogitBlock, Strategy, same_class
 
 
 class SupCon(RowwiseLoss):
@@ -15,18 +20,32 @@ class SupCon(RowwiseLoss):
     `out`: mean_p -log( e^{l_ip} / (e^LP + Z_i) ), eq. 2;
     `in`: -log( e^LP / (e^LP + Z_i) ), eq. 3 without its constant log |P|;
     `pairwise`: mean over all pairs (i, p) of -log( e^{l_ip} / (e^{l_ip} + Z_i) ), where other positives are left out.
-    A sample without a label (-1) has its other views as positives. The authors' code multiplies by temperature /
+    A sample without a label (-1) has its other views as positives. A candidate that shows the anchor's own entity a
+    second time is neither. The authors' code multiplies by temperature /
     base_temperature, which is not in the paper and not here. Labels that are all different make it NT-Xent.
 
     Args:
         positives: out, in or pairwise.
+        temperature, learn_temperature, ...: see RowwiseLoss, errors included. `candidates` is all, `symmetric` true.
+
+    Raises:
+        ValueError: a call without labels.
+
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
+    >>> round(SupCon()(z, labels=torch.tensor([0, 1])).item(), 4)
+    0.7544
     """
 
     supervised = True
-    takes_correction = False  # the labels say which negatives are none; there is no prior to take out
+    takes_correction = False  # the labels say which candidates are false negatives; there is no prior to subtract
 
-    def __init__(self, positives: str, **rowwise):
-        super().__init__(**rowwise)
+    def __init__(
+        self, positives: Literal["out", "in", "pairwise"] = "out", *,
+        temperature: float = 0.1, learn_temperature: bool = False,
+        candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
+        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+    ):  # fmt: skip
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
         if positives not in ("out", "in", "pairwise"):
             raise ValueError(f"loss.positives must be out, in or pairwise, got {positives!r}")
         if self.candidates != "all":
@@ -36,54 +55,38 @@ class SupCon(RowwiseLoss):
         self.positives = positives
         self.takes_crops = positives != "pairwise"
 
-    def losses(
-        self,
-        z: Tensor,
-        labels: Tensor | None,
-        ids: Tensor | None,
-        local: slice,
-        target: Tensor | None,
-        crops: Tensor | None = None,
-    ) -> Tensor:
-        if labels is None:
+    def losses(self, batch: Batch) -> Tensor:
+        if batch.labels is None:
             raise ValueError("loss=supcon needs labels; use data that has them, or loss=ntxent")
-        values = super().losses(z, labels, ids, local, target, crops)
-        return values * len(z) * z.shape[1] / self.pairs(z, labels, ids) if self.positives == "pairwise" else values
-
-    def negative(self, rows: Rows) -> Tensor:
-        mates = (rows.row_labels[:, None] == rows.col_labels) & (rows.row_labels[:, None] >= 0)
-        return rows.negative & ~mates
-
-    def per_anchor(self, rows: Rows, positives: Tensor, keys: Tensor) -> Tensor:
-        mates = rows.negative & ~self.negative(rows)
-        logits = rows.logits.masked_fill(~mates, 0)
-        count = positives.shape[1] + mates.sum(1)
-        mean = (positives.sum(1) + logits.sum(1)) / count
-        rows, weights = self.weighed(rows._replace(negative=rows.negative & ~mates, positive=mean))
-        log_z = self.log_z(rows, weights)
+        values = super().losses(batch)
         if self.positives == "pairwise":
-            of_mates = F.softplus(log_z[:, None] - logits).masked_fill(~mates, 0).sum(1)
-            return F.softplus(log_z[:, None] - positives).sum(1) + of_mates
-        every = torch.cat([positives, rows.logits[:, : mates.shape[1]].masked_fill(~mates, -torch.inf)], dim=1)
-        of_all = every.logsumexp(1)
-        within = F.softplus(log_z - of_all)
-        return within if self.positives == "in" else within + of_all - mean
+            values = values * batch.z.shape[0] * batch.z.shape[1] / self.pairs(batch)
+        return values
 
-    def pairs(self, z: Tensor, labels: Tensor, ids: Tensor | None) -> Tensor:
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        others = block.negative & ~self.is_negative(block)  # of the anchor's class, but of other entities
+        logits = block.logits.masked_fill(~others, 0)
+        count = positives.shape[1] + others.sum(1)
+        mean = (positives.sum(1) + logits.sum(1)) / count
+        block = self.negatives.weigh(block._replace(negative=block.negative & ~others, positive=mean))
+        log_z = self.negatives.log_z(block)
+        if self.positives == "pairwise":
+            by_label = F.softplus(log_z[:, None] - logits).masked_fill(~others, 0).sum(1)
+            return F.softplus(log_z[:, None] - positives).sum(1) + by_label
+        every = torch.cat([positives, block.logits[:, : others.shape[1]].masked_fill(~others, -torch.inf)], dim=1)
+        every_log_sum = every.logsumexp(1)
+        within = F.softplus(log_z - every_log_sum)
+        return within if self.positives == "in" else within + every_log_sum - mean
+
+    def is_negative(self, block: LogitBlock) -> Tensor:
+        return block.negative & ~same_class(block.row_labels, block.col_labels)
+
+    def pairs(self, batch: Batch) -> Tensor:
         """How many pairs of an anchor and a positive there are among all ranks' anchors."""
-        views, samples, _ = z.shape
-        known = labels >= 0
-        _, past_ids, past = self.queue.entries()
-        mates = views * (matches(labels[known], labels[known]) - known.sum()) + matches(labels[known], past)
-        if ids is not None:
-            mates = mates - matches(ids[known], past_ids)
-        return views * (samples * (views - 1) + mates)
-
-
-def matches(a: Tensor, b: Tensor) -> Tensor:
-    """How many pairs (i, j) have a_i = b_j, of (n,) and (m,), without an n x m matrix."""
-    if len(b) == 0:
-        return b.new_zeros(())
-    values, counts = b.unique(return_counts=True)
-    place = torch.searchsorted(values, a).clamp(max=len(values) - 1)
-    return (counts[place] * (values[place] == a)).sum()
+        views, samples, _ = batch.z.shape
+        (group,) = self.anchor_groups(replace(batch, local=slice(None), crops=None))
+        found = torch.zeros((), dtype=torch.int64, device=batch.z.device)
+        for part in torch.arange(len(group.anchors), device=batch.z.device).split(1024):
+            other = shows_another(group.own_ids[:, part], group.candidates.ids)
+            found += (other & same_class(group.labels[part], group.candidates.labels)).sum()
+        return views * samples * (views - 1) + found

@@ -2,34 +2,114 @@
 
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from repel.base.installation import install_extra
+
+__all__ = ["CSVHistory", "wandb_logger"]
 
 
-class CSVHistory(CSVLogger):
-    """`metrics.csv` in the run folder itself; a resumed run goes on with its history, where Lightning's deletes it.
+class CSVHistory(Logger):
+    """`metrics.csv` in the run folder: a row each time something is logged. A resumed run continues its file.
 
     Args:
         save_dir: folder.
-        purge_step: steps from here on are about to be trained again, and their rows are dropped; None: a new run.
+        purge_step: rows from this step on are dropped, as these steps are about to be trained again; None: a new run.
     """
 
+    name, version = "", ""
+
     def __init__(self, save_dir: str, purge_step: int | None):
-        super().__init__(save_dir, name="", version="")
-        self.purge_step = purge_step
+        super().__init__()
+        self.folder, self.purge_step = save_dir, purge_step
+        self._file: _HistoryFile | None = None
 
     @property
-    @rank_zero_experiment  # the others would rewrite the same file
-    def experiment(self) -> ExperimentWriter:
-        if self._experiment is None:
-            self._experiment = HistoryWriter(self.log_dir, self.purge_step)
-        return self._experiment
+    def save_dir(self) -> str:
+        return self.folder
 
-    def log_hyperparams(self, params: object = None) -> None:
+    @property
+    @rank_zero_experiment  # the other ranks would write the same file
+    def experiment(self) -> "_HistoryFile":
+        """The file. Lightning asks for it before training, and so rows are purged before any is written."""
+        if self._file is None:
+            self._file = _HistoryFile(Path(self.folder) / "metrics.csv", self.purge_step)
+        return self._file
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
+        assert step is not None, "Lightning counts the steps"
+        self.experiment.add(metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
         """Nothing: the run's config.yaml has them."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._file is not None:
+            self._file.save()
+
+
+class _HistoryFile:
+    """Rows of metrics, with a column for every name that ever occurred. A kill at any time leaves whole rows."""
+
+    def __init__(self, path: Path, purge_step: int | None):
+        self.path = path
+        self.columns: list[str] = []
+        self.rows: list[dict[str, Any]] = []  # not saved yet
+        if not path.exists():
+            return
+        # a kill may have torn the last row
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        rows = [row for row in csv.DictReader(lines) if (row.get("step") or "").isdigit() and None not in row.values()]
+        if kept := [row for row in rows if int(row["step"]) < (purge_step or 0)]:
+            self.columns = list(kept[0])
+            self._write_anew(kept)
+        else:
+            path.unlink()
+
+    def add(self, metrics: Mapping[str, Tensor | float], step: int) -> None:
+        values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        self.rows.append(values | {"step": step})
+
+    def save(self) -> None:
+        """Append the rows since the last save."""
+        if not self.rows:
+            return
+        exists = self.path.exists()
+        if new := set().union(*self.rows) - set(self.columns):
+            self.columns = sorted([*self.columns, *new])
+            if exists:
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    saved = list(csv.DictReader(file))
+                self._write_anew(saved)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=self.columns)
+            if not exists:
+                writer.writeheader()
+            writer.writerows(self.rows)
+        self.rows = []
+
+    def _write_anew(self, rows: list[dict[str, str]]) -> None:
+        """All of the file, or nothing."""
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
 
 
 def wandb_logger(save_dir: str, project: str, offline: bool) -> Logger:
@@ -43,39 +123,4 @@ def wandb_logger(save_dir: str, project: str, offline: bool) -> Logger:
     try:
         return WandbLogger(name=Path(save_dir).name, save_dir=save_dir, project=project, offline=offline)
     except ModuleNotFoundError as error:
-        raise ValueError("logger=wandb needs wandb: pip install -e '.[wandb]'") from error
-
-
-class HistoryWriter(ExperimentWriter):
-    """Whatever a kill leaves of the file, whole rows stay, and it can be gone on with."""
-
-    def __init__(self, folder: str, purge_step: int | None):
-        self.purge_step = purge_step
-        super().__init__(folder)
-        path = Path(self.metrics_file_path)
-        if not path.exists():
-            return
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        rows = [row for row in csv.DictReader(lines) if row.get("step", "").isdigit() and None not in row.values()]
-        if kept := [row for row in rows if int(row["step"]) < (purge_step or 0)]:
-            self.metrics_keys = list(kept[0])
-            self.write(kept)
-        else:
-            path.unlink()
-
-    def write(self, rows: list[dict[str, str]]) -> None:
-        temporary = f"{self.metrics_file_path}.tmp"
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.metrics_file_path)
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """As Lightning's, but whole or not at all."""
-        with open(self.metrics_file_path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        self.write(rows)
-
-    def _check_log_dir_exists(self) -> None:
-        """The folder always exists and holds the config; nothing in it is to be deleted."""
+        raise ValueError(f"logger=wandb needs wandb: {install_extra('wandb')}") from error

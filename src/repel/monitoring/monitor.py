@@ -1,4 +1,4 @@
-"""What embeddings and negatives look like while training: docs/monitoring.md says what each number means."""
+"""Geometry, similarities and negatives during training; docs/monitoring.md explains each number."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,22 +9,23 @@ from torch.optim import Optimizer
 
 from repel.data.pair import Pair
 from repel.evaluation import geometry
-from repel.evaluation.knn import ValidationKNN
-from repel.losses.gradient_weights import Influence, influence
+from repel.losses.gradient_weights import NegativeWeights, negative_weights
 from repel.losses.rowwise import RowwiseLoss
-from repel.module import Step
+from repel.module import StepOutput
+from repel.monitoring.validation_knn import ValidationKNN
 
-HARDEST = 0.01  # the share of negatives whose part of the gradient is logged
-ALIVE = 1e-3  # a feature whose deviation is below this part of the largest one's is dead
+__all__ = ["Monitor", "evenly_spaced_rows", "optimizer_step_follows"]
+
+HARDEST = 0.01  # the closest 1 % of the negatives, whose share of the gradient is logged
 BINS = 64  # of the histograms of similarities in [-1, 1]
 
 
 class Monitor(Callback):
     """Logs geometry, similarities and negatives of the training batch, every trainer.log_every_n_steps steps.
 
-    Of the gathered batch, which all ranks hold, so that the first rank measures alone and nobody waits. It looks before
-    the queue takes the batch in, at what the loss was computed from. Once per validation it logs the geometry of the
-    features h that ValidationKNN has encoded. A look changes nothing: weights with and without it are the same bits.
+    All ranks hold the gathered batch, so the first rank measures it alone, and no rank waits. It is measured before the
+    queue takes the batch in: as the loss saw it. Once per validation the geometry of the features h that ValidationKNN
+    has encoded is logged. Training does not change: weights with and without this callback are the same bits.
 
     Args:
         anchors: at most so many of the batch, evenly spaced, against all candidates.
@@ -40,26 +41,26 @@ class Monitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Pair, batch_idx: int) -> None:
         every = trainer.log_every_n_steps
-        self.due = ends_step(trainer, batch_idx) and every > 0 and (trainer.global_step + 1) % every == 0
+        self.due = optimizer_step_follows(trainer, batch_idx) and every > 0 and (trainer.global_step + 1) % every == 0
 
     @torch.no_grad()
     def on_after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         if not (self.due and trainer.is_global_zero):
             return
-        step: Step = module.last
-        seen = influence(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
-        values = of_embeddings(step, self.anchors) | of_similarities(seen) | of_negatives(seen)
+        step: StepOutput = module.step_output
+        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
+        values = _embedding_metrics(step, self.anchors) | _similarity_metrics(seen) | _negative_metrics(seen)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
         if seen.temperature is not None and not learned:  # a learned one is among the loss's own statistics
             values["train/temperature"] = seen.temperature
         module.log_dict({name: value.float() for name, value in values.items()}, rank_zero_only=True)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                histogram(logger, "similarity/positives", seen.positive.flatten(), trainer.global_step)
-                histogram(logger, "similarity/negatives", seen.negative[seen.exists], trainer.global_step)
+                _add_histogram(logger, "similarity/positives", seen.positive.flatten(), trainer.global_step)
+                _add_histogram(logger, "similarity/negatives", seen.negative[seen.is_negative], trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        if self.due and trainer.is_global_zero:  # before it is clipped; DDP has averaged it, so it is that of all ranks
+        if self.due and trainer.is_global_zero:  # before clipping; DDP has averaged the gradients of all ranks
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
             module.log("train/gradient_norm", get_total_norm(gradients), rank_zero_only=True)
 
@@ -67,80 +68,82 @@ class Monitor(Callback):
         h = next((c.features for c in trainer.callbacks if isinstance(c, ValidationKNN)), None)
         if h is None or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        h = spaced(h, self.features)
+        h = evenly_spaced_rows(h, self.features)
         values = {
             "val/h_effective_rank": geometry.effective_rank(h).float(),
             "val/h_uniformity": geometry.uniformity(h),
             "val/h_deviation": geometry.deviation(h).mean(),
-            "val/h_dead_dimensions": geometry.dead_dimensions(h, ALIVE),
+            "val/h_dead_dimensions": geometry.dead_dimensions(h),
         }
         module.log_dict(values, rank_zero_only=True)
 
 
-def ends_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether an optimiser step follows this batch, which gradient accumulation may put off."""
+def optimizer_step_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether an optimizer step follows this batch; gradient accumulation may delay it."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches
 
 
-def spaced(x: Tensor, limit: int) -> Tensor:
+def evenly_spaced_rows(x: Tensor, limit: int) -> Tensor:
     """At most so many rows, evenly spaced."""
     return x[:: -(-len(x) // limit)]
 
 
-def of_embeddings(step: Step, limit: int) -> dict[str, Tensor]:
+def _embedding_metrics(step: StepOutput, limit: int) -> dict[str, Tensor]:
     """Geometry of z and of the features behind it."""
-    z = spaced(step.z[0], limit)  # one view: other samples alone
+    z = evenly_spaced_rows(step.z[0], limit)  # of one view, so that no two are of the same sample
     values = {
         "geometry/alignment": geometry.alignment(step.z),
         "geometry/uniformity": geometry.uniformity(z),
         "geometry/effective_rank": geometry.effective_rank(z),
         "geometry/deviation": geometry.deviation(z).mean(),
-        "geometry/dead_dimensions": geometry.dead_dimensions(step.h, ALIVE),
+        "geometry/dead_dimensions": geometry.dead_dimensions(step.h),
     }
     if step.labels is not None:
-        known = geometry.tolerance(z, spaced(step.labels, limit))
+        known = geometry.tolerance(z, evenly_spaced_rows(step.labels, limit))
         values |= {} if known.isnan() else {"geometry/tolerance": known}
     return values
 
 
-def of_similarities(seen: Influence) -> dict[str, Tensor]:
+def _similarity_metrics(seen: NegativeWeights) -> dict[str, Tensor]:
     """Cosines of anchors with their positives and negatives; an anchor's positives by their mean."""
     positive = seen.positive.mean(1)
     values = {"similarity/positive": positive.mean()}
-    some = seen.exists.any(1)  # without any, as before a queue has its first entries, there is nothing to tell apart
+    some = seen.is_negative.any(1)  # before a queue has its first entries there may be no negatives
     if some.any():
-        margin = geometry.margins(positive[some], seen.negative[some], seen.exists[some])
-        values["similarity/negative"] = seen.negative[seen.exists].mean()
+        margin = geometry.margins(positive[some], seen.negative[some], seen.is_negative[some])
+        values["similarity/negative"] = seen.negative[seen.is_negative].mean()
         values["similarity/margin"] = margin.mean()
         values["similarity/violation_rate"] = (margin < 0).float().mean()
     return values
 
 
-def of_negatives(seen: Influence) -> dict[str, Tensor]:
-    """How the loss spreads its push over the negatives, and what of it goes to the anchor's own class."""
-    values = {"negatives/number": seen.exists.sum(1).float().mean()}
-    if seen.mates is not None and seen.exists.any():
-        values["negatives/false_rate"] = geometry.false_rate(seen.mates, seen.exists)
-        values["negatives/hardest_false_rate"] = geometry.hardest_false_rate(seen.mates, seen.negative, seen.exists)
-    if seen.weight is None or not seen.exists.any():
+def _negative_metrics(seen: NegativeWeights) -> dict[str, Tensor]:
+    """How the gradient is distributed over the negatives, and which part goes to the anchor's own class."""
+    values = {"negatives/number": seen.is_negative.sum(1).float().mean()}
+    if seen.same_class is not None and seen.is_negative.any():
+        values["negatives/false_rate"] = geometry.false_rate(seen.same_class, seen.is_negative)
+        values["negatives/hardest_false_rate"] = geometry.hardest_false_rate(
+            seen.same_class, seen.negative, seen.is_negative
+        )
+    if seen.weight is None or not seen.is_negative.any():
         return values
     pushed = seen.weight.sum(1) > 0
     values["negatives/anchors_without_gradient"] = 1 - pushed.float().mean()
     if not pushed.any():
         return values
     share, n = geometry.shares(seen.weight[pushed]), seen.negative.shape[1]
-    negative, exists = seen.negative[pushed], seen.exists[pushed]
+    negative, exists = seen.negative[pushed], seen.is_negative[pushed]
     values["negatives/effective_number"] = geometry.effective_number(share).mean()
     values["negatives/effective_sample_size"] = geometry.effective_sample_size(share).mean()
-    hardest = geometry.share_of_hardest(share[:, :n], negative, exists, HARDEST)  # of the real ones
+    hardest = geometry.share_of_hardest(share[:, :n], negative, exists, HARDEST)  # synthetic ones have no cosine
     values["negatives/hardest_1pct_gradient_share"] = hardest.mean()
-    if seen.mates is not None:
-        values["negatives/false_mass"] = geometry.false_mass(share[:, :n], seen.mates[pushed]).mean()
+    if seen.same_class is not None:
+        values["negatives/false_mass"] = geometry.false_mass(share[:, :n], seen.same_class[pushed]).mean()
     return values
 
 
-def histogram(logger: TensorBoardLogger, name: str, cosines: Tensor, step: int) -> None:
-    """Cosines in BINS equal bins over [-1, 1], so that steps and runs can be laid over one another."""
+def _add_histogram(logger: TensorBoardLogger, name: str, cosines: Tensor, step: int) -> None:
+    """Cosines in BINS equal bins over [-1, 1], so that steps and runs can be overlaid."""
     if len(cosines) == 0:
         return
     x = cosines.float().clamp(-1, 1)

@@ -1,30 +1,29 @@
-"""Speed, progress, and a look at the pairs."""
+"""Speed and progress of training."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from repel.data.pair import Pair
 
+__all__ = ["Progress", "Speed"]
+
 
 class Speed(Callback):
-    """Logs, per epoch, `speed/samples_per_second` (images, over all ranks) and `speed/data_wait_fraction`.
+    """Logs, per epoch, `speed/samples_per_second` (over all ranks) and `speed/data_wait_fraction`.
 
     Data wait is the time from the end of a step to the batch's arrival in memory; making the views is not part of it.
-    Validation and checkpoints between two epochs are not counted. The first step of a run, which warms up, is left out.
+    Validation and checkpoints between two epochs are not counted, nor is the first step of a run, which warms up.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.warm = False
-        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out when a run goes on within an epoch
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it when a run resumes within an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.samples, self.waited, self.trained = 0, 0.0, 0.0
@@ -33,7 +32,7 @@ class Speed(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, *_) -> None:
         now = time.perf_counter()
         if self.warm:
-            self.samples += len(batch.ids) * trainer.world_size
+            self.samples += batch.batch_size * trainer.world_size
             self.waited += max(0.0, trainer.datamodule.fetched_at - self.step_ended)
             self.trained += now - self.step_ended
         self.warm, self.step_ended = True, now
@@ -45,9 +44,9 @@ class Speed(Callback):
 
 
 class Progress(ProgressBar):
-    """One bar for the whole run with images/s and the time left; a line an epoch where the output is no terminal.
+    """One bar for the whole run with samples/s and the time left; one line per epoch where the output is no terminal.
 
-    Metrics are read on all ranks, whichever of them prints: reading may reduce them over the ranks.
+    Metrics are read on all ranks, although only the first prints: reading may reduce them over the ranks.
     """
 
     def __init__(self):
@@ -57,11 +56,12 @@ class Progress(ProgressBar):
         self.latest = ""
 
     def disable(self) -> None:
-        self.enabled = False  # Lightning's wish on all ranks but the first
+        self.enabled = False  # called by Lightning on all ranks but the first
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.samples = time.perf_counter(), 0
-        self.first_step, self.steps = self.done(trainer), int(self.total_train_batches) * trainer.max_epochs
+        self.noun = trainer.datamodule.splits.train.modality.noun
+        self.first_step, self.steps = self._batches_done(trainer), int(self.total_train_batches) * trainer.max_epochs
         if trainer.max_steps > 0:
             self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
         console = Console()
@@ -72,66 +72,48 @@ class Progress(ProgressBar):
             self.task = self.bar.add_task("", total=self.steps, completed=self.first_step, speed="", metrics="")
             self.bar.start()
 
-    def done(self, trainer: Trainer) -> int:
+    def _batches_done(self, trainer: Trainer) -> int:
         return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
-        self.samples += len(batch.ids) * trainer.world_size
+        self.samples += batch.batch_size * trainer.world_size
         if self.bar:
             self.bar.update(
                 self.task,
-                completed=self.done(trainer),
+                completed=self._batches_done(trainer),
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-                speed=self.speed(),
+                speed=self._speed(),
                 metrics=f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}  {self.latest}",
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.latest = self.metrics(trainer, "val/loss", "val/knn_top1")
+        self.latest = self._metrics(trainer, "val/loss", "val/knn_top1")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = self.metrics(trainer, "train/loss")
+        loss = self._metrics(trainer, "train/loss")
         if self.enabled and not self.bar:
-            elapsed, done = time.perf_counter() - self.started, self.done(trainer)
+            elapsed, done = time.perf_counter() - self.started, self._batches_done(trainer)
             left = elapsed / max(1, done - self.first_step) * (self.steps - done)
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             clock = f"{left // 60:.0f}:{left % 60:02.0f}"
-            print(f"{epoch}  {loss}  {self.latest}  {self.speed()}  left {clock}", flush=True)
+            print(f"{epoch}  {loss}  {self.latest}  {self._speed()}  left {clock}", flush=True)
 
-    def speed(self) -> str:
-        return f"{self.samples / (time.perf_counter() - self.started):,.0f} images/s"
+    def _speed(self) -> str:
+        return f"{self.samples / (time.perf_counter() - self.started):,.0f} {self.noun}/s"
 
-    def metrics(self, trainer: Trainer, *names: str) -> str:
+    def _metrics(self, trainer: Trainer, *names: str) -> str:
         known = trainer.callback_metrics
         return "  ".join(f"{name} {float(known[name]):.4f}" for name in names if name in known)
 
-    def close(self, *_: Any) -> None:
+    def _close(self) -> None:
         if self.bar:
             self.bar.stop()
             self.bar = None
 
-    on_train_end = on_exception = close
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
 
-
-class PairsGrid(Callback):
-    """A contact sheet of the first batch in TensorBoard, `views/pairs`: images, their views, the drawn parameters.
-
-    Args:
-        pairs: images shown.
-        mean, std: per channel, to undo the normalisation.
-    """
-
-    def __init__(self, pairs: int, mean: Sequence[float], std: Sequence[float]):
-        self.pairs, self.mean, self.std = pairs, tuple(mean), tuple(std)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not trainer.is_global_zero or trainer.global_step:
-            return
-        from repel.images.contact_sheet import contact_sheet
-
-        sheet = contact_sheet(*trainer.datamodule.preview(self.pairs), self.mean, self.std)
-        for logger in loggers:
-            logger.experiment.add_image("views/pairs", np.array(sheet), 0, dataformats="HWC")
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()

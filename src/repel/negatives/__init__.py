@@ -1,10 +1,32 @@
 """Negatives strategies: how much each negative weighs in a loss, independent of the loss.
 
-The contract is strategy.Strategy: `weights(rows)` gives log-weights w, `extra(rows)` may add negatives of its own,
-`correct(log_z, rows)` may correct each anchor's log Z. A loss uses
+The contract is `Strategy`: `weights(block)` gives log-weights w, `extra(block)` may add synthetic negatives,
+`correct(log_z, block)` may correct each anchor's log Z. A loss uses
 
     log Z_i = correct( logsumexp over j of (l_ij + w_ij) )
 
-or e^w as the weights of its pairs. `hard.py` has the strategies that drop some negatives, `soft.py` those that weigh
-all, `mixed.py` the one that makes some.
+or e^w as the weights of its pairs. `block` is a LogitBlock: some anchors against all candidates. Strategies need no
+template: `NTXent(temperature=0.5, negatives=HCL(beta=1.0, tau_plus=0.1))`.
 """
+
+from repel.negatives.hard import Annulus, FalseNegatives, Hardest, SemiHard, TopK
+from repel.negatives.mixed import Mixed
+from repel.negatives.soft import HCL, Chain, Debiased, Tilt
+from repel.negatives.strategy import LogitBlock, Strategy
+from repel.negatives.uniform import Uniform
+
+__all__ = [
+    "HCL",
+    "Annulus",
+    "Chain",
+    "Debiased",
+    "FalseNegatives",
+    "Hardest",
+    "LogitBlock",
+    "Mixed",
+    "SemiHard",
+    "Strategy",
+    "Tilt",
+    "TopK",
+    "Uniform",
+]

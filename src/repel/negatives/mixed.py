@@ -1,12 +1,11 @@
-"""Negatives that are made, not found."""
+"""Synthetic negatives."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from repel.base import seeding
-from repel.negatives.hard import negatives_only
-from repel.negatives.strategy import Rows, Strategy
+from repel.negatives.strategy import LogitBlock, Strategy, negatives_only
 
 
 class Mixed(Strategy):
@@ -25,9 +24,18 @@ class Mixed(Strategy):
         pairs: mixtures of two negatives, s.
         with_anchor: mixtures of a negative and the anchor, s'.
         seed: of the draws.
+
+    Raises:
+        ValueError: a number is not whole or too small.
+
+    >>> from repel.losses import NTXent
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
+    >>> loss = NTXent(temperature=0.5, negatives=Mixed(hardest=2, pairs=4, with_anchor=0))
+    >>> bool(loss(z) > NTXent(temperature=0.5)(z))  # more negatives
+    True
     """
 
-    def __init__(self, hardest: int, pairs: int, with_anchor: int, seed: int):
+    def __init__(self, hardest: int = 64, pairs: int = 32, with_anchor: int = 8, seed: int = 1):
         super().__init__()
         for name, number, least in (("hardest", hardest, 1), ("pairs", pairs, 0), ("with_anchor", with_anchor, 0)):
             if not isinstance(number, int) or number < least:
@@ -35,25 +43,25 @@ class Mixed(Strategy):
         self.hardest, self.pairs, self.with_anchor, self.seed = hardest, pairs, with_anchor, seed
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
-    def extra(self, rows: Rows) -> Tensor | None:
-        available = min(self.hardest, rows.logits.shape[1])
+    def extra(self, block: LogitBlock) -> Tensor | None:
+        available = min(self.hardest, block.logits.shape[1])
         if available == 0 or self.pairs + self.with_anchor == 0:
             return None
         draws = seeding.generator(self.seed, seeding.MIXTURES, int(self.batches))
-        ranks = torch.randint(available, (2, self.pairs + self.with_anchor), generator=draws).to(rows.logits.device)
-        share = torch.rand(self.pairs + self.with_anchor, generator=draws, dtype=torch.float64).to(rows.logits)
-        values, hardest = negatives_only(rows).topk(available, dim=1)  # (m, N)
+        ranks = torch.randint(available, (2, self.pairs + self.with_anchor), generator=draws).to(block.logits.device)
+        share = torch.rand(self.pairs + self.with_anchor, generator=draws, dtype=torch.float64).to(block.logits)
+        values, hardest = negatives_only(block).topk(available, dim=1)  # (m, N)
         real = torch.isfinite(values)  # an anchor may have fewer negatives
         first, second = hardest[:, ranks[0]], hardest[:, ranks[1]]  # (m, s + s')
         s = self.pairs
         usable = torch.cat([real[:, ranks[0]][:, :s] & real[:, ranks[1]][:, :s], real[:, ranks[0]][:, s:]], dim=1)
         with torch.no_grad():
-            one, other, query = rows.candidates[first], rows.candidates[second], rows.anchors[:, None]
+            one, other, query = block.candidates[first], block.candidates[second], block.anchors[:, None]
             share = share[:, None]
             between = share[:s] * one[:, :s] + (1 - share[:s]) * other[:, :s]
             towards = 0.5 * share[s:] * query + (1 - 0.5 * share[s:]) * one[:, s:]
             mixtures = F.normalize(torch.cat([between, towards], dim=1), dim=-1, eps=1e-6)
-        logits = (rows.anchors[:, None] * mixtures).sum(-1) * rows.scale
+        logits = (block.anchors[:, None] * mixtures).sum(-1) * block.scale
         return logits.masked_fill(~usable, -torch.inf)
 
     def advance(self) -> None:

@@ -1,11 +1,13 @@
-"""Strategies that weigh all negatives, by similarity or by a prior on how many of them are none."""
+"""Strategies that weigh all negatives, by similarity or by the share of them that are false; and several in turn."""
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from repel.negatives.strategy import Rows, Strategy, masked
+from repel.negatives.strategy import LogitBlock, Strategy, keep_weighed
 
 
 class Tilt(Strategy):
@@ -17,9 +19,16 @@ class Tilt(Strategy):
             `max`: the largest weight is 1; beta = 0 is uniform and beta -> infinity the hardest alone, exactly.
         detach: no gradient through the weights. The authors' code lets it through; without it the gradient is that of
             InfoNCE with a temperature of t / (1 + beta) for the negatives.
+
+    Raises:
+        ValueError: beta or norm is out of its range.
+
+    >>> block = LogitBlock(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([2.0]), torch.ones(1, 3).bool(), 2.0)
+    >>> Tilt(beta=2.0).weights(block)
+    tensor([[ 0., -2., -4.]])
     """
 
-    def __init__(self, beta: float, norm: str, detach: bool):
+    def __init__(self, beta: float = 1.0, norm: Literal["mean", "max"] = "max", detach: bool = False):
         super().__init__()
         if not 0 <= beta < math.inf:
             raise ValueError(f"negatives.beta must be >= 0 and finite (negatives=hardest is its limit), got {beta}")
@@ -27,17 +36,17 @@ class Tilt(Strategy):
             raise ValueError(f"negatives.norm must be mean or max, got {norm!r}")
         self.beta, self.norm, self.detach = beta, norm, detach
 
-    def weights(self, rows: Rows) -> Tensor:
-        logits = rows.logits.detach() if self.detach else rows.logits
+    def weights(self, block: LogitBlock) -> Tensor:
+        logits = block.logits.detach() if self.detach else block.logits
         tilted = self.beta * logits
-        among = tilted.masked_fill(~rows.negative, -torch.inf)
+        among = tilted.masked_fill(~block.negative, -torch.inf)
         if self.norm == "max":
             return tilted - among.amax(1, keepdim=True)
-        return tilted - among.logsumexp(1, keepdim=True) + log_count(rows)[:, None]
+        return tilted - among.logsumexp(1, keepdim=True) + _log_count(block)[:, None]
 
 
 class Debiased(Strategy):
-    """Take out of Z what a share tau_plus of unnoticed positives adds to it.
+    """Debiased estimator: subtracts the expected contribution of false negatives (class prior tau_plus) from Z.
 
         Z <- max( (Z - n tau e^{l_p}) / (1 - tau), n e^{-1/t} )
 
@@ -46,27 +55,33 @@ class Debiased(Strategy):
 
     Args:
         tau_plus: prior probability that a negative is of the anchor's class, in [0, 1).
+
+    Raises:
+        ValueError: tau_plus is out of its range.
+
+    >>> block = LogitBlock(torch.tensor([[2.0, 1.0]]), torch.tensor([2.0]), torch.ones(1, 2).bool(), scale=2.0)
+    >>> log_z = Debiased(tau_plus=0.1).log_z(block)  # log((e^2 + e - 2 * 0.1 e^2) / 0.9)
+    >>> round(log_z.item(), 4)
+    2.2606
     """
 
-    corrects = True
-
-    def __init__(self, tau_plus: float):
+    def __init__(self, tau_plus: float = 0.1):
         super().__init__()
         if not 0 <= tau_plus < 1:
             raise ValueError(f"negatives.tau_plus must be in [0, 1), got {tau_plus}")
         self.tau_plus = tau_plus
         self.clamped, self.blocks = torch.zeros(()), 0  # shares of anchors at the floor, summed since statistics()
 
-    def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
+    def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
         if self.tau_plus == 0:
             return log_z
-        log_n = log_count(rows)
-        share = rows.positive + log_n + math.log(self.tau_plus) - log_z  # log of what is taken out, relative to Z
+        log_n = _log_count(block)
+        share = block.positive + log_n + math.log(self.tau_plus) - log_z  # log of what is subtracted, relative to Z
         inside = share < 0
         # where nothing would be left, a harmless value in its place keeps NaN out of the gradient
         safe = torch.where(inside, share, -torch.ones_like(share))
         estimate = log_z + torch.log(-torch.expm1(safe)) - math.log1p(-self.tau_plus)
-        floor = log_n - rows.scale
+        floor = log_n - block.scale
         above = inside & (estimate > floor)
         if self.training:
             self.clamped, self.blocks = self.clamped.to(floor) + 1 - above.to(floor).mean(), self.blocks + 1
@@ -81,36 +96,50 @@ class Debiased(Strategy):
 
 
 class Chain(Strategy):
-    """Several strategies in turn: log-weights add up, later ones see as negatives what earlier ones keep."""
+    """Several strategies in turn: log-weights add up, later ones see as negatives what earlier ones keep.
 
-    def __init__(self, strategies: list[nn.Module]):
+    Args:
+        strategies: at least one.
+
+    Raises:
+        ValueError: there is none.
+
+    >>> from repel.negatives import FalseNegatives
+    >>> chain = Chain([FalseNegatives(threshold=0.9), Tilt(beta=1.0)])
+    >>> block = LogitBlock(torch.tensor([[1.9, 1.0, 0.0]]), torch.tensor([2.0]), torch.ones(1, 3).bool(), 2.0)
+    >>> chain.weights(block)
+    tensor([[-inf,  0., -1.]])
+    """
+
+    def __init__(self, strategies: Sequence[Strategy]):
         super().__init__()
         if not strategies:
             raise ValueError("negatives.strategies needs at least one strategy")
         self.strategies = nn.ModuleList(strategies)
         self.supervised = any(strategy.supervised for strategy in strategies)
         self.corrects = any(strategy.corrects for strategy in strategies)
+        self.synthesizes = any(strategy.synthesizes for strategy in strategies)
 
-    def weights(self, rows: Rows) -> Tensor | None:
+    def weights(self, block: LogitBlock) -> Tensor | None:
         total = None
         for strategy in self.strategies:
-            weights = strategy.weights(rows)
-            rows = masked(rows, weights)
+            weights = strategy.weights(block)
+            block = keep_weighed(block, weights)
             if weights is not None:
                 total = weights if total is None else total + weights
         return total
 
-    def extra(self, rows: Rows) -> Tensor | None:
+    def extra(self, block: LogitBlock) -> Tensor | None:
         extras = []
         for strategy in self.strategies:
-            extras.append(strategy.extra(rows))
-            rows = masked(rows, strategy.weights(rows))
+            extras.append(strategy.extra(block))
+            block = keep_weighed(block, strategy.weights(block))
         extras = [extra for extra in extras if extra is not None]
         return torch.cat(extras, dim=1) if extras else None
 
-    def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
+    def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
         for strategy in self.strategies:
-            log_z = strategy.correct(log_z, rows)
+            log_z = strategy.correct(log_z, block)
         return log_z
 
     def advance(self) -> None:
@@ -125,9 +154,19 @@ class HCL(Chain):
     """Tilt by importance, then debiasing (Robinson, Chuang, Sra, Jegelka 2021, arXiv:2010.04592, eq. 4 and 5).
 
     Value and gradient are those of the authors' released code, which lets the gradient through the weights.
+
+    Args:
+        beta: concentration on the hardest, >= 0; 0.5 to 2 there, at a temperature of 0.5.
+        tau_plus: prior probability that a negative is of the anchor's class, in [0, 1).
+        detach: no gradient through the weights.
+
+    >>> from repel.losses import NTXent
+    >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
+    >>> round(NTXent(temperature=0.5, negatives=HCL(beta=1.0, tau_plus=0.1))(z).item(), 4)
+    0.8079
     """
 
-    def __init__(self, beta: float, tau_plus: float, detach: bool):
+    def __init__(self, beta: float = 1.0, tau_plus: float = 0.1, detach: bool = False):
         super().__init__([Tilt(beta, "mean", detach), Debiased(tau_plus)])
 
     # by their names in the config too, so that they can be annealed
@@ -137,6 +176,6 @@ class HCL(Chain):
     )
 
 
-def log_count(rows: Rows) -> Tensor:
+def _log_count(block: LogitBlock) -> Tensor:
     """log n of each anchor's negatives, (m,), in the logits' precision (the log of an integer tensor is float32)."""
-    return rows.negative.sum(1).to(rows.logits.dtype).log()
+    return block.negative.sum(1).to(block.logits.dtype).log()

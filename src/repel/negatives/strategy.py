@@ -1,21 +1,27 @@
 """What a strategy sees, and what it may do."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
-class Rows(NamedTuple):
+class LogitBlock(NamedTuple):
     """A block of m anchors against n candidates.
 
-    logits: (m, n) s / t, for every candidate, those that are no negatives included.
-    positive: (m,) the anchor's positive logit; with several positives, their mean.
-    negative: (m, n) bool, which candidates are negatives of the anchor.
-    scale: 1 / t, a float or a scalar tensor.
-    anchors, candidates: (m, D) and (n, D) unit vectors.
-    row_ids, col_ids: (m,) and (n,) dataset ids of the samples, or None.
-    row_labels, col_labels: (m,) and (n,) labels, -1 where unknown, or None.
-    extra: (m, s) logits that stand for the strategy's extra() where they are known already, or None.
+    Args:
+        logits: (m, n) s / t, of every candidate, also of those that are no negatives.
+        positive: (m,) the anchor's positive logit; with several positives, their mean.
+        negative: (m, n) bool, which candidates are negatives of the anchor.
+        scale: 1 / t, a float or a scalar tensor.
+        anchors: (m, D) unit vectors.
+        candidates: (n, D) unit vectors.
+        row_ids: (m,) the entity that each anchor shows, or None.
+        col_ids: (n,) the entity that each candidate shows, -1 where unknown, or None.
+        row_labels: (m,) classes, -1 where unknown, or None.
+        col_labels: (n,) classes, -1 where unknown, or None.
+        weights: log-weights w, broadcastable to `logits`, 0 where a candidate is no negative; None: all 0.
+        extra: (m, s) logits that stand for the strategy's extra() where they are known already, or None.
     """
 
     logits: Tensor
@@ -28,25 +34,45 @@ class Rows(NamedTuple):
     col_ids: Tensor | None = None
     row_labels: Tensor | None = None
     col_labels: Tensor | None = None
+    weights: Tensor | None = None
     extra: Tensor | None = None
 
 
 class Strategy(nn.Module):
-    """Weighs the negatives of an anchor; this one weighs all the same. A new strategy overrides what it needs."""
+    """How an anchor's negatives are weighed: here all the same. A subclass overrides what it needs.
+
+    The hooks are `weights`, `extra` and `correct`; losses call `weigh` and `log_z`.
+
+    >>> class NotTheHardest(Strategy):
+    ...     def weights(self, block):
+    ...         hardest = block.logits.masked_fill(~block.negative, -torch.inf).amax(1, keepdim=True)
+    ...         return torch.zeros_like(block.logits).masked_fill(block.logits == hardest, -torch.inf)
+    >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
+    >>> block = LogitBlock(logits, torch.tensor([2.5]), torch.tensor([[True, True, True]]), scale=5.0)
+    >>> NotTheHardest().weigh(block).negative.tolist()
+    [[False, True, True]]
+    """
 
     supervised = False  # whether labels decide
-    corrects = False  # whether correct() does anything: a loss that has no sum of exponentials refuses such a strategy
+    corrects = False  # whether the class has a correct() of its own; a loss without a sum to correct refuses these
+    synthesizes = False  # whether the class has an extra() of its own
 
-    def weights(self, rows: Rows) -> Tensor | None:
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        cls.corrects, cls.synthesizes = cls.correct is not Strategy.correct, cls.extra is not Strategy.extra
+
+    # ------------------------------------------------------------------------------------ what a strategy overrides
+
+    def weights(self, block: LogitBlock) -> Tensor | None:
         """Log-weights w, broadcastable to (m, n): 0 keeps a negative, -inf drops it, between is soft. None: all 0."""
         return None
 
-    def extra(self, rows: Rows) -> Tensor | None:
-        """Logits (m, s) of further negatives of one's own making, each of weight 1."""
+    def extra(self, block: LogitBlock) -> Tensor | None:
+        """Logits (m, s) of further, synthetic negatives, each of weight 1; -inf where there is none."""
         return None
 
-    def correct(self, log_z: Tensor, rows: Rows) -> Tensor:
-        """The rows' log Z (m,), after a correction per anchor. `rows` then has the extra negatives too."""
+    def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
+        """log Z (m,), corrected per anchor. `block` has the synthetic negatives too."""
         return log_z
 
     def advance(self) -> None:
@@ -56,7 +82,45 @@ class Strategy(nn.Module):
         """What to log of the training batches since the last call: names -> scalars."""
         return {}
 
+    # ------------------------------------------------------------------------------------------ what losses call
 
-def masked(rows: Rows, weights: Tensor | None) -> Rows:
-    """Rows in which only what the weights keep is a negative."""
-    return rows if weights is None else rows._replace(negative=rows.negative & (weights > -float("inf")))
+    def weigh(self, block: LogitBlock) -> LogitBlock:
+        """The block after the strategy: fewer negatives, their log-weights, synthetic ones as further columns."""
+        weights = self.weights(block)
+        extra = self.extra(block) if self.synthesizes and block.extra is None else block.extra
+        if weights is not None:  # finite everywhere: -inf is in the mask, so that no NaN gets into a gradient
+            block = keep_weighed(block, weights)
+            weights = weights.masked_fill(~block.negative, 0)
+        if extra is None:
+            return block._replace(weights=weights)
+        possible = torch.isfinite(extra)
+        if weights is not None:
+            weights = torch.cat([weights.expand_as(block.logits), torch.zeros_like(extra)], dim=1)
+        logits = torch.cat([block.logits, extra.masked_fill(~possible, 0)], dim=1)
+        return block._replace(logits=logits, negative=torch.cat([block.negative, possible], dim=1), weights=weights)
+
+    def log_z(self, block: LogitBlock) -> Tensor:
+        """log Z (m,) of a block that was weighed; -inf where no negative is left."""
+        weighted = block.logits if block.weights is None else block.logits + block.weights
+        # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
+        log_z = weighted.masked_fill(~block.negative, -torch.inf).logsumexp(1)
+        return self.correct(log_z, block) if self.corrects else log_z
+
+
+def keep_weighed(block: LogitBlock, weights: Tensor | None) -> LogitBlock:
+    """The block in which only what the weights keep is a negative."""
+    return block if weights is None else block._replace(negative=block.negative & (weights > -float("inf")))
+
+
+def negatives_only(block: LogitBlock) -> Tensor:
+    """The logits without gradient, -inf where a candidate is no negative: what a choice is made from."""
+    return block.logits.detach().masked_fill(~block.negative, -torch.inf)
+
+
+def same_class(rows: Tensor, cols: Tensor) -> Tensor:
+    """(m, n) bool of labels (m,) and (n,): which are of one class, as far as both are known (0 or more).
+
+    >>> same_class(torch.tensor([0, -1]), torch.tensor([0, 1, -1])).tolist()
+    [[True, False, False], [False, False, False]]
+    """
+    return (rows[:, None] == cols) & (rows[:, None] >= 0)

@@ -1,0 +1,1 @@
+"""The table, page, figures and files of an evaluation."""

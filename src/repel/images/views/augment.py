@@ -8,11 +8,13 @@ from torch import Tensor
 from repel.images.views import blur, color, crop, fused
 from repel.images.views.normalize import Normalize
 
+__all__ = ["Augment"]
+
 
 class Augment:
-    """One random view: crop and flip, rotation, jitter, grayscale, blur, solarisation, normalisation, cutout.
+    """One random view: crop and flip, rotation, jitter, grayscale, blur, solarization, normalization, cutout.
 
-    In this order (Chen et al. 2020, SimCLR, appendix A; solarisation: Grill et al. 2020, BYOL, appendix B). What is
+    In this order (Chen et al. 2020, SimCLR, appendix A; solarization: Grill et al. 2020, BYOL, appendix B). What is
     random about an image is drawn for it alone; conf/views/_base.yaml has every operation turned off.
 
     Args:
@@ -24,7 +26,7 @@ class Augment:
         brightness, contrast, saturation: factors are uniform in [max(0, 1 - x), 1 + x].
         hue: shift uniform in [-hue, hue], in turns; at most 0.5.
         gamma: exponents log-uniform in [1 / (1 + gamma), 1 + gamma].
-        grayscale: probability of dropping the colour.
+        grayscale: probability of dropping the color.
         blur: probability of a Gaussian blur.
         blur_sigma: its standard deviation is uniform between these, in pixels.
         blur_kernel: its width, as a fraction of the side, made odd.
@@ -33,43 +35,51 @@ class Augment:
         cutout: probability of erasing a square.
         cutout_size: its side, as a fraction of the image's.
         color: `exact` is torchvision's arithmetic; `fused` folds brightness, contrast, saturation, hue, grayscale and
-            normalisation into one affine map per image, see views/fused.py.
+            normalization into one affine map per image, see views/fused.py.
         order: of brightness, contrast, saturation and hue: drawn once per `batch` or for each `image`.
         mean, std: per channel.
+
+    Raises:
+        ValueError: an option is out of its range; the message names it as in conf/.
+
+    >>> augment = Augment(8, mean=[0.5], std=[0.25], scale=[0.2, 1.0], flip=0.5)
+    >>> augment.draw(4, torch.Generator().manual_seed(0))["area"].shape
+    torch.Size([4, 10])
     """
 
     def __init__(
         self,
         size: int,
-        scale: Sequence[float],
-        ratio: Sequence[float],
-        flip: float,
-        rotate: float,
-        jitter: float,
-        brightness: float,
-        contrast: float,
-        saturation: float,
-        hue: float,
-        gamma: float,
-        grayscale: float,
-        blur: float,
-        blur_sigma: Sequence[float],
-        blur_kernel: float,
-        solarize: float,
-        solarize_threshold: float,
-        cutout: float,
-        cutout_size: float,
-        color: str,
-        order: str,
         mean: Sequence[float],
         std: Sequence[float],
+        *,
+        scale: Sequence[float] = (1.0, 1.0),
+        ratio: Sequence[float] = (1.0, 1.0),
+        flip: float = 0.0,
+        rotate: float = 0.0,
+        jitter: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        gamma: float = 0.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        blur_sigma: Sequence[float] = (0.1, 2.0),
+        blur_kernel: float = 0.1,
+        solarize: float = 0.0,
+        solarize_threshold: float = 0.5,
+        cutout: float = 0.0,
+        cutout_size: float = 0.5,
+        color: str = "exact",
+        order: str = "batch",
     ):
         if size < 1:
             raise ValueError(f"views.augmentation.size must be at least 1 pixel, got {size}")
-        within("scale", scale, 0, 1)
-        within("ratio", ratio, 0, float("inf"))
-        within("blur_sigma", blur_sigma, 0, float("inf"))
-        within("cutout_size", [cutout_size, cutout_size], 0, 1)
+        _check_range("scale", scale, 0, 1)
+        _check_range("ratio", ratio, 0, float("inf"))
+        _check_range("blur_sigma", blur_sigma, 0, float("inf"))
+        _check_range("cutout_size", [cutout_size, cutout_size], 0, 1)
         probabilities = {"flip": flip, "jitter": jitter, "grayscale": grayscale, "blur": blur}
         probabilities |= {"solarize": solarize, "cutout": cutout, "blur_kernel": blur_kernel}
         for name, p in {**probabilities, "solarize_threshold": solarize_threshold}.items():
@@ -81,9 +91,10 @@ class Augment:
                 raise ValueError(f"views.augmentation.{name} must be >= 0, got {strength}")
         if not 0 <= hue <= 0.5:
             raise ValueError(f"views.augmentation.hue must be in [0, 0.5], got {hue}")
-        one_of("color", color, ("exact", "fused"))
-        one_of("order", order, ("batch", "image"))
-        self.size, self.scale, self.ratio, self.flip, self.rotate = size, tuple(scale), tuple(ratio), flip, rotate
+        _check_choice("color", color, ("exact", "fused"))
+        _check_choice("order", order, ("batch", "image"))
+        self.size, self.flip, self.rotate = size, flip, rotate
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
         self.jitter, self.strengths = jitter, (brightness, contrast, saturation)
         self.hue, self.gamma, self.grayscale = hue, gamma, grayscale
         self.blur, self.blur_sigma, self.blur_kernel = blur, tuple(blur_sigma), blur_kernel
@@ -138,7 +149,7 @@ class Augment:
             cropped: the images are this view's crops already, flipped and of its size.
         """
         blurring = blur.matrix(p["sigma"], blur.taps(self.blur_kernel, self.size), self.size) if self.blur else None
-        # a blur's weights sum to 1, so that it may as well come before linear colours, as part of the resampling
+        # a blur's weights sum to 1, so that it may as well come before linear colors, as part of the resampling
         early = blurring if self.color == "fused" and not self.rotate else None
         images = self.resampled(images, p, cropped, early)
         if self.rotate:
@@ -176,7 +187,7 @@ class Augment:
 
     def fused(self, images: Tensor, p: dict[str, Tensor], out: Tensor) -> None:
         matrix, offset = p["matrix"], (p["toward"] * images.mean((2, 3))).sum(1).view(-1, 1, 1)
-        if self.gamma or self.solarize:  # these are not linear: normalisation waits for them
+        if self.gamma or self.solarize:  # these are not linear: normalization waits for them
             images = torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1).view_as(images)
             if self.gamma:
                 images = color.gamma(images, p["gamma"])
@@ -190,13 +201,13 @@ class Augment:
             out[:, channel].clamp_(-m / s, (1 - m) / s)
 
 
-def within(name: str, pair: Sequence[float], low: float, high: float) -> None:
+def _check_range(name: str, pair: Sequence[float], low: float, high: float) -> None:
     if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
         raise ValueError(
             f"views.augmentation.{name} must be two numbers, {low} < first <= second <= {high}, got {list(pair)}"
         )
 
 
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"views.{name} must be {' or '.join(known)}, got {value!r}")

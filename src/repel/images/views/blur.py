@@ -5,6 +5,8 @@ import functools
 import torch
 from torch import Tensor
 
+__all__ = ["matrix", "taps"]
+
 
 def taps(kernel: float, size: int) -> int:
     """The kernel's width in pixels: a fraction of the image's side, made odd, at least 3."""

@@ -7,6 +7,8 @@ grayscale, so saturation and hue have nothing to change and return it as it is.
 import torch
 from torch import Tensor
 
+__all__ = ["brightness", "contrast", "gamma", "grayscale", "hue", "jitter", "saturation", "solarize", "to_gray"]
+
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # their numbers in an order
 
@@ -24,12 +26,12 @@ def grayscale(images: Tensor) -> Tensor:
     return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
 
 
-def mean_gray(images: Tensor) -> Tensor:
+def _mean_gray(images: Tensor) -> Tensor:
     """(B, 1, 1, 1): the mean of the grayscale image."""
     return grayscale(images.mean((2, 3), keepdim=True))
 
 
-def blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     """factor 0 gives other, 1 the image, above 1 moves away from other."""
     return torch.lerp(other, images, column(factor)).clamp_(0, 1)
 
@@ -40,11 +42,11 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     factor = column(factor)  # not by blend: lerp is slow where `other` is a number per image
-    return (images * factor).add_((1 - factor) * mean_gray(images)).clamp_(0, 1)
+    return (images * factor).add_((1 - factor) * _mean_gray(images)).clamp_(0, 1)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return images if images.shape[1] == 1 else blend(images, grayscale(images), factor)
+    return images if images.shape[1] == 1 else _blend(images, grayscale(images), factor)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -89,11 +91,11 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         if bool((now == first).all()):
             images = OPERATIONS[first](images, there[:, first]) if asked[first] else images
         else:
-            images = mixed(images, factors, now, asked)
+            images = _jitter_one_by_one(images, factors, now, asked)
     return images
 
 
-def mixed(images: Tensor, factors: Tensor, now: Tensor, asked: list[bool]) -> Tensor:
+def _jitter_one_by_one(images: Tensor, factors: Tensor, now: Tensor, asked: list[bool]) -> Tensor:
     """A different operation for each image: three of them blend it with something, and hue is done apart.
 
     Args:
@@ -120,7 +122,7 @@ def gamma(images: Tensor, exponent: Tensor) -> Tensor:
 
 
 def to_gray(images: Tensor, chosen: Tensor) -> Tensor:
-    """Without colour where chosen, (B,) bool."""
+    """Without color where chosen, (B,) bool."""
     return images if images.shape[1] == 1 else torch.lerp(images, grayscale(images), column(chosen.to(images)))
 
 

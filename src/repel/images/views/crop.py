@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ATTEMPTS = 10  # torchvision tries ten boxes before it falls back to the centre
+__all__ = ["boxes", "by_lines", "crop_resize", "draw_boxes", "erase", "resample", "rotate", "weights"]
+
+ATTEMPTS = 10  # torchvision tries ten boxes before it falls back to the center
 
 
 def draw_boxes(n: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator) -> dict:
@@ -27,20 +29,20 @@ def boxes(area: Tensor, aspect: Tensor, position: Tensor, height: int, width: in
     From parameters on the CPU, by numpy: a worker calls this for one image at a time, where torch takes five times as
     long.
     """
-    area, aspect, position = area.numpy(), aspect.numpy(), position.numpy()
-    w, h = (np.sqrt(height * width * x).round() for x in (area * aspect, area / aspect))
+    areas, aspects, positions = area.numpy(), aspect.numpy(), position.numpy()
+    w, h = (np.sqrt(height * width * x).round() for x in (areas * aspects, areas / aspects))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = fits.argmax(1)[:, None]
     w, h = (np.take_along_axis(x, first, 1)[:, 0] for x in (w, h))
-    # none fits: the largest centred box of the nearest allowed aspect; for square images that is the whole image
-    none = ~fits.any(1)
+    # none fits: the largest centered box of the nearest allowed aspect; for square images that is the whole image
+    none = np.logical_not(fits.any(1))
     if none.any():
         bounded = (width / height) * np.ones_like(w)
-        bounded = bounded.clip(aspect.min(1), aspect.max(1))
+        bounded = bounded.clip(aspects.min(1), aspects.max(1))
         w = np.where(none, (height * bounded).round().clip(1, width), w)
         h = np.where(none, (width / bounded).round().clip(1, height), h)
-        position = np.where(none[:, None], np.float32(0.5), position)
-    top, left = (np.floor(position[:, i] * (side - x + 1)) for i, (side, x) in enumerate(((height, h), (width, w))))
+        positions = np.where(none[:, None], np.float32(0.5), positions)
+    top, left = (np.floor(positions[:, i] * (side - x + 1)) for i, (side, x) in enumerate(((height, h), (width, w))))
     return torch.from_numpy(np.stack([top, left, h, w], 1))
 
 
@@ -60,12 +62,12 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor 
     at = (torch.arange(size, device=start.device) + 0.5) * scale
     if flip is not None:
         at = torch.where(flip.unsqueeze(1), length.unsqueeze(1) - at, at)
-    centre = (start.unsqueeze(1) + at - 0.5).unsqueeze(2)  # (B, size, 1)
+    center = (start.unsqueeze(1) + at - 0.5).unsqueeze(2)  # (B, size, 1)
     pixel = torch.arange(pixels, device=start.device, dtype=start.dtype)
-    if pixels <= size:  # no box can shrink: two neighbours, whose weights sum to 1, or the border's pixel alone
+    if pixels <= size:  # no box can shrink: two neighbors, whose weights sum to 1, or the border's pixel alone
         first, last = start.view(-1, 1, 1), (start + length - 1).view(-1, 1, 1)
-        return (pixel - centre.clamp(first, last)).abs_().neg_().add_(1).clamp_(min=0)
-    table = (pixel - centre).abs_().div_(-scale.clamp(min=1).unsqueeze(2)).add_(1).clamp_(min=0)
+        return (pixel - center.clamp(first, last)).abs_().neg_().add_(1).clamp_(min=0)
+    table = (pixel - center).abs_().div_(-scale.clamp(min=1).unsqueeze(2)).add_(1).clamp_(min=0)
     outside = (pixel < start.unsqueeze(1)) | (pixel >= (start + length).unsqueeze(1))
     table.masked_fill_(outside.unsqueeze(1), 0)
     return table.div_(table.sum(2, keepdim=True))
@@ -93,7 +95,7 @@ def crop_resize(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn counter-clockwise about the centre, bilinear, black outside. images (B, C, S, S), degrees (B,)."""
+    """Turn counter-clockwise about the center, bilinear, black outside. images (B, C, S, S), degrees (B,)."""
     cos, sin, zero = torch.cos(degrees.deg2rad()), torch.sin(degrees.deg2rad()), torch.zeros_like(degrees)
     turn = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
     grid = F.affine_grid(turn.to(images), list(images.shape), align_corners=False)
@@ -104,8 +106,8 @@ def erase(images: Tensor, position: Tensor, side: Tensor) -> Tensor:
     """Squares set to 0 (DeVries, Taylor 2017, cutout, arXiv:1708.04552), cut off at the border.
 
     Args:
-        images: (B, C, S, S), normalised, so that 0 is the mean colour.
-        position: (B, 2) in [0, 1), row and column of the square's centre.
+        images: (B, C, S, S), normalized, so that 0 is the mean color.
+        position: (B, 2) in [0, 1), row and column of the square's center.
         side: (B,), fraction of S; 0 erases nothing.
     """
     size = images.shape[-1]

@@ -1,4 +1,4 @@
-"""The linear colour operations of an image as one affine map of its channels, `views.color=fused`.
+"""The linear color operations of an image as one affine map of its channels, `views.color=fused`.
 
 What it leaves out of the exact path: values are clamped once, at the end, not after each operation; and hue is turned
 about the gray axis, which keeps the mean of the channels, where HSV keeps the largest; at thirds of a turn they agree.
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from repel.images.views import color
 
+__all__ = ["affine", "rotate_hue"]
 
-def turned(shift: Tensor) -> Tensor:
+
+def rotate_hue(shift: Tensor) -> Tensor:
     """(B,) turns -> (B, 3, 3), a rotation by that about the gray axis (Rodrigues)."""
     angle = 2 * math.pi * shift.view(-1, 1, 1)
     eye, mean = torch.eye(3, device=shift.device), torch.full((3, 3), 1 / 3, device=shift.device)
@@ -39,7 +41,7 @@ def affine(factors: Tensor, order: Tensor, grayscale: Tensor, channels: int) -> 
     eye, gray = torch.eye(channels, device=factors.device), luma.expand(channels, channels)
     f = factors.view(-1, 4, 1, 1)
     desaturated = gray + f[:, color.SATURATION] * (eye - gray)
-    hue = turned(factors[:, color.HUE]) if channels == 3 else eye.expand(len(f), 1, 1)
+    hue = rotate_hue(factors[:, color.HUE]) if channels == 3 else eye.expand(len(f), 1, 1)
     steps = torch.stack([f[:, color.BRIGHTNESS] * eye, f[:, color.CONTRAST] * eye, desaturated, hue], 1)
     matrix, before, every = eye.expand(len(f), -1, -1), eye, torch.arange(len(f), device=factors.device)
     for now in order.unbind(1):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+__all__ = ["Normalize", "to_float"]
+
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 in [0, 255] -> float32 in [0, 1]; floats stay as they are."""
@@ -12,7 +14,14 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class Normalize:
-    """Subtract mean and divide by std, one value per channel, images in [0, 1]."""
+    """Subtract mean and divide by std, one value per channel, images in [0, 1].
+
+    Raises:
+        ValueError: not one value per channel, or a std that is not above 0.
+
+    >>> Normalize(mean=[0.5], std=[0.25])(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
+    [[[[-2.0, 2.0]]]]
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         if len(mean) != len(std) or min(std) <= 0:
@@ -20,7 +29,7 @@ class Normalize:
         self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """images (B, C, H, W), uint8 or float in [0, 1] -> float, normalised."""
+        """images (B, C, H, W), uint8 or float in [0, 1] -> float, normalized."""
         images = to_float(images)
         return self.into(torch.empty_like(images), images)
 
@@ -33,5 +42,5 @@ class Normalize:
         """mean and std, (C, 1, 1)."""
         if images.shape[1] != len(self.mean):
             raise ValueError(f"images have {images.shape[1]} channels, data.mean has {len(self.mean)} values")
-        device = images.device
-        return tuple(torch.tensor(v, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return mean, std

@@ -1,8 +1,4 @@
-"""The views of a batch: parameters drawn first, one row per image, then applied on the device.
-
-So a draw can be logged, replayed, tested, and cut into the slices of several ranks: a rank draws for the whole global
-batch and applies its own rows.
-"""
+"""The views of a batch of images: parameters drawn first, one row per image, then applied on the device."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repel.data.views import Params, Viewed
 from repel.images.views import crop
 from repel.images.views.augment import Augment
 
-BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
+__all__ = ["Views", "apply"]
 
-Params = list[dict[str, Tensor]]
+BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
 
 
 class Views:
@@ -28,16 +25,25 @@ class Views:
         per_view: what each view changes of the augmentation, n entries, or None where all are alike.
         local: further crops that are anchors only (Caron et al. 2020, arXiv:2006.09882, sec. 3.2): their number `n`,
             their `size` as a fraction of the views', and what else they change; or None.
+
+    Raises:
+        ValueError: fewer than two views, or options that do not go together.
+
+    >>> from functools import partial
+    >>> augmentation = partial(Augment, 8, mean=[0.5], std=[0.25], scale=[0.2, 1.0], flip=0.5)
+    >>> images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    >>> Views(2, augmentation)(images, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 4, 1, 8, 8])
     """
 
     def __init__(
         self,
         n: int,
         augmentation: Callable[..., Augment],
-        color: str,
-        order: str,
-        per_view: Sequence[dict[str, Any]] | None,
-        local: dict[str, Any] | None,
+        color: str = "exact",
+        order: str = "batch",
+        per_view: Sequence[dict[str, Any]] | None = None,
+        local: dict[str, Any] | None = None,
     ):
         if n < 2:
             raise ValueError(f"a positive pair needs at least views.n=2, got {n}")
@@ -64,29 +70,24 @@ class Views:
         """Parameters for n images: a list with an entry per view, each a dict of tensors of first dimension n."""
         return [augmentation.draw(n, generator) for augmentation in self.augmentations]
 
-    def apply(self, images: Tensor | list[Tensor], params: Params) -> Tensor | list[Tensor]:
-        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalised, on the same device.
+    def apply(self, images: Tensor | list[Tensor], params: Params) -> Tensor | Viewed:
+        """images (B, C, H, W), uint8 or float in [0, 1] -> (V, B, C, H', W') float, normalized, on the same device.
 
         Args:
             images: whole images; or a list with every view's crops, as a reader of large files makes them.
 
         Returns:
-            The views; with local crops a list of the views and of these, (L, B, C, h, w).
+            The views; with local crops also these, (L, B, C, h, w).
         """
         made = []
         for part in (slice(self.n), slice(self.n, None)) if self.locals else (slice(self.n),):
             cropped = isinstance(images, list)
-            source = torch.stack(images[part]) if cropped else images
+            source = torch.stack(images[part]) if isinstance(images, list) else images
             made.append(apply(self.augmentations[part], source, params[part], cropped))
-        return made if self.locals else made[0]
+        return Viewed(*made) if self.locals else made[0]
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | list[Tensor]:
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | Viewed:
         return self.apply(images, self.draw(len(images), generator))
-
-
-def rows(params: Params, index: slice) -> Params:
-    """The parameters of some of the images: what one rank applies of the global batch's draw."""
-    return [{name: value[index] for name, value in view.items()} for view in params]
 
 
 @torch.no_grad()
@@ -98,9 +99,9 @@ def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, crop
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
         for part in (slice(start, start + block) for start in range(0, n, block)):
-            whole = None if cropped else crop.by_lines(images[part])
+            shared = [] if cropped else [crop.by_lines(images[part])]
             for view, augmentation in enumerate(augmentations):
-                mine = {name: value[part] for name, value in p[view].items()}
-                one = crop.by_lines(images[view, part]) if cropped else whole
-                augmentation.make(one, mine, cropped, made[view, part])
+                own = crop.by_lines(images[view, part]) if cropped else shared[0]
+                params_of_part = {name: value[part] for name, value in p[view].items()}
+                augmentation.make(own, params_of_part, cropped, made[view, part])
     return made

@@ -1,0 +1,22 @@
+"""Modules whose state gets its size from the data."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SizedByData(nn.Module):
+    """Its own buffers and parameters take the shape that a checkpoint has for them.
+
+    Such a module makes them with a size of 0 in __init__, fills them in `on_data` (see repel/data/samples.py) where it
+    is trained, and gets them from the checkpoint where it is used: there the data is not read.
+    """
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for name, own in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != own.shape:
+                empty = torch.empty(saved.shape, dtype=own.dtype, device=own.device)
+                setattr(self, name, nn.Parameter(empty, own.requires_grad) if isinstance(own, nn.Parameter) else empty)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,111 @@
+"""The commands by name: `repel train loss=ntxent` does what `python train.py loss=ntxent` does, from any folder."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from repel import __version__
+from repel.cli.baseline import task_overrides
+from repel.cli.command import entry_point
+from repel.cli.resume import prepare_output, prepare_run
+from repel.cli.suggestions import nearest
+from repel.cli.sweeps import FINISHED, RESUME
+from repel.engine import runs
+
+# What imports torch is imported in the functions, so that a mistake is answered at once.
+
+
+@entry_point("train")
+def train(cfg: DictConfig, folder: Path) -> float | None:
+    """Train an encoder, evaluate it and print the table."""
+    cfg, state = prepare_run(cfg, folder)
+    if state == FINISHED:
+        return runs.read_environment(folder)["objective"]
+
+    from repel.engine.launch import launch
+
+    data = launch(cfg, folder, resume=state == RESUME)
+
+    from repel.report.evaluate import finish
+
+    return runs.mark_finished(folder, finish(cfg, folder, data))
+
+
+@entry_point("evaluate")
+def evaluate(cfg: DictConfig, folder: Path) -> float | None:
+    """Measure a checkpoint again: ckpt=RUN_OR_FILE"""
+    from repel.report.evaluate import evaluate
+
+    return evaluate(cfg, folder, task_overrides())
+
+
+@entry_point("embed")
+def embed(cfg: DictConfig, folder: Path) -> None:
+    """Write the features of every image of a set: ckpt=RUN_OR_FILE data=image_folder data.root=DIR"""
+    prepare_output(cfg, folder)
+
+    from repel.export.embed import embed
+
+    embed(cfg, folder, task_overrides())
+
+
+@entry_point("export")
+def export(cfg: DictConfig, folder: Path) -> None:
+    """Write the encoder as files that need no repel: ckpt=RUN_OR_FILE format=[safetensors,onnx]"""
+    prepare_output(cfg, folder)
+
+    from repel.export.export import export
+
+    export(cfg, folder)
+
+
+@entry_point("show_views")
+def show_views(cfg: DictConfig, folder: Path) -> None:
+    """Draw images, their views and the drawn parameters: data=... views=... images=8"""
+    from repel.engine.build import build_data
+    from repel.images.contact_sheet import contact_sheet, preview
+
+    data = build_data(cfg)
+    data.setup()
+    sheet = contact_sheet(preview(data, cfg.images), cfg.data.mean, cfg.data.std)
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet.save(folder / "views.png")
+    print(f"{folder.relative_to(Path.cwd())}/views.png")
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "embed": embed,
+    "export": export,
+    "show-views": show_views,
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:<11} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\nrepel COMMAND --help says more."
+
+
+def main() -> None:
+    """The console command: takes its first argument off and runs the command of that name."""
+    program, *arguments = sys.argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        sys.exit(0 if arguments else 2)
+    name = arguments[0]
+    if name == "--version":
+        print(f"repel {__version__}")
+        return
+    if name not in COMMANDS:
+        known = list(COMMANDS)
+        print(f"error: unknown command {name}{nearest(name, known)} (there are: {', '.join(known)})", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [str(Path(program).with_name(f"repel {name}")), *arguments[1:]]
+    COMMANDS[name]()
+
+
+if __name__ == "__main__":  # torchrun -m repel.cli.main train
+    main()

@@ -1,0 +1,147 @@
+"""What the engine asks of a set of samples, whatever they are: images, texts, pairs of users and items."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repel.data.views import ViewDraws
+
+__all__ = ["CompleteSplits", "DataInfo", "Fetched", "NeedsData", "Samples", "Splits", "UnreadableSample", "give_info"]
+
+
+class UnreadableSample(Exception):
+    """A sample that cannot be read, where the user asked to stop at one. Its message is one line with the fix."""
+
+
+class Fetched(NamedTuple):
+    """Raw samples, as they were read.
+
+    places: (B,), whose samples these are. They may differ from those asked for, where a sample could not be read.
+    x: what the views of this modality take: often one tensor (B, ...), else any nesting of tensors, lists and tuples.
+    skipped: a line for each sample that could not be read.
+    ids: (V, B) or (B,), the entities that the views show; None: each sample is an entity of its own.
+    negative_ids: (M, B), the entities of its explicit negatives, if x brings such and they have ids.
+    """
+
+    places: Tensor
+    x: Any
+    skipped: Sequence[str] = ()
+    ids: Tensor | None = None
+    negative_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What an encoder, a loss or a strategy may have to know of the training data. A modality extends it.
+
+    train_size: training samples.
+    negatives: explicit negatives that a sample brings, M.
+    """
+
+    train_size: int
+    negatives: int = 0
+
+
+@runtime_checkable
+class NeedsData(Protocol):
+    """A part of the network or of the loss that must know something of the data.
+
+    What it keeps belongs into buffers, so that checkpoints, export and resume need nothing else; `SizedByData`
+    (repel/base/sized.py) lets their size depend on the data.
+    """
+
+    def on_data(self, info: DataInfo) -> None:
+        """Called once, after the data is read and before a checkpoint is loaded; never when a checkpoint is used."""
+
+
+def give_info(module: nn.Module, info: DataInfo) -> None:
+    """Call on_data of every part at any depth that has it."""
+    for part in list(module.modules()):
+        if isinstance(part, NeedsData):
+            part.on_data(info)
+
+
+class Samples(Protocol):
+    """A set of samples. `data.memory.TensorSamples` is one that is held in memory, to be used or extended.
+
+    labels: (N,) int64, -1 where unknown, or None.
+    names: (N,) strings, by which a table of labels knows the samples, or None.
+    workers: processes that fetch batches; 0: the process that trains.
+    description: what they are, for people: "images of 28x28x1".
+    modality: what a report shows of them, see evaluation/modality.py.
+    """
+
+    @property
+    def labels(self) -> Tensor | None: ...
+
+    @property
+    def names(self) -> np.ndarray | None: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def modality(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor) -> "Samples":
+        """Some of the samples, by places (n,) int64 or by a mask (N,) bool."""
+
+    @property
+    def labelled(self) -> "Samples":
+        """Those whose label is known."""
+
+    def with_labels(self, labels: Tensor) -> "Samples":
+        """The same samples with these labels (N,)."""
+
+    def order(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """All places in random order, in pieces that are as large as can be afforded."""
+
+    def fetch(self, places: Tensor, draws: ViewDraws) -> Fetched:
+        """The samples at these places (B,), by one operation; in a worker, where there are workers.
+
+        Args:
+            draws: the views that will be made of them, for samples that are cut to size while they are read.
+
+        Raises:
+            UnreadableSample: one cannot be read.
+        """
+
+    def plain(self, places: list[Tensor]) -> Iterator[tuple[Any, Tensor]]:
+        """Evaluation's batches: the samples as they are at each of the places, and which could be read, (b,) bool."""
+
+    def info(self) -> DataInfo:
+        """What parts of the network may have to know of these samples, as training samples."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a reader returns. Without `val`, or without `test`, a part of `train` is held out for it.
+
+    skipped: samples that could not be read, where the user asked to continue without them.
+    """
+
+    train: Samples
+    test: Samples | None = None
+    val: Samples | None = None
+    classes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CompleteSplits:
+    """Splits that are all there."""
+
+    train: Samples
+    test: Samples
+    val: Samples
+    classes: list[str]
+    skipped: list[str]

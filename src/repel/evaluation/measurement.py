@@ -1,0 +1,92 @@
+"""What an evaluation yields: scores of rows of features. Numbers stay numbers until they are printed."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from repel.evaluation.protocol import Network
+
+__all__ = ["Measurement", "ReportRow", "Score"]
+
+
+class Score(NamedTuple):
+    """One metric value: key, label for people, value, settings and split.
+
+    settings: how it was measured; `ci95` or `std` among them is its uncertainty.
+    split: "test", or "val" for the value that a choice was made by.
+    higher_is_better: whether a table marks the highest value, the lowest (False), or none (None).
+    """
+
+    key: str
+    label: str
+    value: float
+    settings: dict[str, Any]
+    split: str = "test"
+    higher_is_better: bool | None = True
+
+
+class ReportRow(NamedTuple):
+    """Features to measure: those of a checkpoint, or a baseline's.
+
+    source: a checkpoint: "last", "best", or "checkpoint" for a file by itself; a baseline: "raw", "untrained", ...
+    label: for people.
+    layer: "h", "z", or the kind of a baseline's features, such as "pixels".
+    make_network: called when the row's turn comes, so that one network at a time is in memory.
+    epoch: epochs of training, or None for a baseline.
+    headline: whether the run is compared by this checkpoint, whose metrics are called test/x.
+    """
+
+    source: str
+    label: str
+    layer: str
+    make_network: Callable[[], "Network"]
+    epoch: int | None = None
+    headline: bool = False
+
+    def metric_name(self, key: str, split: str = "test") -> str:
+        """test/x of the headline, test/last_x of another checkpoint, baseline/raw_x; val/... of a choice."""
+        baseline = self.epoch is None
+        source = "" if self.headline else f"{self.source}_"
+        layer = "z_" if self.layer == "z" else ""
+        if split == "test":
+            split = "baseline" if baseline else "test"
+        elif baseline:
+            source = f"baseline_{source}"
+        return f"{split}/{source}{layer}{key}"
+
+
+class Measurement(NamedTuple):
+    """One number of a report and everything it depends on.
+
+    task: "class", or the name of a further column of labels.
+    seed: the run's.
+    fitted_on, scored_on: numbers of samples.
+    """
+
+    row: ReportRow
+    task: str
+    evaluator: str
+    score: Score
+    seed: int
+    fitted_on: int
+    scored_on: int
+
+    @property
+    def metric(self) -> str:
+        """The name in metrics.json."""
+        key = self.score.key if self.task == "class" else f"{self.task}_{self.score.key}"
+        return self.row.metric_name(key, self.score.split)
+
+    @property
+    def label(self) -> str:
+        """The name in tables."""
+        return self.score.label if self.task == "class" else f"{self.task}: {self.score.label}"
+
+    def record(self) -> dict[str, Any]:
+        """The entry in evaluation.json."""
+        return {
+            "metric": self.metric, "value": self.score.value, "split": self.score.split, "row": self.row.label,
+            "layer": self.row.layer, "epoch": self.row.epoch, "task": self.task, "evaluator": self.evaluator,
+            "words": self.score.label, "settings": self.score.settings, "seed": self.seed,
+            "fitted_on": self.fitted_on, "scored_on": self.scored_on,
+        }  # fmt: skip

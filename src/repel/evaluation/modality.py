@@ -1,0 +1,57 @@
+"""What a report asks of a kind of data, so that it knows no images."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from torch import Tensor
+
+from repel.evaluation.protocol import Encode, Part
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+    from repel.data.samples import Samples
+
+__all__ = ["Baseline", "Modality", "Plot"]
+
+
+class Baseline(NamedTuple):
+    """Features without an encoder.
+
+    source: in metric names, such as raw. label: for people. layer: the kind of features, such as pixels.
+    """
+
+    source: str
+    label: str
+    layer: str
+    encode: Encode
+
+
+class Plot(NamedTuple):
+    """A figure of a report: its name, a caption, and what was drawn."""
+
+    name: str
+    caption: str
+    picture: "Figure | Image"
+
+
+class Modality(Protocol):
+    """`samples.modality` of every set of samples.
+
+    noun: the plural, such as "images".
+    """
+
+    noun: str
+
+    def baselines(self) -> list[Baseline]:
+        """Features that every report measures besides the encoder's."""
+        ...
+
+    def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
+        """Some test samples, each with its nearest training samples."""
+        ...
+
+    def thumbnails(self, samples: "Samples", places: Tensor, side: int) -> Tensor | None:
+        """(n, 3, s, s) floats in [0, 1], s <= side, for TensorBoard's projector; None where there is nothing to see."""
+        ...

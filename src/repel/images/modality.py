@@ -1,0 +1,53 @@
+"""What a report shows of images besides numbers of their features."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from repel.data.samples import Samples
+from repel.evaluation.features import BATCH
+from repel.evaluation.modality import Baseline, Plot
+from repel.evaluation.protocol import Part
+
+__all__ = ["IMAGES", "ImageModality", "raw_pixels"]
+
+RAW_SIDE = 32  # pixels
+
+
+class ImageModality:
+    """Raw pixels as a baseline, neighbors as a contact sheet, thumbnails; see evaluation.modality.Modality."""
+
+    noun = "images"
+
+    def baselines(self) -> list[Baseline]:
+        return [Baseline("raw", "raw pixels", "pixels", raw_pixels)]
+
+    def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
+        from repel.images.figures import neighbor_sheet
+
+        caption = "Test images and their nearest training images, by cosine; green: the query's class"
+        return Plot("neighbours", caption, neighbor_sheet(test, train, classes))
+
+    def thumbnails(self, samples: Samples, places: Tensor, side: int) -> Tensor:
+        from repel.images.figures import thumbnails
+
+        return thumbnails(samples, places, side)
+
+
+IMAGES = ImageModality()
+
+
+def raw_pixels(images: Samples) -> tuple[Tensor, Tensor]:
+    """(M, C*h*w) pixels in [0, 1] as features, and the places (M,) of their images, as encode returns them.
+
+    Images above 32 pixels a side are averaged down to 32 first.
+    """
+    batches, read = [], []
+    for batch, good in images.plain(list(torch.arange(len(images)).split(BATCH))):
+        side = min(RAW_SIDE, batch.shape[-1])
+        batches.append(F.adaptive_avg_pool2d(batch.float() / 255, side).flatten(1))
+        read.append(good)
+    good = torch.cat(read)
+    return torch.cat(batches)[good], good.nonzero().squeeze(1)

@@ -1,0 +1,37 @@
+"""kNN accuracy on the validation split, after every epoch."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from repel.evaluation.features import encode, subset
+from repel.evaluation.knn import knn_top1
+
+__all__ = ["ValidationKNN"]
+
+
+class ValidationKNN(Callback):
+    """Logs `val/knn_top1`: training samples are the bank, validation samples the queries.
+
+    Without labels nothing is logged. The validation samples' features h (M, F) stay in `features`, for other callbacks.
+
+    Args:
+        k, temperature: of the vote.
+        bank: at most so many training samples, evenly spaced; None: all.
+    """
+
+    def __init__(self, k: int, temperature: float, bank: int | None):
+        self.k, self.temperature, self.bank = k, temperature, bank
+        self.features: Tensor | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        data = trainer.datamodule
+        val = data.splits.val.labelled if data.labelled else data.splits.val
+        self.features, places = encode(module.encoder, val, data.normalize, module.device)
+        if not data.labelled:
+            return
+        train = subset(data.splits.train.labelled, self.bank)
+        bank, bank_places = encode(module.encoder, train, data.normalize, module.device)
+        labels, truth = (part.labels.to(bank.device)[p] for part, p in ((train, bank_places), (val, places)))
+        module.log("val/knn_top1", knn_top1(bank, labels, self.features, truth, self.k, self.temperature))

@@ -1,0 +1,125 @@
+"""The end of a run, and evaluate.py: measure checkpoints, write what a report consists of."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.tensorboard import SummaryWriter
+
+from repel.base.collectives import rank, world_size
+from repel.data.datamodule import PairData
+from repel.engine import runs
+from repel.engine.build import with_data
+from repel.engine.configs import load_config, to_container
+from repel.engine.launch import check_devices, start_ranks
+from repel.engine.pretrained import select_device
+from repel.evaluation.features import evenly_spaced
+from repel.evaluation.modality import Plot
+from repel.evaluation.protocol import class_name
+from repel.report import plots
+from repel.report.page import write_page
+from repel.report.report import LAYERS, Report, headline_of, make_report, read_checkpoints, run_checkpoints
+
+__all__ = ["evaluate", "evaluate_here", "finish"]
+
+CURVES = ("train/loss", "val/loss", "val/knn_top1")
+PROJECTED, THUMBNAIL = 1000, 32  # samples in TensorBoard's projector; the side of their pictures, in pixels
+
+
+def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None:
+    """The last step of a run: its test metrics in metrics.json, evaluation.json, report.html and TensorBoard.
+
+    Returns:
+        What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximize;
+        never a test metric.
+    """
+    run = to_container(cfg)
+    job = {"evaluators": run.get("evaluators"), "layers": ["h"], "evaluation": run["evaluation"]}
+    paths = run_checkpoints(folder)
+    contents = read_checkpoints(paths)
+    report = make_report(cfg, job, paths, contents, select_device(cfg.trainer.accelerator), data)
+    if report.measurements:
+        write_report(folder, folder.name, report, folder / "metrics.csv")
+        if cfg.logger.get("tensorboard"):
+            with SummaryWriter(str(folder / "tensorboard")) as writer:
+                to_tensorboard(writer, contents["last"]["global_step"], report)
+    return contents["best"]["callbacks"].get("BestCheckpoint", {}).get("best")
+
+
+def write_report(folder: Path, title: str, report: Report, history: Path) -> None:
+    """metrics.json, evaluation.json and report.html in the folder; history: the run's metrics.csv, if there is one."""
+    runs.add_metrics(folder, report.metrics)
+    records = [m.record() for m in report.measurements]
+    runs.write_json(folder / "evaluation.json", {"title": title, "records": records})
+    curves = plots.curves_figure(history, CURVES)
+    training = [] if curves is None else [Plot("training", "Training", curves)]
+    write_page(folder / "report.html", title, report.measurements, [*training, *report.plots])
+
+
+def to_tensorboard(writer: SummaryWriter, step: int, report: Report) -> None:
+    """Final scalars, the figures, and the embedding of validation samples for the projector."""
+    for name, value in report.metrics.items():
+        writer.add_scalar(name, value, step)
+    for plot in report.plots:
+        writer.add_image(f"embedding/{plot.name}", plots.rgb_array(plot.picture), step, dataformats="HWC")
+    if (val := report.validation) is not None:
+        places = evenly_spaced(len(val.y), PROJECTED)
+        pictures = val.samples.modality.thumbnails(val.samples, places, THUMBNAIL)
+        names = [class_name(report.classes, label) for label in val.y[places].tolist()]
+        writer.add_embedding(val.x[places], names, pictures, step, tag="validation")
+
+
+def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> float | None:
+    """evaluate.py: a run's checkpoints, or one checkpoint file, from these files alone, on one device or several.
+
+    Args:
+        overrides: as typed, without the program's name; see with_data.
+    """
+    check_devices("", cfg.accelerator, cfg.devices)
+    given = Path(cfg.ckpt).expanduser()
+    paths = {"checkpoint": given} if given.is_file() else run_checkpoints(runs.find(cfg.ckpt))
+    contents = read_checkpoints(paths)
+    run = with_data(cfg, contents[headline_of(paths)]["config"], overrides)
+    load_config(run)
+    job = _job(cfg, run)
+    names = {source: str(path.resolve()) for source, path in paths.items()}
+    runs.create(folder, {**job, "run": run, "paths": names}, [f"ckpt={cfg.ckpt}"])
+    if cfg.devices == 1:
+        evaluate_here(folder, contents)
+    else:
+        start_ranks(folder, cfg.devices, "repel.report.evaluate:evaluate_here", shared_cores=False)
+    return runs.read_metrics(folder).get("test/knn_top1")
+
+
+def _job(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
+    """The command's config, with the run's own options of `evaluation` where the command has null."""
+    own = {key: value for key, value in run["evaluation"].items() if cfg.evaluation.get(key, 0) is None}
+    if cfg.get("data") is not None and cfg.evaluation.bank is None:
+        own["bank"] = run["data"]["bank"]  # of the other data, which may be much larger
+    job = to_container(OmegaConf.merge(cfg, {"evaluation": own}))
+    if unknown := [layer for layer in job["layers"] if layer not in LAYERS]:
+        raise ValueError(f"layers must be of {', '.join(LAYERS)}, got {unknown[0]!r}")
+    return job
+
+
+def evaluate_here(folder: Path, contents: dict[str, dict[str, Any]] | None = None) -> None:
+    """This rank's part of evaluate.py: the ranks share out what is to be encoded; all else is done on all ranks alike.
+
+    Args:
+        folder: of the evaluation, with its config.
+        contents: of the checkpoints, where they have been read already.
+    """
+    job = runs.read_config(folder)
+    paths = {source: Path(path) for source, path in job["paths"].items()}
+    device = select_device(job["accelerator"])
+    if device.type == "cuda" and world_size() > 1:
+        device = torch.device("cuda", rank())
+        torch.cuda.set_device(device)
+    report = make_report(load_config(job["run"]), job, paths, contents or read_checkpoints(paths), device, None)
+    if rank() == 0:
+        run = paths[headline_of(paths)].parents[1]
+        reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")
+        title = f"{run.name} on {reader.rsplit('.', 1)[-1]}" + f" {root}" * bool(root)
+        write_report(folder, title, report, run / "metrics.csv")

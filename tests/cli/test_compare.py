@@ -1,0 +1,134 @@
+"""The report of a sweep: its numbers by hand, tables, curves, mistakes."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from sweep_runs import make_run
+
+from repel.cli import compare
+from repel.engine import runs
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import report as script
+
+VALUES = {  # (loss, negatives) -> accuracy of seeds 1, 2, 3
+    ("ntxent", "uniform"): (0.80, 0.82, 0.84),
+    ("ntxent", "hcl"): (0.83, 0.83, 0.89),
+    ("decoupled", "uniform"): (0.70, 0.60, 0.80),
+}
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    """Three cells of three seeds; one run fails, one was interrupted, one is torn, two are missing."""
+    number = 0
+    for (loss, negatives), values in VALUES.items():
+        for seed, value in enumerate(values, 1):
+            overrides = [f"negatives={negatives}", f"loss={loss}", "trainer.max_epochs=3", f"seed={seed}"]
+            metrics = {"test/knn_top1": value, "baseline/raw_knn_top1": 0.5, "val/knn_top1": 0.1, "val/loss": 2.0}
+            make_run(tmp_path / str(number), overrides, metrics, curve=[value / 4, value / 2, value])
+            number += 1
+    common = ["loss=decoupled", "negatives=hcl", "trainer.max_epochs=3"]
+    make_run(tmp_path / "9", [*common, "seed=1"], None, outcome=None)
+    (make_run(tmp_path / "10", [*common, "seed=2"], None, outcome=None) / "error.txt").write_text("Traceback")
+    torn = make_run(tmp_path / "11", [*common, "seed=3"], None)
+    (torn / "environment.json").write_text('{"overrides": [')
+    task = ["loss=ntxent,decoupled", "negatives=uniform,hcl,tilt", "trainer.max_epochs=3", "seed=1,2"]
+    asked = {"hydra": {"sweeper": {"params": None}, "overrides": {"task": task}}}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(asked))
+    return tmp_path
+
+
+def test_numbers_of_the_report_equal_those_by_hand(sweep):
+    script.report(sweep, ["test/knn_top1"], "negatives=uniform loss=ntxent")
+    made = json.loads((sweep / "report.json").read_text())
+    rows = {row["name"]: row["test/knn_top1"] for row in made["rows"]}
+    reference, hcl = rows["negatives=uniform loss=ntxent"], rows["negatives=hcl loss=ntxent"]
+    assert (reference["n"], reference["mean"], reference["std"]) == (3, pytest.approx(0.82), pytest.approx(0.02))
+    assert hcl["mean"] == pytest.approx(0.85)
+    assert hcl["std"] == pytest.approx(math.sqrt((0.02**2 + 0.02**2 + 0.04**2) / 2))
+    # differences 0.03, 0.01, 0.05: mean 0.03, deviation 0.02, t(0.975, 2) = 4.302653
+    assert hcl["difference"]["seeds"] == [1, 2, 3]
+    assert hcl["difference"]["mean"] == pytest.approx(0.03)
+    assert hcl["difference"]["half"] == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
+    assert rows["negatives=hcl loss=decoupled"]["n"] == 0
+    assert made["same"] == {"trainer.max_epochs": "3"}
+
+
+def test_the_report_as_markdown(sweep):
+    text = script.report(sweep, ["test/knn_top1"], "negatives=uniform loss=ntxent")
+    lines = text.splitlines()
+    assert lines[0] == "16 runs: 9 finished, 1 interrupted, 1 failed, 1 unreadable, 4 missing"
+    assert (
+        "| negatives=hcl loss=ntxent | 3 | 0.5000 ± 0.0000 | 0.8500 ± 0.0346 | +0.0300 [-0.0197, +0.0797], n = 3 |"
+        in lines
+    )
+    assert "- interrupted: 9 loss=decoupled negatives=hcl seed=1" in lines
+    assert "- failed: 10 loss=decoupled negatives=hcl seed=2" in lines
+    assert {line for line in lines if line.startswith("- missing")} == {
+        f"- missing: loss={loss} negatives=tilt seed={seed}" for loss in ("ntxent", "decoupled") for seed in (1, 2)
+    }
+    pivot = lines.index(r"| test/knn_top1: negatives \ loss | ntxent | decoupled |")
+    assert lines[pivot + 2 :] == ["| uniform | 0.8200 ± 0.0200 | 0.7000 ± 0.1000 |", "| hcl | 0.8500 ± 0.0346 | - |"]
+    assert (sweep / "report.md").read_text() == text
+    for name in ("bars.png", "curves.png"):
+        assert (sweep / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_are_means_over_the_epochs_that_all_seeds_have(sweep):
+    cells, _ = compare.cells(compare.read(sweep))
+    (sweep / "1/metrics.csv").write_text(
+        "epoch,step,val/knn_top1,train/loss\n0,0,0.3,1\n1,9,0.5,1\n2,"
+    )  # being written
+    cell = next(c for c in cells if c.name == "negatives=uniform loss=ntxent")
+    assert compare.curve(cell, "val/knn_top1") == {1: [0.2, 0.3, 0.21], 2: [0.4, 0.5, 0.42]}
+    assert compare.curve(cell, "val/linear_top1") == {}
+
+
+def test_any_folder_of_runs_and_any_metric(tmp_path, capsys, monkeypatch):
+    """runs/train: another seed is the default's, of two equal runs the later counts, other commands' are left aside."""
+    make_run(tmp_path / "2026-01-01_default", [], {"val/loss": 9.0, "test/knn_top1": 0.1})
+    make_run(tmp_path / "2026-01-02_default", ["name=again"], {"val/loss": 3.0, "test/knn_top1": 0.2})
+    make_run(tmp_path / "2026-01-03_default", ["seed=4"], {"val/loss": 5.0, "test/knn_top1": 0.3})
+    (make_run(tmp_path / "evaluated", [], {"test/knn_top1": 0.9}) / "config.yaml").write_text("ckpt: x")
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "metric=val/loss"])
+    assert script.main() == 0
+    assert "| (default) | 2 | 4.0000 ± 1.4142 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [(["metric=test/knn"], ["metric=test/knn", "test/knn_top1, val/knn_top1, val/loss"]),
+     (["against=hcl"], ["fits no row"]),
+     (["against=negatives=hcl"], ["fits 2 rows", "negatives=hcl loss=ntxent"]), (["metrics=x"], ["usage"])],
+)  # fmt: skip
+def test_mistakes_of_the_report_are_one_line(sweep, capsys, monkeypatch, typed, words):
+    monkeypatch.setattr(sys, "argv", ["report.py", str(sweep), *typed])
+    assert script.main() == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+    assert all(word in line for word in words)
+
+
+def test_a_report_before_anything_has_finished(tmp_path):
+    with pytest.raises(ValueError, match="no runs"):
+        script.report(tmp_path, ["test/knn_top1"], None)
+    claimed = tmp_path / "0"
+    runs.create(claimed, {"seed": 1, "trainer": {}}, ["seed=1"])
+    assert script.report(tmp_path, ["test/knn_top1"], None).startswith("1 runs: 1 running")
+    runs.unlock(claimed)
+    assert script.report(tmp_path, ["test/knn_top1"], None).startswith("1 runs: 1 interrupted")
+
+
+@pytest.mark.parametrize(
+    ("freedom", "value"),
+    [(1, 12.70620474), (2, 4.30265273), (3, 3.18244631), (9, 2.26215716), (29, 2.04522964), (100, 1.98397152)],
+)
+def test_quantiles_of_students_t_are_those_of_the_tables(freedom, value):
+    assert compare.t_quantile(freedom) == pytest.approx(value, rel=1e-8)

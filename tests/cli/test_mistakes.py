@@ -1,0 +1,245 @@
+"""What a user can get wrong: one line that names the key, status 2, and nothing left behind."""
+
+import re
+import sys
+
+import pytest
+from composing import composed
+from conftest import CONF, TINY, check_mistake, command, config
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+from repel.cli.checks import check
+from repel.cli.suggestions import check_names, config_mistake, explain
+from repel.engine.build import build_trainer
+from repel.engine.configs import load_config, to_container
+from repel.engine.fit import fit
+from repel.engine.outcomes import MISTAKE
+
+MISTAKES = {  # what is typed -> what the line must hold
+    "loss=ntxnt": ["loss=ntxnt", "did you mean ntxent?"],
+    "losss=ntxent": ["losss", "did you mean loss?"],
+    "experiment=foo": ["experiment=foo", "cifar10_simclr"],
+    "trainer.devicez=2": ["trainer.devicez", "did you mean trainer.devices?"],
+    "encoder.wdith=3": ["encoder.wdith", "did you mean encoder.width?"],
+    "batch_size=3": ["batch_size", "did you mean data.batch_size?"],
+    "trainer.devices=abc": ["trainer.devices", "whole number", "'abc'"],
+    "trainer.devices=0": ["trainer.devices", "at least 1"],
+    "seed=1e3": ["seed", "whole number"],
+    "seed=-1": ["seed", ">= 0"],
+    "loss.temperature=0": ["loss.temperature", "> 0"],
+    "loss.temperature=-1": ["loss.temperature", "> 0"],
+    "loss.temperature=": ["loss.temperature", "a number"],
+    "loss.temperature=hot": ["loss.temperature", "'hot'"],
+    "optimizer.lr=-1": ["optimizer.lr", "> 0"],
+    "views.augmentation.scale=1": ["views.augmentation.scale", "list"],
+    "trainer.precision=half": ["trainer.precision", "32-true"],
+    "trainer.accelerator=tpu": ["trainer.accelerator", "cpu"],
+    "data.batch_size=1": ["data.batch_size", "at least 2"],
+    "data.batch_size=10 trainer.devices=4": ["data.batch_size=10", "4 ranks"],
+    "data=image_folder": ["data.root is not set"],
+    "resume=nowhere": ["nowhere", "not a run folder"],
+    "trainer.devices=1,2": ["trainer.devices=1,2"],
+    "loss=[": ["["],
+    "encoder=timm": ["encoder.name is not set"],
+    "loss._target_=torch.load": ["_target_", "torch.load"],
+    "loss._target_=repel.engine.fit.torch.hub.load": ["_target_", "torch.hub.load"],
+    "+temperature=0.1": ["temperature", "did you mean"],
+    "callbacks.last=null": ["callbacks.last"],
+    "loss=barlow negatives=hcl": ["loss=barlow", "no negatives", "negatives=hcl"],
+    "loss=vicreg queue.size=8": ["loss=vicreg", "queue.size=8"],
+    "queue.size=-1": ["queue.size", ">= 0"],
+    "trainer.max_steps=0": ["trainer.max_steps", "at least 1"],
+    "anneal.values={negatives.beta:[0,1]}": ["negatives.beta", "no number"],
+    "negatives=tilt anneal.values={negatives.betta:[0,1]}": ["negatives.betta", "did you mean negatives.beta?"],
+    "negatives=tilt anneal.values={negatives.beta:3}": ["negatives.beta", "first and last"],
+    "loss.learn_temperature=true anneal.values={loss.temperature:[0.5,0.2]}": ["loss.temperature", "learned"],
+    "views.augmentation.blur=often": ["views.augmentation.blur", "a number"],
+    "views.augmentation.blurr=1": ["views.augmentation.blurr", "did you mean views.augmentation.blur?"],
+    "views=simclr_small": ["views=simclr_small", "did you mean"],
+    "evaluation.bank=0": ["evaluation.bank", "at least 1"],
+    "evaluation.map=umap": ["evaluation.map", "pca or tsne"],
+    "evaluators=[knn,linaer]": ["linaer", "did you mean linear?"],
+    "data=imagenet": ["data.root is not set"],
+    "data=fashion_mini data.channels=3": ["data.mean", "data.channels=3"],
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES, ids=str)
+def test_config_mistakes_get_one_line_before_torch_is_imported(typed, tmp_path, monkeypatch):
+    blocker = tmp_path / "blocked"
+    (blocker / "torch").mkdir(parents=True)
+    (blocker / "torch/__init__.py").write_text("raise RuntimeError('torch was imported')")
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    result = command("train.py", *typed.split(), cwd=cwd, PYTHONPATH=str(blocker))
+    check_mistake(result, MISTAKES[typed])
+    assert [p for p in cwd.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize("typed", ["loss=ntxnt", "losss=ntxent", "views.augmentation.blurr=1", "loss.a.b=1", "los/s=a"])
+def test_names_are_judged_before_hydra_and_as_hydra_does(typed):
+    with pytest.raises(ValueError, match=re.escape(typed.split("=")[0])) as caught:
+        check_names("train", [typed])
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(HydraException) as hydras:
+        compose("train", overrides=[typed])
+    assert str(caught.value) == config_mistake(hydras.value, "train")
+
+
+def test_names_are_judged_before_hydra_runs(monkeypatch, capsys):
+    """Which would compose the config twice."""
+    from repel.cli.main import train
+
+    monkeypatch.setattr("hydra.main", None)
+    monkeypatch.setattr("repel.cli.command.raise_on_signal", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets
+    monkeypatch.setattr(sys, "argv", ["train.py", "loss=ntxnt"])
+    with pytest.raises(SystemExit) as ended:
+        train()
+    assert ended.value.code == MISTAKE
+    assert "did you mean ntxent?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", [
+    "", "loss=infonce loss.learn_temperature=true", "experiment=null", "predictor=none",
+    "predictor=mlp predictor.hidden=3", "data_views=null", "evaluators=[knn]", "+loss.x=1", "~callbacks.knn",
+    "queue.dim=3", "loss.negatives.beta=1", "-m losss=a", "hydra.searchpath=[file:///a] loss=mine", "loss=[",
+    "loss=ntxent,triplet loss.margin=1", "views.local=null", "loss=ntxent,infonce", "data.mean.0=1",
+])  # fmt: skip
+def test_what_may_be_right_is_left_to_hydra(typed):
+    check_names("train", typed.split())
+
+
+def test_a_target_deep_in_a_checkpoints_config_is_refused():
+    with pytest.raises(ValueError, match=r"torch\.hub\.load"):
+        load_config({"encoder": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.hub.load"}]}})
+
+
+LATER = {  # mistakes that only the data or the machine shows
+    "data.batch_size=6000": ["data.batch_size=6000", "5400 training images"],
+    "trainer.limit_train_batches=0.0001": ["trainer.limit_train_batches"],
+    "data=image_folder data.root=nowhere": ["data.root=nowhere", "no such folder"],
+    "trainer.precision=16-mixed trainer.accelerator=cpu": ["trainer.precision=16-mixed", "bf16-mixed"],
+    "views.augmentation.flip=2": ["views.augmentation.flip", "[0, 1]"],
+    "views.color=quick": ["views.color", "exact or fused"],
+    "views.order=none": ["views.order", "batch or image"],
+    "views.n=1": ["views.n"],
+    "views=byol views.n=3": ["views.per_view", "views.n=3"],
+    "views=multi_crop views.local.size=2": ["views.local", "size=2"],
+    "views=multi_crop loss=barlow": ["views.local=null"],
+    "data.device_cache=maybe": ["data.device_cache", "auto"],
+    "data=stream data.root=nowhere": ["data.root=nowhere", "pack_shards"],
+    "data=imagenet data.root=nowhere": ["data.root=nowhere", "no such folder"],
+    "encoder=resnet18 encoder.weights=DEFAULT": ["encoder.weights", "encoder.stem=imagenet"],
+    "callbacks.last.every_n_train_steps=0": ["every_n_train_steps"],
+    "loss=siglip negatives=debiased": ["SigLIP", "debiased", "exponentials"],
+    "loss=ressl negatives=hardest": ["ressl", "topk"],
+    "loss=infonce loss.candidates=queue": ["loss.candidates=queue", "queue.size"],
+    "loss=byol": ["predictor=mlp"],
+    "negatives=tilt anneal.values={negatives.beta:[0.0,-1.0]}": ["negatives.beta", ">= 0"],
+    "negatives=topk anneal.values={negatives.k:[9,0]}": ["negatives.k", "at least 1"],
+    "target=ema target.momentum=1.0": ["target.momentum"],
+    "anneal.shape=square": ["anneal.shape"],
+    "evaluators.knn.others=[0]": ["evaluators.knn", "k >= 1"],
+    "evaluators.linear.l2=[]": ["evaluators.linear.l2"],
+    "+loss.colour=red": ["colour"],
+}
+
+
+@pytest.mark.parametrize("typed", LATER, ids=str)
+def test_later_mistakes_raise_before_training(typed, tmp_path):
+    """In this process, through the command's own path, to save its start-up."""
+    from repel.engine.launch import launch
+
+    cfg = config(*typed.split())
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        launch(cfg, tmp_path, resume=False)
+    status, line = explain(caught.value, "train")
+    assert status == MISTAKE, line
+    assert "\n" not in line
+    for word in LATER[typed]:
+        assert word in line
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("typed", [t for t in [*MISTAKES, *LATER] if not re.search("devices|-m|resume", t)], ids=str)
+def test_mistakes_on_two_devices(typed, tmp_path, monkeypatch):
+    """The same line from the second of two ranks, before it needs the first; and before anything is written."""
+    words = {**MISTAKES, **LATER}[typed]
+    options = [*typed.split(), "trainer.devices=2"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # which Lightning sets, and which would stay
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", None)  # where a mistake goes so far, it is too late
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        cfg = composed("train", options, hydra=True)
+        HydraConfig.instance().set_config(cfg)
+        cfg._set_flag("struct", False)
+        del cfg["hydra"]
+        check(cfg, "train")
+        fit(load_config(to_container(cfg)), tmp_path, resume=False)
+    except Exception as error:
+        status, line = explain(error, "train")
+    else:
+        status, line = 0, ""
+    assert status == MISTAKE, line
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("gpus", "typed", "words"), [
+    (0, "trainer.accelerator=gpu", ["no GPU"]),
+    (1, "trainer.devices=4", ["trainer.devices=4", "1 GPU", "trainer.accelerator=cpu"]),
+])  # fmt: skip
+def test_devices_that_are_not_there(monkeypatch, gpus, typed, words):
+    from repel.engine.launch import check_devices
+
+    options = {key: config(typed).trainer[key] for key in ("accelerator", "devices", "precision")}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        check_devices("trainer.", **options)
+    assert all(word in str(caught.value) for word in words)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    check_devices("trainer.", **options)
+
+
+def test_a_missing_logger_says_how_to_get_it(monkeypatch, tmp_path):
+    """conf/logger/wandb.yaml is built as far as it goes without its package."""
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    cfg = config("logger=[default,wandb]")
+    assert list(cfg.logger) == ["tensorboard", "csv", "wandb"]
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        build_trainer(cfg, tmp_path, None)
+    status, line = explain(caught.value, "train")
+    assert (status, "pip install -e '.[wandb]'" in line) == (MISTAKE, True)
+
+
+def test_a_mistake_leaves_no_folder_and_a_taken_folder_stays(finished, tmp_path):
+    result = command("train.py", *TINY, "data.batch_size=6000", "trainer.limit_train_batches=1.0", cwd=tmp_path)
+    check_mistake(result, ["data.batch_size=6000"])
+    assert list((tmp_path / "runs/train").iterdir()) == []
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    result = command("train.py", *TINY, f"hydra.run.dir={finished}", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "already holds a run" in result.stderr
+    after = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "error.txt"}
+    assert after == before
+
+
+def test_every_mistake_in_conf_is_caught_by_type():
+    """Each number in conf refuses text, whatever the group: the check needs no list of keys."""
+    from repel.cli.checks import mismatch
+    from repel.engine.configs import flatten
+
+    numbers = [v for v in flatten(OmegaConf.load(CONF / "trainer/default.yaml")).values() if isinstance(v, int | float)]
+    assert len(numbers) > 5
+    assert all(mismatch(v, "text") for v in numbers)
+    assert mismatch(None, "anything") is None
+    assert mismatch(1.0, 3) is None
+    assert mismatch(True, 1) is not None

@@ -1,0 +1,112 @@
+"""conf/ as a whole: every experiment builds, every option of every group is tested, every target exists."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from conftest import CONF, ROOT, config, options
+from omegaconf import OmegaConf
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments_compose_and_build(name):
+    from repel.engine.build import build_module
+
+    changes = ["encoder.weights=null"] if name == "founding" else []  # the weights would be downloaded
+    cfg = config(f"experiment={name}", *changes)
+    module = build_module(cfg)
+    images = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    assert module.head(module(images)).shape == (2, cfg.head.out_features)
+
+
+@pytest.mark.parametrize("name", options("data_views"))
+def test_views_made_for_a_dataset_are_used_with_it_alone(name):
+    data = next(d for d in sorted(options("data"), key=len, reverse=True) if name.startswith(d))
+    views = name.removeprefix(f"{data}_")
+    special, usual = config(f"data={data}", f"views={views}"), config("data=cifar10", f"views={views}")
+    assert special.views.augmentation.gamma == 3.0
+    assert usual.views.augmentation.gamma == 0.0
+    changed = config(f"data={data}", f"views={views}", "views.augmentation.gamma=1.0")
+    assert changed.views.augmentation.gamma == 1.0  # what is typed wins
+
+
+@pytest.mark.parametrize("group", sorted(p.name for p in CONF.iterdir() if p.is_dir()))
+def test_every_option_of_every_group_is_tested(group):
+    """A group that no test globs over would rot: name it here with the file of the test that does."""
+    tested = {
+        "data": "data/test_data.py",
+        "data_views": "commands/test_conf.py",
+        "encoder": "images/test_encoders.py",
+        "evaluators": "evaluation/test_protocol.py",
+        "experiment": "commands/test_conf.py",
+        "head": "model/test_parts.py",
+        "loss": "support/loss_cases.py",
+        "negatives": "support/loss_cases.py",
+        "optimizer": "model/test_parts.py",
+        "predictor": "model/test_parts.py",
+        "schedule": "model/test_parts.py",
+        "target": "model/test_parts.py",
+        "views": "images/test_views.py",
+    }
+    chosen = {"logger": "cli/test_mistakes.py", "sweep": "cli/test_sweeps.py"}  # each option by a test of its own
+    one_option = {"callbacks", "trainer"}
+    assert group in {*tested, *chosen, *one_option, "hydra"}
+    if group in tested:
+        assert f'options("{group}")' in (ROOT / "tests" / tested[group]).read_text(encoding="utf-8")
+    if group in chosen:
+        assert f"{group}=" in (ROOT / "tests" / chosen[group]).read_text(encoding="utf-8")
+    if group in one_option:
+        assert options(group) == ["default"]  # test_run_folder trains with it
+
+
+def test_every_target_exists():
+    """Read as text: composing every option takes seconds."""
+    from hydra.utils import get_object
+
+    from repel.engine.configs import check_targets
+
+    texts = [path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml")]
+    targets = {name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text)}
+    assert len(targets) > 60
+    for target in targets:
+        check_targets({"_target_": target})
+        assert callable(get_object(target))
+
+
+def test_defaults_of_views_are_those_of_conf():
+    """conf/views/_base.yaml turns every operation off, and so does Python."""
+    import inspect
+
+    from repel.images.views import Augment, Views
+
+    base = OmegaConf.to_container(OmegaConf.load(CONF / "views/_base.yaml"), resolve=False)
+    for part, node in ((Views, base), (Augment, base["augmentation"] | base)):
+        for name, parameter in inspect.signature(part).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                default = parameter.default
+                assert node[name] == (list(default) if isinstance(default, tuple) else default), name
+
+
+def test_a_default_in_python_is_the_one_in_conf():
+    """Of losses and strategies, tests/losses/test_library_use.py compares more."""
+    import inspect
+
+    from hydra.utils import get_object
+
+    def nodes(config):
+        if isinstance(config, dict):
+            yield from [config] if str(config.get("_target_", "")).startswith("repel.") else []
+            config = list(config.values())
+        for item in config if isinstance(config, list) else []:
+            yield from nodes(item)
+
+    groups = ("loss", "negatives", "views", "head", "predictor", "target", "schedule")
+    configs = [config(), *(config(f"{group}={name}") for group in groups for name in options(group))]
+    for node in itertools.chain(*(nodes(OmegaConf.to_container(c)) for c in configs)):
+        elsewhere = ("repel.losses.", "repel.negatives.", "repel.images.views.", "repel.monitoring.loggers.")
+        if node["_target_"].startswith(elsewhere):
+            continue
+        for name, parameter in inspect.signature(get_object(node["_target_"])).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert parameter.default == node.get(name), f"{node['_target_']}: {name}"

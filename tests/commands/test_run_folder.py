@@ -1,0 +1,175 @@
+"""What a run leaves, and that it learns: files, metrics, checkpoints, the best and the last; on own images too."""
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+from conftest import TINY, config, make_folder
+from lightning.pytorch import Callback
+from runs_here import train
+
+from repel.engine import checkpoint_io, runs
+from repel.engine.build import build_data, build_module, build_trainer
+from repel.engine.configs import load_config
+from repel.images import contact_sheet as sheet
+from repel.report.evaluate import finish
+
+
+class TestWhatARunLeaves:
+    def test_files(self, finished):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_debug", finished.name)
+        assert finished.parent.parts[-2:] == ("runs", "train")
+        files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+        files = {f for f in files if not f.startswith("tensorboard/")}
+        records = {"config.yaml", "environment.json", "metrics.json", "metrics.csv", "evaluation.json", "report.html"}
+        assert files == records | {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+
+    def test_metrics(self, finished):
+        metrics = json.loads((finished / "metrics.json").read_text())
+        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/last_knn_top1"}
+        expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1", "test/season_knn_top1", "test/knn200_top1"}
+        expected |= {"speed/samples_per_second", "speed/data_wait_fraction"}  # test_report: the linear probe's
+        assert expected <= set(metrics)
+        assert metrics["train/steps"] == 8
+        assert all(0 <= v <= 1 for k, v in metrics.items() if "top1" in k or "fraction" in k)
+        assert metrics["baseline/raw_knn_top1"] == pytest.approx(0.7935, abs=1e-3)  # of the bundled data, known
+        with (finished / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(r["step"]) for r in rows if r["train/loss"]] == list(range(8))
+        assert len([r for r in rows if r["val/knn_top1"]]) == 2
+
+    def test_environment_and_config(self, finished):
+        environment = json.loads((finished / "environment.json").read_text())
+        assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+        assert "head.out_features=8" in environment["overrides"]
+        assert runs.read_config(finished)["head"]["out_features"] == 8
+        assert "${" not in (finished / "config.yaml").read_text()
+
+    def test_tensorboard(self, finished):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.plugins.hparams import plugin_data_pb2
+
+        events = EventAccumulator(str(finished / "tensorboard"))
+        events.Reload()
+        tags = events.Tags()
+        assert {"train/loss", "val/knn_top1", "lr-AdamW/pg1", "test/knn_top1"} <= set(tags["scalars"])
+        sheets = {f"embedding/{name}" for name in ("neighbours", "map", "similarities")}
+        assert {"views/pairs"} | sheets | {"validation"} >= set(tags["images"]) >= {"views/pairs"} | sheets
+        assert (finished / "tensorboard/projector_config.pbtxt").is_file()
+        sprites = list((finished / "tensorboard").rglob("sprite.png"))
+        assert len(sprites) == 1
+        assert len((sprites[0].parent / "metadata.tsv").read_text().splitlines()) == 600  # validation images
+        image = events.Images("views/pairs")[0]
+        cell = sheet.CELL + sheet.GAP  # four images, plain and their two views with what was drawn
+        assert image.width == 4 * cell + sheet.GAP
+        assert image.height == 3 * cell + sheet.GAP + sheet.LINE * (1 + 2 * sheet.LINES)
+        content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+        assert hparams["encoder.width"].number_value == 4
+
+    def test_checkpoints_load_without_running_code(self, finished):
+        for name in ("last", "best"):
+            contents = torch.load(finished / f"checkpoints/{name}.ckpt", weights_only=True)
+            assert contents["config"]["seed"] == 1
+        assert checkpoint_io.load(finished / "checkpoints/last.ckpt")["global_step"] == 8
+
+
+def test_training_learns(tmp_path):
+    """More than a loss that goes down: features of unseen test images beat those before the first step."""
+    train(
+        tmp_path / "a",
+        "encoder.width=8",
+        "trainer.limit_train_batches=60",
+        "data.batch_size=32",
+        "trainer.max_epochs=1",
+        "evaluation.bank=1000",
+    )
+    finish(load_config(runs.read_config(tmp_path / "a")), tmp_path / "a", None)
+    metrics = json.loads((tmp_path / "a/metrics.json").read_text())
+    assert metrics["test/knn_top1"] > metrics["baseline/untrained_knn_top1"] + 0.05
+
+
+def test_best_is_the_best_and_last_is_the_last(tmp_path, monkeypatch):
+    """With a metric that rises, falls, and ties."""
+    values = iter([0.3, 0.6, 0.5, 0.6])
+    monkeypatch.setattr("repel.monitoring.validation_knn.knn_top1", lambda *args: next(values))
+    train(tmp_path / "a", "trainer.max_epochs=4")
+    best, last = (checkpoint_io.load(tmp_path / f"a/checkpoints/{name}.ckpt") for name in ("best", "last"))
+    assert (best["epoch"], last["epoch"]) == (1, 3)
+    assert last["callbacks"]["BestCheckpoint"]["best"] == pytest.approx(0.6)
+
+
+def test_without_knn_the_loss_chooses(tmp_path):
+    train(tmp_path / "a", "callbacks.knn=null", "callbacks.progress=null", "logger.tensorboard=null")
+    with (tmp_path / "a/metrics.csv").open() as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
+    best = checkpoint_io.load(tmp_path / "a/checkpoints/best.ckpt")
+    assert best["callbacks"]["BestCheckpoint"]["best"] == pytest.approx(-min(losses))
+
+
+@pytest.mark.parametrize(("limit", "steps"), [("0.01", 3), ("7", 7), ("1.0", 371)])
+def test_limits_of_an_epoch(tmp_path, limit, steps):
+    """A fraction is applied once, and every epoch has the same length, a new order and a validation."""
+    seen = []
+
+    class Seen(Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            seen.append(tuple(batch.ids[0].tolist()))
+            if len(seen) > 3 * min(steps, 7):
+                trainer.should_stop = True
+
+    cfg = config(*TINY, f"trainer.limit_train_batches={limit}", "trainer.max_epochs=3", "callbacks.knn=null")
+    module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg, tmp_path, None)
+    trainer.callbacks.append(Seen())
+    data.trainer = trainer
+    data.setup()
+    assert data.batches_per_epoch() == steps
+    if steps < 10:
+        trainer.fit(module, data)
+        assert len(seen) == 3 * steps
+        assert len({frozenset(sum(seen[i : i + steps], ())) for i in (0, steps, 2 * steps)}) == 3
+        assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 3 * steps
+        with (tmp_path / "metrics.csv").open() as file:
+            assert len([row for row in csv.DictReader(file) if row["val/loss"]]) == 3
+
+
+def test_own_images_without_labels(tmp_path, capsys):
+    make_folder(tmp_path / "images", ["."], 40)
+    train(
+        tmp_path / "a",
+        "data=image_folder",
+        f"data.root={tmp_path / 'images'}",
+        "data.image_size=12",
+        "data.batch_size=4",
+        "data.val_fraction=0.1",
+    )
+    assert finish(load_config(runs.read_config(tmp_path / "a")), tmp_path / "a", None) is not None
+    printed = capsys.readouterr().out
+    assert "no labels" in printed
+    metrics = json.loads((tmp_path / "a/metrics.json").read_text())
+    assert not [name for name in metrics if "knn" in name]
+    assert checkpoint_io.load(tmp_path / "a/checkpoints/best.ckpt")  # by val/loss
+
+
+def test_labels_are_asked_for_before_training(tmp_path):
+    make_folder(tmp_path / "images", ["."], 40)
+    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=4",
+              "data.val_fraction=0.1"]  # fmt: skip
+    with pytest.raises(ValueError, match="labels"):
+        train(tmp_path / "a", *source, "negatives=false_negatives", "negatives.labels=true")
+
+
+def test_own_images_with_labels_and_broken_files(tmp_path, capsys):
+    make_folder(tmp_path / "images", ["red", "green"], 30)
+    (tmp_path / "images/red/broken.jpg").write_bytes(b"nothing")
+    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=4",
+              "data.val_fraction=0.1"]  # fmt: skip
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        train(tmp_path / "a", *source)
+    train(tmp_path / "b", *source, "data.on_error=skip")
+    assert "1 unreadable files" in capsys.readouterr().out
+    assert "broken.jpg" in (tmp_path / "b/skipped.txt").read_text()
+    finish(load_config(runs.read_config(tmp_path / "b")), tmp_path / "b", None)
+    assert json.loads((tmp_path / "b/metrics.json").read_text())["baseline/raw_knn_top1"] == 1.0

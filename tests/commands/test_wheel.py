@@ -1,0 +1,96 @@
+"""The wheel: what lies in it, and a run from it without the checkout."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built with what is installed here: nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The bin/ of an environment with the wheel, which finds this one's other packages behind it."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    # installed by hand, as pip would: files, and a command that calls the entry point
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(packages)
+        (entry_points,) = [name for name in file.namelist() if name.endswith("entry_points.txt")]
+        assert "repel = repel.cli.main:main" in file.read(entry_points).decode().splitlines()
+    others = [path for path in map(Path, sys.path) if path.name == "site-packages" and path.is_dir()]
+    (packages / "others.pth").write_text("".join(f"{path}\n" for path in others))
+    command = folder / "bin" / "repel"
+    command.write_text(f"#!{folder}/bin/python\nimport sys\nfrom repel.cli.main import main\n"
+                       'if __name__ == "__main__":\n    sys.exit(main())\n')  # fmt: skip
+    command.chmod(0o755)
+    return folder / "bin"
+
+
+def run(command: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["OMP_NUM_THREADS"] = "1"
+    result = subprocess.run([command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
+                            timeout=600)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_what_lies_in_it(wheel):
+    """All that git knows of src/repel and conf/, with the licenses."""
+    known = subprocess.run(["git", "ls-files", "src/repel", "conf"], cwd=ROOT, capture_output=True, text=True).stdout
+    expected = {
+        path.removeprefix("src/") if path.startswith("src/") else f"repel/{path}"
+        for path in known.splitlines()
+        if (ROOT / path).is_file()
+    }
+    found = set(zipfile.ZipFile(wheel).namelist())
+    records = {name.split("/", 1)[1] for name in found if ".dist-info/" in name}
+    assert {"licenses/LICENSE", "licenses/src/repel/images/fashion_mini/LICENSE", "entry_points.txt"} <= records
+    assert expected <= {name for name in found if ".dist-info/" not in name}
+    assert {"repel/conf/train.yaml", "repel/py.typed", "repel/images/fashion_mini/images.npz"} <= found
+    assert not {name for name in found if name.endswith((".pyc", ".ckpt"))}
+
+
+def test_a_run_without_the_checkout(installed, tmp_path):
+    """From an empty folder: train on two ranks, each a process of its own, evaluate, embed and export."""
+    paths = run(installed / "python", "-c", "import sys, repel; print(repel.__file__, *sys.path)", cwd=tmp_path).stdout
+    assert paths.split()[0].startswith(str(installed.parent))  # the wheel's repel
+    assert str(ROOT / "src") not in paths.split()
+    options = [*TINY, "evaluation.bank=64", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=2"]
+    trained = run(installed / "repel", "train", *options, cwd=tmp_path)
+    folder = tmp_path / trained.stdout.strip().splitlines()[-1].removeprefix("run: ")
+    assert folder.parent == tmp_path / "runs" / "train"
+    assert 0 <= json.loads((folder / "metrics.json").read_text())["test/knn_top1"] <= 1
+    record = json.loads((folder / "environment.json").read_text())
+    assert record["command"][:3] == ["repel", "train", TINY[0]]
+    assert record["git_commit"] is None  # of another project's repository, were there one around it
+    run(installed / "repel", "evaluate", f"ckpt={folder}", "evaluators=[knn]", "layers=[h]", cwd=tmp_path)
+    run(installed / "repel", "embed", f"ckpt={folder}", "checkpoint=last", "out=features", cwd=tmp_path)
+    assert (tmp_path / "features" / "features.npy").is_file()
+    run(installed / "repel", "export", f"ckpt={folder}", "checkpoint=last", "out=encoder", cwd=tmp_path)
+    assert (tmp_path / "encoder" / "encoder.safetensors").is_file()
+
+
+def test_an_extra_that_is_missing_is_named_by_its_packages(installed, tmp_path):
+    code = "from repel.base.installation import install_extra; print(install_extra('optuna'))"
+    line = run(installed / "python", "-c", code, cwd=tmp_path).stdout.strip()
+    assert line == "pip install 'hydra-optuna-sweeper<1.4,>=1.3' 'sqlalchemy<2'"

@@ -1,0 +1,75 @@
+"""scripts/search.py: the nearest images of a set to an image."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import command, config
+from export_runs import folder_data
+from PIL import Image
+
+from repel.engine.build import build_data
+from repel.export.embed import embed
+from repel.export.search import nearest_matches, open_folder, query_feature
+from repel.images.decode import decode
+
+
+@pytest.mark.parametrize("format", ["npy", "parquet"])
+def test_an_image_of_the_set_is_its_own_nearest(run, pictures, done, format):
+    out = done(embed, f"ckpt={run}", *folder_data(pictures), f"format={format}", "layer=both")
+    for layer in ("h", "z"):
+        embedded = open_folder(out, layer, None)
+        for file in ("train/red/002.png", "test/green/001.png"):
+            found = nearest_matches(query_feature(pictures / file, embedded, None), embedded, 20)
+            assert len(found) == 11
+            assert found[0].file == file
+            assert found[0].similarity == pytest.approx(1, abs=1e-6)
+            assert found[1].similarity < 1 - 1e-6
+            similarities = [f.similarity for f in found]
+            assert similarities == sorted(similarities, reverse=True)
+
+
+def search(*args, cwd):
+    return command("scripts/search.py", *map(str, args), cwd=cwd)
+
+
+def test_search_prints_and_draws(run, pictures, done, tmp_path):
+    from repel.images.contact_sheet import CELL
+
+    out = done(embed, f"ckpt={run}", *folder_data(pictures))
+    result = search(pictures / "train/red/002.png", out, "k=7", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["1.0000", "red", "train/red/002.png"]
+    assert len(lines) == 8
+    assert lines[-1] == str(out / "nearest_002.png")
+    sheet = np.asarray(Image.open(lines[-1]))
+    query, first = sheet[6 : 6 + CELL, 6 : 6 + CELL], sheet[160:280, 6 : 6 + CELL]
+    expected = decode(pictures / "train/red/002.png", CELL, 1)[0]
+    assert np.array_equal(query[1:-1, 1:-1, 0], expected[1:-1, 1:-1])
+    assert any(np.array_equal(first[i : i + CELL - 2, 1:-1, 0], expected[1:-1, 1:-1]) for i in range(10))
+
+
+def test_search_draws_sets_without_files_from_the_data(run, done, tmp_path):
+    data = build_data(config()).read()
+    Image.fromarray(data.test.pixels[5, 0].numpy()).save(tmp_path / "query.png")
+    out = done(embed, f"ckpt={run}")
+    embedded = open_folder(out, None, None)
+    found = nearest_matches(query_feature(tmp_path / "query.png", embedded, None), embedded, 3)
+    assert found[0].file == "test/000005"
+    from repel.export.search import read_pictures
+
+    made = read_pictures([*found, found[0]._replace(file="test/999999")], embedded.record)
+    assert torch.equal(made[0], data.test.pixels[5])
+    assert made[-1] is None
+
+
+def test_features_of_another_checkpoint_are_refused(run, pictures, done, tmp_path):
+    embedded = open_folder(done(embed, f"ckpt={run}", *folder_data(pictures)), None, None)
+    query = pictures / "train/red/002.png"
+    with pytest.raises(ValueError, match=r"epoch 5.*made at epoch 3"):
+        query_feature(query, embedded, str(run / "checkpoints/last.ckpt"))
+    with pytest.raises(ValueError, match="no checkpoint"):
+        query_feature(query, embedded, str(tmp_path / "gone.ckpt"))
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.png.*not an image"):
+        query_feature(tmp_path / "text.png", embedded, None)

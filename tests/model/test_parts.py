@@ -1,0 +1,128 @@
+"""Every head, predictor, target, optimizer and schedule of conf/; annealing."""
+
+import math
+
+import pytest
+import torch
+from conftest import config, options
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from repel.model.anneal import Anneal
+from repel.model.optim import constant, cosine, parameter_groups
+
+
+@pytest.mark.parametrize("name", options("head"))
+def test_heads_give_embeddings(name):
+    head = instantiate(config(f"head={name}", "head.out_features=9").head, in_features=12)
+    assert head(torch.randn(4, 12)).shape == (4, 9)
+
+
+@pytest.mark.parametrize("name", options("predictor"))
+def test_predictors_map_embeddings_to_embeddings(name):
+    cfg = config(f"predictor={name}").predictor
+    if cfg:
+        assert instantiate(cfg, in_features=6, out_features=6)(torch.randn(4, 6)).shape == (4, 6)
+
+
+@pytest.mark.parametrize("name", options("target"))
+def test_targets_make_embeddings_without_gradient_and_follow(name):
+    net, head = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4)), torch.nn.Linear(4, 3)
+    cfg = config(f"target={name}").target
+    if not cfg:
+        return
+    target, x = instantiate(cfg, net, head), torch.randn(8, 5)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with torch.no_grad():
+        for parameter in [*net.parameters(), *head.parameters()]:
+            parameter += 1.0
+    net(x)  # batch norm counts
+    assert not target(x).requires_grad
+    target.follow(net, head)
+    after, new = target.state_dict(), {"encoder": net, "head": head}
+    for key, value in before.items():
+        part, name = key.split(".", 1)
+        theirs = new[part].state_dict()[name]
+        moved = name in dict(new[part].named_parameters())
+        torch.testing.assert_close(after[key], value * cfg.momentum + theirs * (1 - cfg.momentum) if moved else theirs)
+    assert after["encoder.1.num_batches_tracked"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_optimizers_decay_weights_only(name):
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    cfg = config(f"optimizer={name}", "optimizer.weight_decay=0.1", "optimizer.lr=0.5").optimizer
+    optimizer = instantiate(cfg)(parameter_groups([net], cfg.weight_decay))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {n: decay[id(p)] for n, p in net.named_parameters()} == {
+        "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+    }  # fmt: skip
+    before = net[0].weight.detach().clone()
+    net(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, net[0].weight)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_parameter_groups_leave_out_what_is_frozen_and_empty():
+    layer = torch.nn.Linear(2, 2, bias=False)
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    assert [len(group["params"]) for group in parameter_groups([layer, frozen], 0.1)] == [1]
+
+
+@pytest.mark.parametrize("name", options("schedule"))
+def test_schedules_warm_up_and_stay_in_range(name):
+    factor = instantiate(config(f"schedule={name}", "schedule.warmup_epochs=2", "trainer.max_epochs=10").schedule)
+    values = [factor(e / 10) for e in range(101)]
+    assert all(0 <= v <= 1 for v in values)
+    assert values[10] == pytest.approx(0.5)
+    assert values[20] == pytest.approx(1)
+
+
+def test_cosine():
+    assert cosine(0, 0, 10, 0) == 1
+    assert cosine(6, 2, 10, 0) == pytest.approx(0.5)
+    assert cosine(10, 2, 10, 0.1) == pytest.approx(0.1)
+    assert cosine(12, 2, 10, 0.1) == pytest.approx(0.1)
+    assert constant(9, 0) == 1
+
+
+def test_annealing_is_a_function_of_time():
+    anneal = Anneal({"negatives.beta": [0.0, 2.0], "negatives.k": [9, 1]}, epochs=4, shape="linear")
+    assert anneal.at(0) == {"negatives.beta": 0.0, "negatives.k": 9}
+    assert anneal.at(1) == {"negatives.beta": 0.5, "negatives.k": 7}
+    assert anneal.at(9) == {"negatives.beta": 2.0, "negatives.k": 1}
+    assert isinstance(anneal.at(1.3)["negatives.k"], int)
+    half = Anneal({"x.y": [0.0, 2.0]}, epochs=4, shape="cosine")
+    assert half.at(1)["x.y"] == pytest.approx(1 - math.cos(math.pi / 4))
+    with pytest.raises(ValueError, match="no number"):
+        half.apply({"x": torch.nn.Linear(1, 1)}, 0.0)
+    with pytest.raises(ValueError, match=r"anneal\.epochs"):
+        Anneal({}, epochs=0, shape="linear")
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [("negatives=tilt", "negatives.beta"), ("negatives=hcl", "negatives.beta"), ("negatives=topk", "negatives.k"),
+     ("negatives=semi_hard", "negatives.margin"), ("negatives=annulus", "negatives.high"),
+     ("loss=triplet", "loss.margin"), ("target=ema", "target.momentum"),
+     ("negatives=chain", "negatives.strategies.1.beta"),
+     ("negatives=debiased", "negatives.tau_plus"), ("loss=ntxent", "loss.temperature")],
+)  # fmt: skip
+def test_these_can_be_annealed(typed, key):
+    """And what is set is what the loss then computes with."""
+    from repel.engine.build import build_module
+
+    cfg = config(typed)
+    now = OmegaConf.select(cfg, key)
+    later = 3 if isinstance(now, int) else 0.9 * now
+    module = build_module(config(typed, f"anneal.values={{{key}:[{now},{later}]}}", "anneal.epochs=2"))
+    parts = {"loss": module.loss, "negatives": module.loss.negatives, "target": module.target}
+    z, labels = torch.randn(2, 32, 128), torch.arange(32)
+    values = []
+    for epoch in (0.0, 2.0):
+        module.anneal.apply(parts, epoch)
+        values.append(module.loss(z, labels, labels))
+    assert torch.equal(*values) is (key == "target.momentum")
+    changed = module.target.momentum if key == "target.momentum" else None
+    assert changed is None or changed == pytest.approx(0.9 * now)

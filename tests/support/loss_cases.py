@@ -1,0 +1,115 @@
+"""Every loss of conf/loss with every strategy of conf/negatives, alone and with a memory, on small batches."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import config, options
+from hydra.utils import get_class, instantiate
+
+from repel.losses import base
+
+LABELS, IDS = torch.tensor([0, 0, 1, 1, 2, 1]), torch.tensor([10, 11, 12, 13, 14, 15])
+DIM = 5
+
+
+@functools.cache
+def node(group: str, name: str):
+    return config(f"{group}={name}", f"head.out_features={DIM}")[group]
+
+
+NO_NEGATIVES = {name for name in options("loss") if "negatives" not in node("loss", name)}
+NO_SUM = {  # nothing to debias
+    name
+    for name in set(options("loss")) - NO_NEGATIVES
+    if not get_class(node("loss", name)["_target_"]).takes_correction
+}
+REFUSED = {(loss, strategy) for loss in NO_SUM for strategy in ("debiased", "hcl")}
+REFUSED |= {(loss, strategy) for loss in NO_NEGATIVES for strategy in options("negatives") if strategy != "uniform"}
+REFUSED |= {("ressl", "hardest")}
+MATRIX = list(itertools.product(options("loss"), options("negatives")))
+PAIRS = [pair for pair in MATRIX if pair not in REFUSED]
+ROWWISE = [pair for pair in PAIRS if pair[0] not in NO_NEGATIVES]
+
+
+def in_make_test(loss: str, strategy: str, memory: bool) -> bool:
+    """Whether a case is not left to make test-all.
+
+    In make test is every pair, and every loss and every strategy both with a memory and without: where a pair is
+    tested with one, the next pair is tested without. A loss without strategies is tested both ways.
+    """
+    alternate = (options("loss").index(loss) + options("negatives").index(strategy)) % 2
+    return loss in NO_NEGATIVES or alternate == memory
+
+
+def with_and_without_memory():
+    """Parameters `pair` and `memory` of a test: the whole product, half of it marked slow."""
+    return pytest.mark.parametrize(
+        ("pair", "memory"),
+        [
+            pytest.param(pair, memory, id=f"{'-'.join(pair)}-{'queue and target' if memory else 'batch'}",
+                         marks=() if in_make_test(*pair, memory) else pytest.mark.slow)
+            for pair in PAIRS for memory in (False, True)
+        ],
+    )  # fmt: skip
+
+
+OWN_STOP_GRADIENT = {"macl", "decoupled_weighted"}  # part of the loss's definition: no finite difference sees it
+
+
+def make(loss: str, negatives="uniform", queue: int = 0, **changes):
+    """A loss of conf/loss in float64; `negatives` is a name, or a strategy."""
+    cfg = {**node("loss", loss), **changes}
+    if "negatives" in cfg:
+        cfg["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
+        cfg["queue"] = {**cfg["queue"], "size": queue}
+    made = {} if isinstance(negatives, str) else {"negatives": negatives}
+    return instantiate(cfg, **made).double()
+
+
+def batch(views: int = 2, samples: int = 6, dim: int = DIM, dtype=torch.float64, seed: int = 0):
+    generator = torch.Generator().manual_seed(views * samples + 1000 * seed)
+    return torch.randn(views, samples, dim, generator=generator, dtype=dtype).requires_grad_()
+
+
+def value_and_gradient(loss, z, **arguments):
+    z = z.detach().requires_grad_()
+    value = loss(z, **arguments)
+    value.backward()
+    return value.detach(), z.grad
+
+
+def batch_of(z, labels=None, ids=None) -> base.Batch:
+    """What forward makes of these arguments."""
+    keys = base.unit(z)
+    return base.Batch(keys, keys, labels, None if ids is None else ids[None], slice(None), raw=z)
+
+
+def remember(loss):
+    """Seven embeddings in a queue for eight; one of an image that is in the batch, one of a class that is."""
+    past = torch.randn(7, DIM, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    loss.queue.push(F.normalize(past, dim=-1), torch.tensor([10, 31, 32, 33, 34, 35, 36]),
+                    torch.tensor([0, 1, 5, 6, 7, 5, -1]))  # fmt: skip
+    return loss
+
+
+def setting(pair, views: int, memory: bool, **changes):
+    """A loss and its arguments: alone, or with a target and a queue."""
+    if not memory:
+        return make(*pair, **changes), {"labels": LABELS, "ids": IDS}
+    made = make(*pair, **changes) if pair[0] in NO_NEGATIVES else remember(make(*pair, queue=8, **changes))
+    return made, {"labels": LABELS, "ids": IDS, "target": batch(views, seed=1).detach()}
+
+
+def stops_gradient(pair, memory: bool) -> bool:
+    """Whether a part of the value is meant to have no gradient, which a finite difference does not know."""
+    if pair[0] in OWN_STOP_GRADIENT or pair[1] == "mixed":
+        return True  # golden values and equations test their gradients
+    return not memory and pair[0] in ("sce", "ressl", "nnclr", "swav", "byol")  # they look at themselves
+
+
+def assert_equal(a, b, **tolerance):
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x, y, **({"rtol": 1e-10, "atol": 1e-12} | tolerance))
