@@ -27,7 +27,7 @@ SIGNALS = f"{KILLS}::test_a_signal_to_any_rank_stops_all_after_the_same_step"
 PROTECTIONS = [
     # ------------------------------------------------------------------------------------------------------ agreement
     _one("finite check of the loss", f"{ENGINE}/agreement.py", "if not math.isfinite(loss):", "if False:",
-         f"{KILLS}::test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimiser[1]"),
+         f"{KILLS}::test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimizer[1]"),
     _one("finite check of the weights", f"{ENGINE}/checkpoint_callbacks.py",
          "if not torch.isfinite(parameter).all():", "if False:",
          f"{CHECKPOINTS}::test_divergence_names_the_last_good_checkpoint_and_keeps_it_good"),

@@ -70,7 +70,7 @@ LAYERNORM = [  # a network without batch norm, whose training does not depend on
 
 
 class PoisonAtStep:
-    """The given optimiser step leaves a weight that is no number."""
+    """The given optimizer step leaves a weight that is no number."""
 
     def __init__(self, step: int):
         self.step, self.steps = step, 0
