@@ -1,10 +1,14 @@
 """Splits, and the counted order of samples."""
 
 import itertools
+import signal
 
 import torch
+from torch.utils.data import Dataset
 
 from repel.base import seeding
+from repel.base.signals import SIGNALS
+from repel.data.loading import make_loader
 from repel.data.sampler import GlobalBatches
 from repel.data.samples import Splits
 from repel.data.splits import held_out
@@ -65,3 +69,15 @@ def test_an_epoch_goes_on_where_it_was_left():
 def test_the_order_may_come_in_pieces():
     assert batches(pieces=3) == batches(pieces=7) == batches()
     assert batches(pieces=3, seen=5 + 2) == batches(seen=5)[2:]
+
+
+class Ignored(Dataset):
+    """Whether the process that is asked ignores each of the signals."""
+
+    def __getitem__(self, place: int) -> list[bool]:
+        return [signal.getsignal(number) == signal.SIG_IGN for number in SIGNALS]
+
+
+def test_workers_ignore_the_signals_that_their_parent_handles():
+    assert list(make_loader(Ignored(), [0], workers=1)) == [[True] * 3]
+    assert Ignored()[0] != [True] * 3

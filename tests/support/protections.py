@@ -107,7 +107,7 @@ PROTECTIONS = [
          f"{KILLS}::test_a_signal_that_nobody_answered_is_not_lost"),
     _one("workers leave signals to the parent", "src/repel/data/loading.py",
          "worker_init_fn=ignore_in_worker", "worker_init_fn=None",
-         f"{KILLS}::test_a_signal_that_reaches_the_data_workers_too"),
+         "data/test_data.py::test_workers_ignore_the_signals_that_their_parent_handles"),
     # ----------------------------------------------------------------------------------------------- order and resume
     _one("position counted", "src/repel/data/datamodule.py",
          "position=lambda: progress.total.processed,",
@@ -122,7 +122,7 @@ PROTECTIONS = [
     _one("SLURM notes of sweeps", f"{CLI}/sweeps.py", "slurm.earlier_folder(Path(new).parent) or new", "new",
          f"{RANKS}::test_a_requeued_job_finds_its_sweep"),
     _one("the job's own seed", f"{ENGINE}/build.py", "seed_everything(cfg.seed, workers=True, verbose=False)", "pass",
-         f"{SIGNALS}[1-TERM:0:2]"),
+         "engine/test_build.py::test_the_jobs_own_seed_decides_the_weights"),
     # ------------------------------------------------------------------------------------------------------- commands
     _one("secrets redacted", f"{ENGINE}/configs.py",
          "return without_secrets(OmegaConf.to_container(cfg, resolve=True))",
