@@ -44,10 +44,11 @@ soak: .venv/installed ## kill and resume runs at random (MINUTES=10)
 doctor: .venv/runtime ## is this machine ready?
 	$(RUN) scripts/doctor.py
 
-lint: .venv/installed ## style, format, and the direction of imports between rooms
+lint: .venv/installed ## style, format, types, and the direction of imports between rooms
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
+	$(RUN) -m mypy
 
 format: .venv/installed ## let ruff mend what it can
 	$(RUN) -m ruff check --fix .

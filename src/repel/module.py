@@ -6,7 +6,7 @@ Shapes: B samples per rank, W ranks, N = W*B, V views, F features, D embedding d
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from repel.base import seeding
 from repel.base.collectives import gather
+from repel.data.datamodule import pair_data
 from repel.data.pair import Pair, ViewBatch
 from repel.data.samples import DataInfo, give_info
 from repel.losses.base import Loss
@@ -130,7 +131,7 @@ class Contrastive(LightningModule):
         self.log_dict(output.statistics, sync_dist=True)
         self.loss.update(output.keys, output.labels, output.ids)
 
-    def optimizer_step(self, *args, **kwargs) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.target is not None:
             self.target.follow(self.encoder, self.head)
@@ -179,7 +180,7 @@ class Contrastive(LightningModule):
         return projection if self.predictor is None else projection.detach()
 
     def batches_per_epoch(self) -> int:
-        return self.trainer.datamodule.batches_per_epoch()  # type: ignore[attr-defined]
+        return pair_data(self.trainer).batches_per_epoch()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]

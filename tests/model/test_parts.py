@@ -43,8 +43,12 @@ def test_targets_make_embeddings_without_gradient_and_follow(name):
     for key, value in before.items():
         part, name = key.split(".", 1)
         theirs = new[part].state_dict()[name]
-        moved = name in dict(new[part].named_parameters())
-        torch.testing.assert_close(after[key], value * cfg.momentum + theirs * (1 - cfg.momentum) if moved else theirs)
+        if name in dict(new[part].named_parameters()):
+            torch.testing.assert_close(after[key], value * cfg.momentum + theirs * (1 - cfg.momentum))
+    own = torch.nn.BatchNorm1d(4)  # running statistics are of the target's own activations, see test_ema.py
+    own(x @ before["encoder.0.weight"].T + before["encoder.0.bias"])
+    torch.testing.assert_close(after["encoder.1.running_mean"], own.running_mean)
+    assert int(after["encoder.1.num_batches_tracked"]) == 1
     assert after["encoder.1.num_batches_tracked"].dtype == torch.int64
 
 

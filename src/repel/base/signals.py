@@ -51,7 +51,7 @@ class DeferredSignals:
     A second ^C, two seconds later, raises KeyboardInterrupt at once.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.number, self.since = 0, 0.0
         self.handlers: dict[signal.Signals, Any] = {}
 

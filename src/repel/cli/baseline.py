@@ -51,7 +51,8 @@ def known_keys(name: str) -> list[str]:
 
 def task_overrides(overrides: ListConfig | None = None) -> list[str]:
     """Overrides, by default the job's, as they were typed: read one by one, interpolations would be resolved."""
-    return OmegaConf.to_container(HydraConfig.get().overrides.task if overrides is None else overrides, resolve=False)
+    chosen = HydraConfig.get().overrides.task if overrides is None else overrides
+    return [str(override) for override in OmegaConf.to_container(chosen, resolve=False) or ()]
 
 
 def baseline(name: str, overrides: list[str]) -> DictConfig:

@@ -112,6 +112,7 @@ def cells(found: list[Run]) -> tuple[list[Cell], dict[str, str]]:
         name = " ".join(f"{key}={value}" for key, value in here.items()) or "(default)"
         cell = grouped.setdefault(tuple(sorted(here.items())), Cell(name, here))
         if run.state in DONE:
+            assert run.seed is not None, "a run that ended has a config"
             cell.runs[run.seed] = run
         else:
             cell.under_way.append(run)

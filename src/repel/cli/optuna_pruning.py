@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Pruning(Callback):
-    """Reports the validation metric that the sweep maximises to the run's trial after each epoch, and asks the pruner.
+    """Reports the validation metric that the sweep maximizes to the run's trial after each epoch, and asks the pruner.
 
     A pruned run stops after that epoch and ends as any other, with its checkpoints and its test numbers; its value in
     the study is the best it had. environment.json notes it. The first rank asks, all ranks stop.
@@ -35,8 +35,8 @@ class Pruning(Callback):
 
         run = Path(trainer.default_root_dir)
         loaded = study.load(run.parent, self.pruner)
-        found = loaded and study.running_trial(loaded, run)
-        if found:
+        found = study.running_trial(loaded, run) if loaded else None
+        if loaded and found:
             self.trial = optuna.trial.Trial(loaded, found._trial_id)
         else:
             print("note     no trial of a running study has this run's parameters: nothing will prune it")
@@ -45,10 +45,11 @@ class Pruning(Callback):
         prune = False
         if self.trial is not None:
             self.trial.report(objective(trainer.callback_metrics), trainer.current_epoch)
+            assert trainer.max_epochs is not None, "conf sets it"
             prune = self.trial.should_prune() and trainer.current_epoch + 1 < trainer.max_epochs
         if trainer.strategy.broadcast(prune):
             trainer.should_stop = True
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and self.trial is not None:
                 self.trial.set_user_attr("pruned", True)
                 runs.update_environment(Path(trainer.default_root_dir), pruned_after_epoch=trainer.current_epoch + 1)
                 print(f"pruned   after epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", flush=True)

@@ -59,8 +59,10 @@ class RequeueInterruptedTrials(Callback):
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)  # the database is made before the first run's folder
         study = load(folder)
-        alive = [_overrides(run) for run in run_folders(folder) if runs.is_locked(run)] if study else []
-        for trial in trials(study, "RUNNING") if study else ():
+        alive = [_overrides(run) for run in run_folders(folder) if runs.is_locked(run)]
+        if study is None:
+            return
+        for trial in trials(study, "RUNNING"):
             if any(_parameters(trial) <= overrides for overrides in alive):
                 continue  # another process works on the same study
             study.tell(trial.number, state=type(trial.state).FAIL)

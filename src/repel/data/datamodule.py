@@ -23,6 +23,8 @@ from repel.data.views import ViewDraws, Viewed, Views
 
 __all__ = ["PairData"]
 
+__all__ = ["PairData", "pair_data"]
+
 CACHE_SHARE = 0.25  # of a device's free memory, which data.device_cache=auto may take
 
 
@@ -216,3 +218,8 @@ class PairData(LightningDataModule):
         if ids is None:  # validation samples' ids come after the training samples', so that no two samples share one
             ids = batch.indices.places + (0 if self.active_trainer.training else len(self.splits.train))
         return Pair(views, ids.expand(len(views), -1), batch.labels, crops, negatives, fetched.negative_ids)
+
+
+def pair_data(trainer: Trainer) -> PairData:
+    """The data of a run."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it when it is given the data

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from repel.base.collectives import gather, world_size
 from repel.base.signals import DeferredSignals, Stopped
+from repel.data.datamodule import pair_data
 from repel.data.pair import Pair
 from repel.engine.checkpoint_callbacks import optimizer_stepped, save_last
-from repel.module import Diverged
+from repel.module import Contrastive, Diverged
 
 __all__ = ["RankAgreement", "StopAllRanks", "check_same"]
 
@@ -39,15 +40,17 @@ class RankAgreement(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning's own handler exchanges data among the ranks, in the middle of whatever they exchange, and hangs
-        trainer._signal_connector.register_signal_handlers = lambda: None
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_same(trainer.datamodule.sizes(), pl_module.device)
+        check_same(pair_data(trainer).sizes(), pl_module.device)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        assert isinstance(pl_module, Contrastive)
         self.send(pl_module.step_output.loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Contrastive)
         losses = self.receive()
         for rank, loss in enumerate(losses):
             if not math.isfinite(loss):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,13 +19,13 @@ class _MeanOverRanks(torch.autograd.Function):
     """The mean of all ranks' tensors; backward takes the mean of their gradients, as each rank's loss is its own."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         mean = tensor / dist.get_world_size()
         dist.all_reduce(mean)
         return mean
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient / dist.get_world_size()
         dist.all_reduce(gradient)
         return gradient
@@ -35,6 +36,12 @@ class CrossRankBatchNorm(_BatchNorm):
 
     Parameters and buffers are those of batch norm. In evaluation, and on one rank, it is plain batch norm.
     """
+
+    plain: type[_BatchNorm]
+    running_mean: Tensor  # never None: _is_supported
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -65,7 +72,9 @@ class CrossRankBatchNorm2d(CrossRankBatchNorm, nn.BatchNorm2d):
 class CrossRankBatchNormSync(LayerSync):
     """Replaces a network's batch norms for training, and restores them after it; a plugin of Lightning's Trainer."""
 
-    kinds = MappingProxyType({nn.BatchNorm1d: CrossRankBatchNorm1d, nn.BatchNorm2d: CrossRankBatchNorm2d})
+    kinds: Mapping[type, type] = MappingProxyType(
+        {nn.BatchNorm1d: CrossRankBatchNorm1d, nn.BatchNorm2d: CrossRankBatchNorm2d}
+    )
 
     def apply(self, model: nn.Module) -> nn.Module:
         return self.swap_classes(model, self.kinds)
@@ -76,7 +85,7 @@ class CrossRankBatchNormSync(LayerSync):
     def swap_classes(self, model: nn.Module, kinds: Mapping[type, type]) -> nn.Module:
         """Changes the class in place, so references held by the optimizer stay valid."""
         for module in model.modules():
-            if type(module) in kinds and _is_supported(module):
+            if isinstance(module, _BatchNorm) and type(module) in kinds and _is_supported(module):
                 module.__class__ = kinds[type(module)]
         return model
 

@@ -87,10 +87,8 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     for changed in annealed(cfg):
         _instantiate(changed.loss)
         _ = _instantiate(changed.target, encoder, head) if cfg.target else None
-    parts = [encoder, head, predictor, loss, target]
-    return Contrastive(
-        *parts, _instantiate(cfg.anneal), _instantiate(cfg.optimizer), _instantiate(cfg.schedule), cfg.seed
-    )
+    anneal, optimizer, schedule = (_instantiate(node) for node in (cfg.anneal, cfg.optimizer, cfg.schedule))
+    return Contrastive(encoder, head, predictor, loss, target, anneal, optimizer, schedule, cfg.seed)
 
 
 def annealed(cfg: DictConfig) -> list[DictConfig]:

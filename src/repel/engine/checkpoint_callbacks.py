@@ -27,7 +27,7 @@ def optimizer_stepped(trainer: Trainer) -> bool:
     Not at the epoch's end: validation comes first, and then the epoch's own checkpoint.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
-    stepped = progress.current.processed % trainer.accumulate_grad_batches == 0
+    stepped = progress.current.processed % trainer.accumulate_grad_batches == 0  # type: ignore[attr-defined]
     return stepped and not progress.is_last_batch
 
 

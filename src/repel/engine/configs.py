@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from repel.engine.redact import without_secrets
 from repel.engine.targets import CONF, check_targets, targets
@@ -50,7 +50,7 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
 }
 
 
-def to_container(cfg: DictConfig) -> dict[str, Any]:
+def to_container(cfg: DictConfig | ListConfig) -> dict[str, Any]:
     """The resolved config as dicts and lists. A secret of the environment becomes the interpolation that finds it."""
     return without_secrets(OmegaConf.to_container(cfg, resolve=True))
 

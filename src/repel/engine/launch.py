@@ -25,9 +25,10 @@ from repel.engine.rank import failure_records
 from repel.engine.targets import allowed
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig
+
+    from repel.data.datamodule import PairData
 
 __all__ = ["check_devices", "launch", "start_ranks"]
 
@@ -35,7 +36,7 @@ NEW, RESUME = "repel.engine.fit:fit_new", "repel.engine.fit:fit_resumed"  # a ra
 STOPPED = {Stopped(number).status: number for number in (signal.SIGINT, signal.SIGTERM)}  # by a rank's exit status
 
 
-def launch(cfg: DictConfig, folder: Path, resume: bool) -> "LightningDataModule | None":
+def launch(cfg: DictConfig, folder: Path, resume: bool) -> "PairData | None":
     """Train, on as many ranks as the config says; returns when all are done, with the data if it was read here.
 
     Raises:

@@ -98,8 +98,8 @@ def _join_process_group(store: str, config: dict[str, Any]) -> None:
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    place = {key: int(os.environ[name]) for key, name in (("rank", "RANK"), ("world_size", "WORLD_SIZE"))}
-    dist.init_process_group("nccl" if gpu else "gloo", init_method=f"file://{store}", **place)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("nccl" if gpu else "gloo", init_method=f"file://{store}", rank=rank, world_size=world)
 
 
 def _die_with_parent(parent: int) -> None:

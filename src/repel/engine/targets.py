@@ -30,6 +30,8 @@ __all__ = ["CONF", "allow", "allow_folder", "allowed", "check_objects", "check_t
 
 CLASSES = r"(torch\.(optim|nn)|lightning\.pytorch\.(callbacks|loggers)|optuna\.pruners)\.[A-Za-z]\w*"
 TRAINER = "lightning.pytorch.Trainer"
+# never a user's own, wherever they were found
+LIBRARIES = ("repel", "torch", "torchvision", "lightning", "hydra", "omegaconf", "numpy", "optuna", "yaml", "PIL")
 NAMED = re.compile(r"""^[^#\n]*?_target_['"]?\s*:\s*['"]?([\w.]+)""", re.MULTILINE)
 
 # this process's trust, as sys.path is: names that configs out of files may use too, and where packages may be found
@@ -158,7 +160,7 @@ def _find(top: str) -> Any:
 @functools.cache
 def _is_own(top: str, folder: Path) -> bool:
     """Whether a package is the user's own: not installed, or made to be used with this one."""
-    if top == "repel" or top in sys.stdlib_module_names or top in sys.builtin_module_names:
+    if top in LIBRARIES or top in sys.stdlib_module_names or top in sys.builtin_module_names:
         return False
     distribution = _distribution(top, folder)
     if distribution is not None:

@@ -1,7 +1,7 @@
 """Linear classifiers on frozen features: multinomial logistic regression, solved to its optimum by L-BFGS."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,21 @@ __all__ = ["FewLabels", "LinearClassifier", "LinearProbe", "linear_probe"]
 
 SEARCH_TOLERANCE, FINAL_TOLERANCE = 1e-3, 1e-4  # of the gradient, while l2 is chosen, and of the probe
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+class _Labeled(Protocol):
+    """Features x (N, F) with labels y (N,); a Part is such."""
+
+    @property
+    def x(self) -> Tensor: ...
+
+    @property
+    def y(self) -> Tensor: ...
+
+
+class _Arrays(NamedTuple):
+    x: Tensor
+    y: Tensor
 
 
 class LinearClassifier(NamedTuple):
@@ -46,7 +61,7 @@ def _fit_classifier(x: Tensor, y: Tensor, l2: float, classes: int) -> LinearClas
     return LinearClassifier(weight.double(), bias.double(), mean, std)
 
 
-def _choose_l2(train: Part, val: Part, grid: Sequence[float], classes: int) -> tuple[float, float]:
+def _choose_l2(train: _Labeled, val: _Labeled, grid: Sequence[float], classes: int) -> tuple[float, float]:
     """The regularization with the best validation accuracy, the strongest of equals, and that accuracy.
 
     From the strongest down, each solution starts from the one before.
@@ -62,7 +77,7 @@ def _choose_l2(train: Part, val: Part, grid: Sequence[float], classes: int) -> t
     return best
 
 
-def _choose_and_fit(train: Part, val: Part, grid: Sequence[float]) -> tuple[LinearClassifier, float, float]:
+def _choose_and_fit(train: _Labeled, val: _Labeled, grid: Sequence[float]) -> tuple[LinearClassifier, float, float]:
     """The classifier of both splits, the l2 chosen for it, and the validation accuracy that l2 was chosen by."""
     classes = int(max(train.y.max(), val.y.max())) + 1
     l2, top1 = _choose_l2(train, val, grid, classes)
@@ -89,7 +104,7 @@ def linear_probe(x: Tensor, y: Tensor, val_x: Tensor, val_y: Tensor, l2: Sequenc
     """
     _check_l2("linear_probe: l2", l2)
     train, val = (
-        Part(torch.as_tensor(features), torch.as_tensor(labels).long(), None)
+        _Arrays(torch.as_tensor(features), torch.as_tensor(labels).long())
         for features, labels in ((x, y), (val_x, val_y))
     )
     return _choose_and_fit(train, val, l2)[0]

@@ -151,6 +151,7 @@ def _measurement(
 def _encoded_part(samples: "Samples", network: Network) -> Part:
     x, places = network.encode(samples)
     kept = samples if len(places) == len(samples) else samples[places.cpu()]
+    assert kept.labels is not None, "measure() takes labelled samples"
     return Part(x, kept.labels.to(x.device), kept)
 
 
@@ -161,7 +162,7 @@ def _columns(data: EvaluationData, part: Part) -> dict[str, Tensor]:
 def _further_tasks(data: EvaluationData, train: Part, val: Part) -> dict[str, tuple[Part, Part]]:
     """Name of a further task -> its training and validation split. A task without two labels is left out."""
     labels = _columns(data, train), _columns(data, val)
-    parts = {name: tuple(p._replace(y=c[name]).known() for p, c in zip((train, val), labels, strict=True))
+    parts = {name: (train._replace(y=labels[0][name]).known(), val._replace(y=labels[1][name]).known())
              for name in labels[0]}  # fmt: skip
     return {name: pair for name, pair in parts.items() if len(pair[0].y.unique()) > 1 and len(pair[1].y)}
 

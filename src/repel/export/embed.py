@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repel.base.installation import install_extra
 from repel.data.datamodule import PairData
-from repel.data.samples import Splits
+from repel.data.samples import Samples, Splits
 from repel.data.splits import label_by_table
 from repel.engine import runs
 from repel.engine.build import build_data, with_data
@@ -22,7 +22,6 @@ from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_d
 from repel.evaluation.features import encode
 from repel.images.decode import decode, shown
 from repel.images.encoded import Encoded
-from repel.images.memory import Images
 
 __all__ = ["COLUMNS", "RECORD", "FeatureLayers", "embed", "file_names", "split_parts"]
 
@@ -132,28 +131,29 @@ def _read_splits(data: PairData) -> Splits:
     return label_by_table(splits, data.table) if data.table is not None and splits.train.labels is None else splits
 
 
-def split_parts(splits: Splits) -> dict[str, Images | Encoded]:
+def split_parts(splits: Splits) -> dict[str, Samples]:
     """Name -> split, of those that exist, in the order of the rows."""
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {name: part for name, part in named.items() if part is not None}
 
 
-def file_names(images: Images | Encoded, split: str) -> list[str]:
+def file_names(images: Samples, split: str) -> list[str]:
     """File names; sets without files get names such as train/000012."""
     return [f"{split}/{i:06d}" for i in range(len(images))] if images.names is None else list(images.names)
 
 
-def _describe(images: Images | Encoded, split: str, classes: list[str], places: Tensor) -> list[tuple[str, str, str]]:
+def _describe(images: Samples, split: str, classes: list[str], places: Tensor) -> list[tuple[str, str, str]]:
     """File, split and class of each image that was read; the class is empty where unknown."""
     names, labels = file_names(images, split), [-1] * len(images) if images.labels is None else images.labels.tolist()
     words = [("" if y < 0 else classes[y] if classes else str(y)) for y in labels]
     return [(names[i], split, words[i]) for i in places.tolist()]
 
 
-def _describe_unread(images: Images | Encoded, places: Tensor) -> list[str]:
+def _describe_unread(images: Samples, places: Tensor) -> list[str]:
     """A line for each image that could not be read, with the reason."""
     lines: list[str] = []
     for place in sorted(set(range(len(images))) - set(places.tolist())):
+        assert isinstance(images, Encoded), "what is held in memory was read"
         images.read_or_skip(place, lambda file: [decode(file, images.size, images.channels)], lines)
     return lines
 

@@ -6,6 +6,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from repel.data.datamodule import pair_data
 from repel.images.contact_sheet import contact_sheet, preview
 
 __all__ = ["PairsGrid"]
@@ -26,7 +27,7 @@ class PairsGrid(Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not loggers or not trainer.is_global_zero or trainer.global_step:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = pair_data(trainer)
         sheet = contact_sheet(preview(data, self.pairs), self.mean, self.std)
         for logger in loggers:
             logger.experiment.add_image("views/pairs", np.array(sheet), 0, dataformats="HWC")

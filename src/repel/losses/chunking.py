@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,29 +44,26 @@ class _Blocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, block, chunk: int, rowwise: int, shared: int, *tensors) -> Tensor:
+    def forward(ctx: Any, block: Callable[..., Tensor], chunk: int, rowwise: int, shared: int, *tensors: Any) -> Tensor:
         ctx.layout = block, chunk, rowwise, rowwise + shared
         ctx.constants = [None if isinstance(t, Tensor) else t for t in tensors]
         ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in tensors))
-        values, ctx.gradients = _sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], None)
+        values, ctx.gradients = _sweep(ctx.layout, tensors, ctx.needs_input_grad[4:], None)
         return values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, weights: Tensor) -> tuple:
+    def backward(ctx: Any, weights: Tensor) -> tuple:
         if bool((weights == weights[0]).all()):
             gradients = [None if g is None else g * weights[0] for g in ctx.gradients]
         else:
             tensors = [c if t is None else t for t, c in zip(ctx.saved_tensors, ctx.constants, strict=True)]
-            _, gradients = _sweep(*ctx.layout, tensors, ctx.needs_input_grad[4:], weights)
+            _, gradients = _sweep(ctx.layout, tensors, ctx.needs_input_grad[4:], weights)
         return None, None, None, None, *gradients
 
 
 def _sweep(
-    block: Callable[..., Tensor],
-    chunk: int,
-    rowwise: int,
-    inputs: int,
+    layout: tuple[Callable[..., Tensor], int, int, int],
     tensors: Iterable,
     needed: tuple[bool, ...],
     weights: Tensor | None,
@@ -73,9 +71,11 @@ def _sweep(
     """All blocks' values (M,), and the gradients of their weighed sum; None weighs all by 1.
 
     Args:
-        rowwise, inputs: how many of the tensors are rows, and how many are inputs of block; the rest are parameters.
+        layout: block, chunk, how many of the tensors are rows, and how many are inputs of block; the rest are
+            parameters.
         needed: of which tensors gradients are wanted; the others get None.
     """
+    block, chunk, rowwise, inputs = layout
     # inputs are cut from the graph; parameters are leaves, and must be the ones that block uses
     tensors = [t.detach().requires_grad_() if n and i < inputs else t
                for i, (t, n) in enumerate(zip(tensors, needed, strict=True))]  # fmt: skip
@@ -93,7 +93,9 @@ def _sweep(
         values[part] = result.detach()
         for i, new in zip(wanted, found, strict=True):
             if new is not None:
-                (totals[i][part] if i < rowwise else totals[i]).add_(new)
+                total = totals[i]
+                assert total is not None
+                (total[part] if i < rowwise else total).add_(new)
     return values, totals
 
 

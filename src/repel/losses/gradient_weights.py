@@ -1,5 +1,6 @@
 """Weight of each negative, |dL / dl_ij|, for Monitor, Health and whoever wants to see what a strategy does."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,8 +81,17 @@ def negative_weights(
         finally:
             loss.negatives.train(counting)
     # groups have different candidates, but equally many
-    joined = [None if column[0] is None else torch.cat(column) for column in list(zip(*parts, strict=True))[:-1]]
-    return NegativeWeights(*joined, parts[0].temperature)
+    return NegativeWeights(
+        torch.cat([part.positive for part in parts]), torch.cat([part.negative for part in parts]),
+        torch.cat([part.is_negative for part in parts]), _joined([part.same_class for part in parts]),
+        _joined([part.weight for part in parts]), parts[0].temperature,
+    )  # fmt: skip
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Concatenated; None where there are none."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
 
 
 def _group_weights(loss: RowwiseLoss, group: AnchorGroup) -> NegativeWeights:

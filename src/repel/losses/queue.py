@@ -26,6 +26,11 @@ class Queue(nn.Module):
     ([[1.0, 0.0], [0.0, 1.0]], [7, 8], [-1, -1])
     """
 
+    z: Tensor
+    ids: Tensor
+    labels: Tensor
+    written: Tensor
+
     def __init__(self, size: int, dim: int):
         super().__init__()
         if not isinstance(size, int) or size < 0:

@@ -7,7 +7,7 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 import math
 from abc import abstractmethod
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -177,7 +177,8 @@ class RowwiseLoss(Loss):
             parts.append(Candidates(explicit, shown, unknown))
         if len(parts) == 1:
             return parts[0]
-        return Candidates(*(None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True)))
+        labels = None if labels is None else torch.cat([part.labels for part in parts if part.labels is not None])
+        return Candidates(torch.cat([part.z for part in parts]), torch.cat([part.ids for part in parts]), labels)
 
     def logit_block(
         self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, candidates: Tensor, scale: float | Tensor
@@ -196,7 +197,7 @@ class RowwiseLoss(Loss):
         block = LogitBlock(logits, positives.mean(1), negative, scale, anchors, candidates, *ids, *labels)
         return block, positives
 
-    def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared) -> Tensor:
+    def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared: Any) -> Tensor:
         block, positives = self.logit_block(group, part, anchors, keys, *shared)
         return self.per_anchor(block, positives, keys)
 

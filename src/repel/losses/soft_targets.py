@@ -34,6 +34,7 @@ class Relational(RowwiseLoss):
 
     def expected(self, block: LogitBlock, keys: Tensor) -> Tensor:
         """sum_j y_ij l_ij for each positive, (m, P); 0 where no candidate is left."""
+        assert block.candidates is not None, "losses pass them"
         n = len(block.candidates)
         keep, logits = block.negative[:, :n], block.logits[:, :n]
         empty = ~keep.any(1, keepdim=True)

@@ -79,12 +79,16 @@ class SupCon(RowwiseLoss):
         return within if self.positives == "in" else within + every_log_sum - mean
 
     def is_negative(self, block: LogitBlock) -> Tensor:
+        assert block.row_labels is not None, "losses() checks that there are labels"
+        assert block.col_labels is not None, "and candidates have them then"
         return block.negative & ~same_class(block.row_labels, block.col_labels)
 
     def pairs(self, batch: Batch) -> Tensor:
         """How many pairs of an anchor and a positive there are among all ranks' anchors."""
         views, samples, _ = batch.z.shape
         (group,) = self.anchor_groups(replace(batch, local=slice(None), crops=None))
+        assert group.labels is not None, "losses() checks that there are labels"
+        assert group.candidates.labels is not None, "and candidates have them then"
         found = torch.zeros((), dtype=torch.int64, device=batch.z.device)
         for part in torch.arange(len(group.anchors), device=batch.z.device).split(1024):
             other = shows_another(group.own_ids[:, part], group.candidates.ids)

@@ -43,7 +43,7 @@ class Health(Callback):
         self.reported = list(state_dict["told"])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
-        every = trainer.log_every_n_steps
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = optimizer_step_follows(trainer, batch_idx) and every > 0 and trainer.global_step % every == 0
         self.due = due and trainer.is_global_zero
 
@@ -117,5 +117,5 @@ def _weights(module: LightningModule) -> list[Tensor]:
 
 def _step_length(before: list[Tensor], after: list[Tensor]) -> float:
     """||w' - w|| / ||w|| of all weights together."""
-    moved = sum((a - b).square().sum() for a, b in zip(after, before, strict=True))
-    return float((moved / sum(b.square().sum() for b in before)).sqrt())
+    moved = torch.stack([(a - b).square().sum() for a, b in zip(after, before, strict=True)]).sum()
+    return float((moved / torch.stack([b.square().sum() for b in before]).sum()).sqrt())

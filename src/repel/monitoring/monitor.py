@@ -11,7 +11,7 @@ from repel.data.pair import Pair
 from repel.evaluation import geometry
 from repel.losses.gradient_weights import NegativeWeights, negative_weights
 from repel.losses.rowwise import RowwiseLoss
-from repel.module import StepOutput
+from repel.module import Contrastive, StepOutput
 from repel.monitoring.validation_knn import ValidationKNN
 
 __all__ = ["Monitor", "evenly_spaced_rows", "optimizer_step_follows"]
@@ -40,14 +40,15 @@ class Monitor(Callback):
         self.due = False
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Pair, batch_idx: int) -> None:
-        every = trainer.log_every_n_steps
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         self.due = optimizer_step_follows(trainer, batch_idx) and every > 0 and (trainer.global_step + 1) % every == 0
 
     @torch.no_grad()
     def on_after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         if not (self.due and trainer.is_global_zero):
             return
-        step: StepOutput = module.step_output
+        assert isinstance(module, Contrastive)
+        step = module.step_output
         seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
         values = _embedding_metrics(step, self.anchors) | _similarity_metrics(seen) | _negative_metrics(seen)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
@@ -65,7 +66,7 @@ class Monitor(Callback):
             module.log("train/gradient_norm", get_total_norm(gradients), rank_zero_only=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        h = next((c.features for c in trainer.callbacks if isinstance(c, ValidationKNN)), None)
+        h = next((c.features for c in trainer.callbacks if isinstance(c, ValidationKNN)), None)  # type: ignore[attr-defined]
         if h is None or trainer.sanity_checking or not trainer.is_global_zero:
             return
         h = evenly_spaced_rows(h, self.features)

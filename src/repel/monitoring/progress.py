@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from repel.data.datamodule import pair_data
 from repel.data.pair import Pair
 
 __all__ = ["Progress", "Speed"]
@@ -33,7 +34,7 @@ class Speed(Callback):
         now = time.perf_counter()
         if self.warm:
             self.samples += batch.batch_size * trainer.world_size
-            self.waited += max(0.0, trainer.datamodule.fetched_at - self.step_ended)
+            self.waited += max(0.0, pair_data(trainer).fetched_at - self.step_ended)
             self.trained += now - self.step_ended
         self.warm, self.step_ended = True, now
 
@@ -60,20 +61,22 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.samples = time.perf_counter(), 0
-        self.noun = trainer.datamodule.splits.train.modality.noun
+        self.noun = pair_data(trainer).splits.train.modality.noun
+        assert trainer.max_epochs is not None, "conf sets it"
         self.first_step, self.steps = self._batches_done(trainer), int(self.total_train_batches) * trainer.max_epochs
         if trainer.max_steps > 0:
             self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
         console = Console()
         if self.enabled and console.is_terminal:
-            columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[speed]}"]
-            times = [TimeElapsedColumn(), "left", TimeRemainingColumn()]
-            self.bar = RichProgress(*columns, *times, "{task.fields[metrics]}", console=console)
+            self.bar = RichProgress(
+                "{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[speed]}",
+                TimeElapsedColumn(), "left", TimeRemainingColumn(), "{task.fields[metrics]}", console=console,
+            )  # fmt: skip
             self.task = self.bar.add_task("", total=self.steps, completed=self.first_step, speed="", metrics="")
             self.bar.start()
 
     def _batches_done(self, trainer: Trainer) -> int:
-        return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int

@@ -3,8 +3,10 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from repel.data.datamodule import pair_data
 from repel.evaluation.features import encode, subset
 from repel.evaluation.knn import knn_top1
+from repel.module import Contrastive
 
 __all__ = ["ValidationKNN"]
 
@@ -26,12 +28,15 @@ class ValidationKNN(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        data = trainer.datamodule
+        assert isinstance(module, Contrastive)
+        data = pair_data(trainer)
         val = data.splits.val.labelled if data.labelled else data.splits.val
         self.features, places = encode(module.encoder, val, data.normalize, module.device)
         if not data.labelled:
             return
         train = subset(data.splits.train.labelled, self.bank)
         bank, bank_places = encode(module.encoder, train, data.normalize, module.device)
-        labels, truth = (part.labels.to(bank.device)[p] for part, p in ((train, bank_places), (val, places)))
+        assert train.labels is not None, "data.labelled says so"
+        assert val.labels is not None, "data.labelled says so"
+        labels, truth = train.labels.to(bank.device)[bank_places], val.labels.to(bank.device)[places]
         module.log("val/knn_top1", knn_top1(bank, labels, self.features, truth, self.k, self.temperature))

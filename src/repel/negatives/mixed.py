@@ -35,6 +35,8 @@ class Mixed(Strategy):
     True
     """
 
+    batches: Tensor
+
     def __init__(self, hardest: int = 64, pairs: int = 32, with_anchor: int = 8, seed: int = 1):
         super().__init__()
         for name, number, least in (("hardest", hardest, 1), ("pairs", pairs, 0), ("with_anchor", with_anchor, 0)):
@@ -44,6 +46,8 @@ class Mixed(Strategy):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def extra(self, block: LogitBlock) -> Tensor | None:
+        assert block.anchors is not None, "losses pass the embeddings"
+        assert block.candidates is not None, "losses pass the embeddings"
         available = min(self.hardest, block.logits.shape[1])
         if available == 0 or self.pairs + self.with_anchor == 0:
             return None

@@ -120,9 +120,14 @@ class Chain(Strategy):
         self.corrects = any(strategy.corrects for strategy in strategies)
         self.synthesizes = any(strategy.synthesizes for strategy in strategies)
 
+    @property
+    def members(self) -> list[Strategy]:
+        """The strategies in their order."""
+        return [strategy for strategy in self.strategies if isinstance(strategy, Strategy)]
+
     def weights(self, block: LogitBlock) -> Tensor | None:
         total = None
-        for strategy in self.strategies:
+        for strategy in self.members:
             weights = strategy.weights(block)
             block = keep_weighed(block, weights)
             if weights is not None:
@@ -131,23 +136,23 @@ class Chain(Strategy):
 
     def extra(self, block: LogitBlock) -> Tensor | None:
         extras = []
-        for strategy in self.strategies:
-            extras.append(strategy.extra(block))
+        for strategy in self.members:
+            extra = strategy.extra(block)
+            extras += [] if extra is None else [extra]
             block = keep_weighed(block, strategy.weights(block))
-        extras = [extra for extra in extras if extra is not None]
         return torch.cat(extras, dim=1) if extras else None
 
     def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
-        for strategy in self.strategies:
+        for strategy in self.members:
             log_z = strategy.correct(log_z, block)
         return log_z
 
     def advance(self) -> None:
-        for strategy in self.strategies:
+        for strategy in self.members:
             strategy.advance()
 
     def statistics(self) -> dict[str, Tensor]:
-        return {name: value for strategy in self.strategies for name, value in strategy.statistics().items()}
+        return {name: value for strategy in self.members for name, value in strategy.statistics().items()}
 
 
 class HCL(Chain):

@@ -59,7 +59,15 @@ def map_figure(
     for n, label in enumerate(labels.unique().tolist()):
         here = labels == label
         color = colors(n if total == 10 else label / total)
-        axes.scatter(*points[here].T, s=7, color=color, linewidths=0, alpha=0.8, label=class_name(classes, label))
+        axes.scatter(
+            points[here, 0],
+            points[here, 1],
+            s=7,
+            color=color,
+            linewidths=0,
+            alpha=0.8,
+            label=class_name(classes, label),
+        )
     if len(labels.unique()) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2, fontsize=8)
     axes.set(xticks=[], yticks=[], title=f"{len(places):,} {noun}, {'t-SNE' if method == 'tsne' else 'PCA'}")
