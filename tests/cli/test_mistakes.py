@@ -30,8 +30,6 @@ MISTAKES = {  # what is typed -> what the line must hold
     "trainer.devices=0": ["trainer.devices", "at least 1"],
     "seed=1e3": ["seed", "whole number"],
     "seed=-1": ["seed", ">= 0"],
-    "loss.temperature=0": ["loss.temperature", "> 0"],
-    "loss.temperature=-1": ["loss.temperature", "> 0"],
     "loss.temperature=": ["loss.temperature", "a number"],
     "loss.temperature=hot": ["loss.temperature", "'hot'"],
     "optimizer.lr=-1": ["optimizer.lr", "> 0"],
@@ -51,7 +49,6 @@ MISTAKES = {  # what is typed -> what the line must hold
     "callbacks.last=null": ["callbacks.last"],
     "loss=barlow negatives=hcl": ["loss=barlow", "no negatives", "negatives=hcl"],
     "loss=vicreg queue.size=8": ["loss=vicreg", "queue.size=8"],
-    "queue.size=-1": ["queue.size", ">= 0"],
     "trainer.max_steps=0": ["trainer.max_steps", "at least 1"],
     "anneal.values={negatives.beta:[0,1]}": ["negatives.beta", "no number"],
     "negatives=tilt anneal.values={negatives.betta:[0,1]}": ["negatives.betta", "did you mean negatives.beta?"],
@@ -118,7 +115,11 @@ def test_a_target_deep_in_a_checkpoints_config_is_refused():
         load_config({"encoder": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.hub.load"}]}})
 
 
-LATER = {  # mistakes that only the data or the machine shows
+LATER = {  # mistakes that a part, the data or the machine shows
+    "loss.temperature=0": ["loss.temperature", "> 0"],
+    "loss.temperature=-1": ["loss.temperature", "> 0"],
+    "queue.size=-1": ["queue.size", "0 or more"],
+    "anneal.epochs=0": ["anneal.epochs", "> 0"],
     "data.batch_size=6000": ["data.batch_size=6000", "5400 training images"],
     "trainer.limit_train_batches=0.0001": ["trainer.limit_train_batches"],
     "data=image_folder data.root=nowhere": ["data.root=nowhere", "no such folder"],
@@ -145,7 +146,7 @@ LATER = {  # mistakes that only the data or the machine shows
     "anneal.shape=square": ["anneal.shape"],
     "evaluators.knn.others=[0]": ["evaluators.knn", "k >= 1"],
     "evaluators.linear.l2=[]": ["evaluators.linear.l2"],
-    "+loss.colour=red": ["colour"],
+    "+loss.color=red": ["color"],
 }
 
 

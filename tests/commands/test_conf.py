@@ -35,7 +35,7 @@ def test_views_made_for_a_dataset_are_used_with_it_alone(name):
 def test_every_option_of_every_group_is_tested(group):
     """A group that no test globs over would rot: name it here with the file of the test that does."""
     tested = {
-        "data": "data/test_data.py",
+        "data": "images/test_datasets.py",
         "data_views": "commands/test_conf.py",
         "encoder": "images/test_encoders.py",
         "evaluators": "evaluation/test_protocol.py",

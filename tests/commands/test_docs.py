@@ -1,8 +1,10 @@
 """README and docs: every link and path exists, every command composes, and the example of a new loss works."""
 
+import importlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import types
 
@@ -140,3 +142,14 @@ def test_the_loss_of_the_readme_works(monkeypatch):
 def test_python_of_the_readme_runs(number):
     code = re.findall(r"```python\n(.*?)```", read(ROOT / "README.md"), re.DOTALL)[number]
     exec(code, {})
+
+
+@pytest.mark.slow
+def test_the_api_page_has_every_public_name(tmp_path):
+    """Built as make docs does it: a warning is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--config-file", "docs/mkdocs.yml"]
+    subprocess.run([*command, "--site-dir", str(tmp_path / "site")], cwd=ROOT, check=True)
+    page = (tmp_path / "site/api.html").read_text(encoding="utf-8")
+    for package in ("repel.losses", "repel.negatives", "repel.images.views", "repel.evaluation"):
+        for public in importlib.import_module(package).__all__:
+            assert f'id="{package}.{public}"' in page

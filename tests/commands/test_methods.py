@@ -31,8 +31,8 @@ STATEFUL = [
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_target_follows_once_per_optimiser_step(tmp_path, accumulate):
-    """After every batch it is what the recursion says of the weights after each optimiser step, and no other."""
+def test_the_target_follows_once_per_optimizer_step(tmp_path, accumulate):
+    """After every batch it is what the recursion says of the weights after each optimizer step, and no other."""
     momentum, expected, steps = 0.9, {}, []
 
     class Watch(Callback):
@@ -281,9 +281,9 @@ def test_required_presets_are_there():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", options("experiment"))
 def test_presets_train_and_their_checkpoints_load(name, pictures, tmp_path):
-    """On the bundled images; those for CIFAR-10 on a few in colour, without what must be downloaded."""
-    colour = ["data=image_folder", f"data.root={pictures}", "data.image_size=16", "data.batch_size=8"]
-    other = {"founding": [*colour, "encoder.weights=null"], "cifar10_simclr": [*colour, "trainer.precision=32-true"]}
+    """On the bundled images; those for CIFAR-10 on a few in color, without what must be downloaded."""
+    color = ["data=image_folder", f"data.root={pictures}", "data.image_size=16", "data.batch_size=8"]
+    other = {"founding": [*color, "encoder.weights=null"], "cifar10_simclr": [*color, "trainer.precision=32-true"]}
     small = other.get(name, ["encoder.width=4", "data.batch_size=64"])
     small += ["trainer.max_epochs=1", "trainer.limit_train_batches=12"]
     code, line = status(tmp_path / "run", f"experiment={name}", *small, "callbacks.pairs=null",

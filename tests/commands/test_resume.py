@@ -34,7 +34,7 @@ def dropout():
     ("killed_after", "every"), [(6, None), (8, None), (7, 1), (11, 1)], ids=["mid-epoch", "epoch-end", "mid-1", "mid-2"]
 )
 def test_killed_and_resumed_equals_never_killed(tmp_path, dropout, killed_after, every):
-    """Bit for bit: weights, optimiser, schedule, history. Checkpoints at epochs' ends, and every step besides."""
+    """Bit for bit: weights, optimizer, schedule, history. Checkpoints at epochs' ends, and every step besides."""
     folder = tmp_path / "run"
     cfg = config(*TINY, *RESUMABLE, f"callbacks.last.every_n_train_steps={every or 'null'}")
     runs.create(folder, to_container(cfg), [])

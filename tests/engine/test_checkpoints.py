@@ -14,8 +14,10 @@ from omegaconf import OmegaConf
 from runs_here import PoisonAtStep, train
 
 from repel.engine import checkpoint_io, runs
+from repel.engine.configs import load_config
 from repel.engine.fit import fit
 from repel.module import Diverged
+from repel.report.evaluate import finish
 
 
 def test_divergence_names_the_last_good_checkpoint_and_keeps_it_good(tmp_path):
@@ -159,3 +161,35 @@ def test_going_back_to_another_checkpoint(written):
     assert checkpoint_io.load(written / "last.ckpt")["epoch"] == 0
     (written.parent / "config.yaml").touch()
     assert runs.find(str(written / "best.ckpt")) == written.parent  # resume=RUN/checkpoints/best.ckpt
+
+
+def test_a_checkpoint_is_read_once(tmp_path, monkeypatch):
+    """A resumed run gives Lightning what it has read; the evaluation at its end reads each file once."""
+    train(tmp_path / "a")
+    config = runs.read_config(tmp_path / "a")
+    config["trainer"]["max_epochs"] += 1
+    (tmp_path / "a/config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    reads, load = [], torch.load
+
+    def count(file, *args, **kwargs):
+        reads.append(Path(getattr(file, "name", file)).name)
+        return load(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", count)
+    cfg = load_config(config)
+    data = fit(cfg, tmp_path / "a", resume=True)
+    assert reads == ["last.ckpt"]
+    reads.clear()
+    finish(cfg, tmp_path / "a", data)
+    assert sorted(reads) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_checkpoint_that_was_read_is_handed_over_once(tmp_path):
+    path = tmp_path / "last.ckpt"
+    contents = {"config": {}, "state_dict": {"w": torch.ones(3)}}
+    writer = checkpoint_io.AtomicCheckpointIO((path, contents))
+    writer.save_checkpoint(contents, path)
+    assert writer.load_checkpoint(str(path)) is contents
+    assert writer.load_checkpoint(str(path)) is not contents
+    writer = checkpoint_io.AtomicCheckpointIO((tmp_path / "other.ckpt", contents))
+    assert writer.load_checkpoint(str(path)) is not contents

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from loss_cases import with_and_without_memory
-from rank_gradients import SHAPES, Network, data, normalised, rank_main
+from rank_gradients import SHAPES, Network, data, normalized, rank_main
 from ranks import start_server
 
 from repel.base.collectives import gather
@@ -50,7 +50,7 @@ def test_learned_parameters_have_gradients():
 @pytest.mark.parametrize("shape", SHAPES, ids=["features", "images"])
 def test_batch_norm_over_ranks_is_that_of_one(ranks, shape):
     """Values, gradients of inputs and parameters, running statistics, and evaluation, of torch's own on the whole."""
-    whole = normalised(shape, slice(None), lambda model: model)
+    whole = normalized(shape, slice(None), lambda model: model)
     for name, expected in whole.items():
         parts = [rank[shape][name] for rank in ranks]
         if name in ("out", "x", "evaluated"):

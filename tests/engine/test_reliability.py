@@ -20,7 +20,7 @@ from repel.base.signals import Stopped
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("step", range(1, STEPS))
 def test_killed_after_any_step_and_resumed_is_the_same_run(tmp_path, whole, world, step):
-    """The last rank is killed; its neighbours lose the connection, and end."""
+    """The last rank is killed; its neighbors lose the connection, and end."""
     cfg, folder = config(*STATEFUL, EVERY, f"trainer.devices={world}"), tmp_path / "run"
     statuses = ranks.run(cfg, folder, f"kill:{world - 1}:{step}")
     assert statuses[-1] == -signal.SIGKILL
@@ -151,7 +151,7 @@ def test_one_failing_rank_ends_the_run_and_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimiser(tmp_path, whole, world):
+def test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimizer(tmp_path, whole, world):
     folder = tmp_path / "run"
     cfg = config(*STATEFUL, EVERY, f"trainer.devices={world}")
     assert ranks.run(cfg, folder, f"nan:{world - 1}:3") == [3] * world

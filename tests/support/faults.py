@@ -1,7 +1,7 @@
 """Faults on purpose: in this process, or in a command and all its ranks by `command(..., **injected("kill:1:3"))`.
 
 A fault is `what:who:step`. `who` is a rank, `parent` or `group` (what started the ranks, or its process group, by the
-first rank's hand). `step` counts finished optimiser steps, for `disk` and `tear` checkpoints written.
+first rank's hand). `step` counts finished optimizer steps, for `disk` and `tear` checkpoints written.
 
     raise   an exception in the training step            kill    SIGKILL after the step
     nan     a loss that is no number                     TERM, USR1, INT    that signal during the step

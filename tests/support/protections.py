@@ -27,7 +27,7 @@ SIGNALS = f"{KILLS}::test_a_signal_to_any_rank_stops_all_after_the_same_step"
 PROTECTIONS = [
     # ------------------------------------------------------------------------------------------------------ agreement
     _one("finite check of the loss", f"{ENGINE}/agreement.py", "if not math.isfinite(loss):", "if False:",
-         f"{KILLS}::test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimiser[1]"),
+         f"{KILLS}::test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimizer[1]"),
     _one("finite check of the weights", f"{ENGINE}/checkpoint_callbacks.py",
          "if not torch.isfinite(parameter).all():", "if False:",
          f"{CHECKPOINTS}::test_divergence_names_the_last_good_checkpoint_and_keeps_it_good"),
@@ -152,7 +152,7 @@ PROTECTIONS = [
     _one("temperature's range", "src/repel/losses/rowwise.py", "if not 0 < temperature < math.inf:", "if False:",
          "losses/test_losses.py::test_impossible_options_are_named[ntxent-changes0-temperature]"),
     _one("image modes", "src/repel/images/decode.py", 'if image.mode.startswith("I;16"):', "if False:",
-         "data/test_data.py::test_image_modes"),
+         "images/test_folder.py::test_image_modes"),
     _one("bad image named", "src/repel/data/loading.py",
          "return error  # raised here, it would come out as a traceback of the worker", "raise",
          "images/test_decode.py::test_training_on_hostile_files_stops_at_the_first_broken_one[false]"),

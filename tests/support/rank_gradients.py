@@ -48,7 +48,7 @@ def data() -> tuple[torch.Tensor, ...]:
 SHAPES = [(TOTAL, 5), (TOTAL, 5, 3, 2)]  # of what batch norm sees
 
 
-def normalised(shape: tuple[int, ...], local: slice, apply) -> dict[str, torch.Tensor]:
+def normalized(shape: tuple[int, ...], local: slice, apply) -> dict[str, torch.Tensor]:
     """What batch norm makes of this rank's part of a batch, in training and then in evaluation, with all gradients."""
     generator = torch.Generator().manual_seed(2)
     x, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -81,6 +81,6 @@ def rank_main(rank: int, world: int, address: str, results: str, cases: list) ->
         value.backward()
         out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
     for shape in SHAPES:
-        out[shape] = normalised(shape, local, CrossRankBatchNormSync().apply)
+        out[shape] = normalized(shape, local, CrossRankBatchNormSync().apply)
     torch.save(out, f"{results}/{rank}.pt")
     dist.destroy_process_group()

@@ -70,7 +70,7 @@ LAYERNORM = [  # a network without batch norm, whose training does not depend on
 
 
 class PoisonAtStep:
-    """The given optimiser step leaves a weight that is no number."""
+    """The given optimizer step leaves a weight that is no number."""
 
     def __init__(self, step: int):
         self.step, self.steps = step, 0
@@ -119,3 +119,13 @@ def status_of(folder: Path, cfg: DictConfig) -> tuple[int, str]:
     except Exception as error:
         return explain(error, "train")
     return 0, ""
+
+
+def history(folder) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def health_lines(folder) -> list[str]:
+    file = folder / "health.txt"
+    return file.read_text().splitlines() if file.exists() else []

@@ -26,7 +26,7 @@ from repel.engine import checkpoint_io, runs
 from repel.engine.configs import to_container
 from repel.engine.launch import NEW, RESUME
 
-PATIENCE = 60  # seconds in which ranks whose neighbour died must end, and a whole run
+PATIENCE = 60  # seconds in which ranks whose neighbor died must end, and a whole run
 
 
 def group(leaders: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Runs of six optimiser steps with everything that has a state, and what must be the same of two of them."""
+"""Runs of six optimizer steps with everything that has a state, and what must be the same of two of them."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ from conftest import config, make_folder, same
 
 from repel.engine import checkpoint_io
 
-# three epochs of two optimiser steps, each of two batches, with everything that has a state
+# three epochs of two optimizer steps, each of two batches, with everything that has a state
 STATEFUL = [
     "experiment=debug", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null", "evaluators=[]",
     "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2", "schedule.warmup_epochs=2", "target=ema",
@@ -32,7 +32,7 @@ def losses(folder: Path) -> dict[int, str]:
 
 
 def assert_same_run(folder: Path, other: Path, lost: int = 0) -> None:
-    """Weights, optimiser, schedule, queue, target and the history of the loss, bit for bit.
+    """Weights, optimizer, schedule, queue, target and the history of the loss, bit for bit.
 
     lost: rows of the history that may be missing: Lightning writes a step's after the step's checkpoint.
     """

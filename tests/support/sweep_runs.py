@@ -67,7 +67,7 @@ def run_train(arguments: list[str], cwd: str, log: str, kill_at: int | None, kil
 
 
 def in_process(arguments: list[str], cwd: Path, kill_at: int | None = None, kill_in: str | None = None):
-    """Exit status, and (seed, optimiser steps done) after each batch that was trained."""
+    """Exit status, and (seed, optimizer steps done) after each batch that was trained."""
     log = cwd / "batches.txt"
     log.write_text("")
     arguments = ([str(a) for a in arguments], str(cwd), str(log), kill_at, kill_in)
@@ -85,7 +85,7 @@ def count(batches: list[tuple[int, int]]) -> dict[int, int]:
 
 
 def small(tmp_path: Path) -> list[str]:
-    """Options of runs that take a second: images of one colour a class."""
+    """Options of runs that take a second: images of one color a class."""
     make_folder(tmp_path / "images", ["red", "green"], 60)
     source = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12", "data.batch_size=8",
               "data.val_fraction=0.1"]  # fmt: skip

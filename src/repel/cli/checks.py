@@ -22,7 +22,7 @@ NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
 AT_LEAST_1 = (lambda v: is_number(v, int) and v >= 1, "a whole number, at least 1")
 AT_LEAST_2 = (lambda v: is_number(v, int) and v >= 2, "a whole number, at least 2")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-RANGES = {  # of the keys that every run has; each part checks the rest of its own when it is built
+RANGES = {  # of keys that code which is not ours reads, or that are read only after training; parts check their own
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
     "trainer.devices": AT_LEAST_1,
@@ -38,9 +38,6 @@ RANGES = {  # of the keys that every run has; each part checks the rest of its o
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "schedule.warmup_epochs": NOT_NEGATIVE,
-    "loss.temperature": POSITIVE,
-    "queue.size": NOT_NEGATIVE,
-    "anneal.epochs": POSITIVE,
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Pruning(Callback):
-    """Reports the validation metric that the sweep maximises to the run's trial after each epoch, and asks the pruner.
+    """Reports the validation metric that the sweep maximizes to the run's trial after each epoch, and asks the pruner.
 
     A pruned run stops after that epoch and ends as any other, with its checkpoints and its test numbers; its value in
     the study is the best it had. environment.json notes it. The first rank asks, all ranks stop.

@@ -1,0 +1,34 @@
+"""A requeued SLURM job finds the folder that the same command had started."""
+
+import sys
+
+import pytest
+
+from repel.cli import slurm
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """What a job's first attempt noted."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
+    slurm.remember(tmp_path / "first")
+    slurm.remember(tmp_path / "first")
+    return tmp_path
+
+
+def test_the_same_command_of_a_requeued_job_finds_its_folder(started, monkeypatch):
+    assert slurm.earlier_folder(started) is None  # not requeued: the same command twice is two runs
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert slurm.earlier_folder(started) == str(started / "first")
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=2"])
+    assert slurm.earlier_folder(started) is None
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert slurm.earlier_folder(started) is None
+
+
+def test_outside_slurm_nothing_is_noted(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    slurm.remember(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,100 @@
+"""How a failure becomes an exit status and a line, here and on another rank."""
+
+import json
+import signal
+
+import pytest
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from repel.base.signals import Stopped
+from repel.data.samples import UnreadableSample
+from repel.engine.launch import _failure
+from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE, RankFailed, explain
+from repel.engine.rank import failure_records, run_rank
+from repel.module import Diverged
+
+
+def caused(cause: Exception) -> InstantiationException:
+    error = InstantiationException("Error in call to target 'x':\nlong")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("two\n  lines"), MISTAKE, "two lines"),
+        (caused(ValueError("loss.temperature must be > 0")), MISTAKE, "loss.temperature must be > 0"),
+        (caused(TypeError("no such argument")), MISTAKE, "Error in call to target 'x': long"),
+        (UnreadableSample("a.png cannot be read"), MISTAKE, "a.png cannot be read"),
+        (Diverged("the loss is nan"), DIVERGED, "the loss is nan"),
+        (RankFailed(DIVERGED, "the loss is nan on rank 1"), DIVERGED, "the loss is nan on rank 1"),
+        (KeyError("x"), CRASHED, "KeyError: 'x'"),
+    ],
+)
+def test_status_and_line(error, status, line):
+    assert explain(error) == (status, line)
+
+
+def test_an_error_of_the_config_is_a_mistake():
+    with pytest.raises(OmegaConfBaseException) as caught:
+        OmegaConf.to_container(OmegaConf.create({"a": "${b}"}), resolve=True)
+    status, line = explain(caught.value)
+    assert (status, line) == (MISTAKE, "Interpolation key 'b' not found")
+
+
+def test_a_rank_records_why_it_failed(tmp_path, monkeypatch, capsys):
+    """With its traceback, and without the environment's secrets."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MY_TOKEN", str(tmp_path))
+    assert run_rank(tmp_path, "repel.engine.fit:fit_new", print_error=True) == CRASHED
+    (record,) = failure_records(tmp_path)
+    assert (record.rank, record.status) == (1, CRASHED)
+    assert record.message.startswith("FileNotFoundError: ")
+    assert "read_config" in record.traceback
+    assert "${oc.env:MY_TOKEN}/config.yaml" in record.traceback
+    assert capsys.readouterr().err.startswith("error: rank 1: FileNotFoundError: ")
+
+
+def test_a_rank_runs_this_package_alone(tmp_path):
+    assert run_rank(tmp_path, "os:getcwd") == CRASHED
+    assert "os:getcwd" in failure_records(tmp_path)[0].message
+
+
+def record(folder, rank: int, status: int, message: str) -> None:
+    content = {"rank": rank, "status": status, "message": message, "traceback": f"Traceback of {rank}"}
+    (folder / f"error_rank{rank}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+class Ended:
+    """What torch's launcher reports of ranks that ended: rank -> exit status; the first of them ended first."""
+
+    def __init__(self, **statuses: int):
+        self.failures = {int(name[1:]): type("Failure", (), {"exitcode": s, "timestamp": 0}) for name, s in
+                         statuses.items()}  # fmt: skip
+
+    def get_first_failure(self):
+        return next(iter(self.failures.items()))
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [(MISTAKE, "too few images"), (DIVERGED, "too few images"), (CRASHED, "rank 1: too few images")],
+)
+def test_the_first_ranks_failure_is_the_runs(tmp_path, status, line):
+    record(tmp_path, 1, status, "too few images")
+    error = _failure(Ended(r1=status, r0=CRASHED), tmp_path)
+    assert explain(error) == (status, line)
+    assert error.__notes__ == ["Traceback of 1"]
+    assert failure_records(tmp_path) == []
+
+
+def test_ranks_that_left_no_record(tmp_path):
+    """Killed from outside, stopped by a signal, or ended while the disk was full."""
+    (tmp_path / "error_rank0.json").write_text('{"rank": 0, "sta', encoding="utf-8")
+    killed = Ended(r0=CRASHED, r1=-signal.SIGKILL)
+    assert explain(_failure(killed, tmp_path)) == (CRASHED, "rank 1 was killed by signal 9 (SIGKILL); out of memory?")
+    assert isinstance(_failure(Ended(r0=143), tmp_path), Stopped)
+    assert explain(_failure(Ended(r0=5), tmp_path)) == (CRASHED, "rank 0 ended with status 5")

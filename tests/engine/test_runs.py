@@ -1,0 +1,71 @@
+"""Run folders: created once, locked, found, and cleaned up where nothing ran."""
+
+import pytest
+
+from repel.engine import runs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "run"
+    runs.create(made, {"seed": 1}, ["seed=1"])
+    yield made
+    runs.unlock(made)
+
+
+def test_a_new_folder_is_complete_and_locked(folder):
+    assert runs.read_config(folder) == {"seed": 1}
+    assert runs.read_environment(folder)["overrides"] == ["seed=1"]
+    assert runs.is_locked(folder)
+    assert runs.exists(folder)
+    with pytest.raises(ValueError, match=r"already holds a run; resume it by resume="):
+        runs.create(folder, {"seed": 2}, [])
+    with pytest.raises(ValueError, match="still running in another process"):
+        runs.lock(folder)
+    runs.unlock(folder)
+    assert not runs.is_locked(folder)
+
+
+def test_a_run_is_named_by_its_folder_or_a_checkpoint(folder, monkeypatch):
+    assert runs.find(str(folder)) == runs.find(str(folder / "checkpoints/best.ckpt")) == folder
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert runs.find("~/run") == folder
+    with pytest.raises(ValueError, match="not a run folder"):
+        runs.find(str(folder.parent))
+
+
+def test_what_a_kill_during_creation_leaves_is_removed(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
+    assert not runs.exists(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_nothing_ran_is_removed(folder):
+    (folder / "checkpoints").mkdir()
+    runs.remove_if_unused(folder)
+    assert (folder / "config.yaml").exists()  # something ran
+    (folder / "checkpoints").rmdir()
+    runs.update_environment(folder, pid=0)
+    runs.remove_if_unused(folder)
+    assert (folder / "config.yaml").exists()  # another process's
+    runs.write_environment(folder, [])
+    runs.remove_if_unused(folder)
+    assert not folder.exists()
+
+
+def test_a_finished_run_says_how_it_ended(folder):
+    (folder / "error.txt").write_text("of an earlier attempt", encoding="utf-8")
+    assert runs.mark_finished(folder, 0.5) == 0.5
+    assert not (folder / "error.txt").exists()
+    found = runs.read_environment(folder)
+    assert (found["outcome"], found["objective"]) == ("finished", 0.5)
+    runs.update_environment(folder, pruned_after_epoch=2)
+    runs.mark_finished(folder, 0.4)
+    assert runs.read_environment(folder)["outcome"] == "pruned"
+
+
+def test_metrics_are_merged_in_order(folder):
+    runs.add_metrics(folder, {"b": 1.0, "a": 2.0})
+    assert list(runs.add_metrics(folder, {"a": 3.0, "c": 4.0}).items()) == [("a", 3.0), ("b", 1.0), ("c", 4.0)]
+    runs.reset(folder, ["seed=1"])
+    assert runs.read_metrics(folder) == {}

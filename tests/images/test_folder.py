@@ -1,0 +1,131 @@
+"""Folders of one's own images: layouts, links, broken files, modes, sizes."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_folder
+from PIL import Image
+
+from repel.data.samples import Splits
+from repel.images import folder
+from repel.images.decode import decode
+
+
+def read(root, size=8, channels=3, on_error="raise") -> Splits:
+    return folder.image_folder(str(root), size, channels, on_error, in_memory=True, workers=0, layout="splits")
+
+
+def test_folder_layouts(tmp_path):
+    whole = read(make_folder(tmp_path / "whole", ["cat", "dog"], 3))
+    assert (len(whole.train), whole.test, whole.classes) == (6, None, ["cat", "dog"])
+    assert whole.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for part, each in (("train", 4), ("test", 2)):
+        make_folder(tmp_path / "split" / part, ["cat", "dog"], each)
+    split = read(tmp_path / "split")
+    assert (len(split.train), len(split.test), split.val) == (8, 4, None)
+    flat = read(make_folder(tmp_path, ["flat"], 5) / "flat")
+    assert flat.train.labels is None
+    assert flat.classes == []
+
+
+def test_folder_pixels_and_colour_order(tmp_path):
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    (tmp_path / "a").mkdir()
+    Image.fromarray(red).save(tmp_path / "a/red.png")
+    assert read(tmp_path).train.pixels[0].flatten(1).tolist() == [[200] * 64, [0] * 64, [0] * 64]
+    assert read(tmp_path, channels=1).train.pixels.unique().tolist() == [60]
+
+
+def test_folder_in_parallel_equals_one_by_one(tmp_path, monkeypatch):
+    make_folder(tmp_path, ["a", "b"], 12)
+    alone = read(tmp_path)
+    monkeypatch.setattr(folder, "CHUNK", 5)
+    monkeypatch.setattr(folder, "cpu_count", lambda: 2)
+    together = read(tmp_path)
+    assert torch.equal(alone.train.pixels, together.train.pixels)
+
+
+def test_broken_files_are_named_or_skipped(tmp_path):
+    make_folder(tmp_path, ["a", "b"], 3)
+    (tmp_path / "a/broken.jpg").write_bytes(b"no image")
+    whole = (tmp_path / "b/000.png").read_bytes()
+    (tmp_path / "b/half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a/broken\.jpg.*data\.on_error=skip"):
+        read(tmp_path)
+    splits = read(tmp_path, on_error="skip")
+    assert len(splits.train) == 6
+    assert [name.split(":")[0] for name in splits.skipped] == [
+        str(tmp_path / "a/broken.jpg"),
+        str(tmp_path / "b/half.png"),
+    ]
+    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_layouts_that_could_mix_the_splits_are_refused(tmp_path):
+    for number, folders in enumerate((["test", "training"], ["train", "bus", "car"], ["val"])):
+        make_folder(tmp_path / str(number), folders, 2)
+        with pytest.raises(ValueError, match="train, val and test"):
+            read(tmp_path / str(number))
+    make_folder(tmp_path / "empty", ["train/a", "train/b"], 2)
+    (tmp_path / "empty/test").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*test"):
+        read(tmp_path / "empty")
+    make_folder(tmp_path / "stray", ["a", "b", "."], 2)
+    with pytest.raises(ValueError, match=r"000\.png lies outside"):
+        read(tmp_path / "stray")
+
+
+def test_links_to_class_folders_are_followed(tmp_path):
+    make_folder(tmp_path / "elsewhere", ["a", "b"], 2)
+    (tmp_path / "links").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "links" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert read(tmp_path / "links").classes == ["a", "b"]
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/x.png").write_bytes(b"")
+    for root, on_error, words in [("none", "raise", "no such folder"), ("empty", "raise", "no images"),
+                                  ("bad", "skip", "can be read"), ("bad", "ignore", "on_error")]:  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path / root, on_error=on_error)
+
+
+def test_image_modes(tmp_path):
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "16bit.png")
+    assert abs(int(decode(tmp_path / "16bit.png", 8, 1).mean()) - 127) <= 1  # not clipped to white
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert (decode(tmp_path / "clear.png", 8, 3) == 255).all()  # white, not the hidden red
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "palette.png")
+    assert decode(tmp_path / "palette.png", 8, 3)[:, 0, 0].tolist() == [10, 20, 30]
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg")
+    assert decode(tmp_path / "cmyk.jpg", 8, 3)[0].mean() > 200
+    upright = Image.new("L", (8, 16), 0)
+    upright.paste(255, (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    upright.save(tmp_path / "turned.jpg", exif=exif)
+    assert decode(tmp_path / "turned.jpg", 8, 1)[0, -1].mean() > 200
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match="floating-point"):
+        decode(tmp_path / "float.tiff", 8, 1)
+
+
+def test_images_are_scaled_and_cropped_to_size(tmp_path):
+    wide = np.zeros((10, 30), np.uint8)
+    wide[:, 10:20] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert (decode(tmp_path / "wide.png", 10, 1) == 255).all()
+
+
+def test_sets_beyond_memory_are_refused(tmp_path):
+    make_folder(tmp_path, ["a"], 3)
+    with pytest.raises(ValueError, match=r"data\.image_size"):
+        read(tmp_path, size=100_000)

@@ -1,0 +1,84 @@
+"""Blocks of rows: the same values and gradients, in bounded memory."""
+
+import torch
+from loss_cases import (
+    DIM,
+    IDS,
+    assert_equal,
+    batch,
+    batch_of,
+    make,
+    value_and_gradient,
+)
+
+from repel.losses import chunking as memory
+from repel.losses import ratio, rowwise
+
+
+def test_auto_chunks_by_the_memory_there_is(monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**40)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert memory.auto_chunk(256, 256, 4, cpu) is None
+    assert memory.auto_chunk(2**14, 2**14, 4, gpu) is None
+    small = memory.auto_chunk(2**14, 2**14, 4, cpu)
+    assert 1 <= small < 2**14
+    assert small & (small - 1) == 0
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**24)
+    assert memory.auto_chunk(2**14, 2**14, 4, gpu) < small
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    assert memory.auto_chunk(2**14, 2**14, 4, cpu) == 1
+
+
+def test_free_memory_is_a_plausible_number():
+    assert 2**24 < memory.free_bytes(torch.device("cpu")) < 2**50
+
+
+def test_auto_equals_all_at_once(monkeypatch):
+    monkeypatch.setattr(rowwise, "ALWAYS_DENSE", 0)
+    monkeypatch.setattr(rowwise, "auto_chunk", lambda *sizes: 4)
+    results = [value_and_gradient(make("ntxent", "hcl", row_chunk=chunk), batch()) for chunk in ("auto", None)]
+    assert_equal(*results)
+
+
+def test_row_chunks_bound_the_memory(monkeypatch):
+    """No more than row_chunk anchors are ever compared at a time, and no row of logits is kept for backward."""
+    heights, sizes = [], []
+    per_anchor = ratio.InfoNCE.per_anchor
+
+    def watched(self, block, *rest):
+        heights.append(len(block.logits))
+        return per_anchor(self, block, *rest)
+
+    monkeypatch.setattr(ratio.InfoNCE, "per_anchor", watched)
+    z, loss = batch(samples=64), make("ntxent", row_chunk=8)
+    value = loss(z)
+    node, seen = [value.grad_fn], set()
+    while node:  # what the graph holds on to
+        current = node.pop()
+        if current is None or current in seen:
+            continue
+        seen.add(current)
+        sizes += [t.numel() for t in getattr(current, "saved_tensors", ()) if t is not None]
+        node += [n for n, _ in current.next_functions]
+    value.backward()
+    assert set(heights) == {8}
+    assert len(sizes) >= 2
+    assert max(sizes) <= 2 * 64 * DIM  # the embeddings themselves
+
+
+def test_rows_of_different_weight_get_their_own_gradient():
+    """Where the loss is no mean over anchors, blocks are computed again with the weights."""
+    results = []
+    for chunk in (None, 5):
+        z = batch().detach().requires_grad_()
+        values = make("ntxent", "hcl", row_chunk=chunk, learn_temperature=True).losses(batch_of(z, None, IDS))
+        (values * torch.arange(12)).sum().backward()
+        results.append((values.detach(), z.grad))
+    assert_equal(*results, rtol=1e-12, atol=1e-14)
+
+
+def test_without_gradient_blocks_are_only_values():
+    with torch.no_grad():
+        values = [make("ntxent", row_chunk=chunk)(batch()) for chunk in (None, 5)]
+    assert not values[1].requires_grad
+    torch.testing.assert_close(*values)
