@@ -1,15 +1,17 @@
 """README and docs: every link and path exists, every command composes, and the example of a new loss works."""
 
+import importlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import types
 
 import pytest
 import torch
 import yaml
-from conftest import CONF, ROOT
+from conftest import CONF, ROOT, TINY, command, run_folder
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
@@ -19,7 +21,8 @@ from omegaconf import OmegaConf
 import repel.cli.command  # noqa: F401  registers the resolvers that conf/ uses
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-WITH_COMMANDS = [page for page in PAGES if page.name != "adding.md"]  # whose commands need the reader's own package
+ADDING = ROOT / "docs/adding.md"
+WITH_COMMANDS = [page for page in PAGES if page != ADDING]  # whose commands need the reader's own package
 ROOMS = {path.name for path in (ROOT / "src/repel").iterdir() if path.is_dir()}
 TOPS = {"src", "conf", "docs", "tests", "scripts", "notebooks"}
 SHELL_CHARACTERS = set("[]{}*?~;&<>()$`!")
@@ -140,3 +143,26 @@ def test_the_loss_of_the_readme_works(monkeypatch):
 def test_python_of_the_readme_runs(number):
     code = re.findall(r"```python\n(.*?)```", read(ROOT / "README.md"), re.DOTALL)[number]
     exec(code, {})
+
+
+@pytest.mark.slow
+def test_the_api_page_has_every_public_name(tmp_path):
+    """Built as make docs does it: a warning is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--config-file", "docs/mkdocs.yml"]
+    subprocess.run([*command, "--site-dir", str(tmp_path / "site")], cwd=ROOT, check=True)
+    page = (tmp_path / "site/api.html").read_text(encoding="utf-8")
+    for package in ("repel.losses", "repel.negatives", "repel.images.views", "repel.evaluation"):
+        for public in importlib.import_module(package).__all__:
+            assert f'id="{package}.{public}"' in page
+
+
+def test_own_parts_of_the_docs_train(tmp_path):
+    """The package of docs/adding.md, and the first command there."""
+    text = read(ADDING)
+    for path, content in NEW_FILE.findall(text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content, encoding="utf-8")
+    typed = next(line.removeprefix("repel train ") for line in block_lines(text) if line.startswith("repel train "))
+    result = command("train.py", *shlex.split(typed), *TINY, "evaluators=[]", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (run_folder(result, tmp_path) / "checkpoints/last.ckpt").exists()

@@ -28,7 +28,7 @@ def test_examples(name):
 
 
 # base classes and records, which the examples of others show
-SHOWN_ELSEWHERE = {"Loss", "RowwiseLoss", "PairLoss", "NegativeWeights", "LogitBlock", "Viewed", "LinearClassifier",
+SHOWN_ELSEWHERE = {"Loss", "RowwiseLoss", "PairLoss", "NegativeWeights", "LogitBlock", "LinearClassifier",
                    "Evaluator", "Fitted", "Network", "Part", "Score"}  # fmt: skip
 
 

@@ -199,7 +199,7 @@ def test_plain_arrays_give_the_evaluators_numbers(features):
     x, y, val_x, val_y, rest_x, rest_y = arrays
     probe = linear_probe(x, y, val_x, val_y, l2=[1e-2, 1e-1])
     expected = LinearProbe([1e-2, 1e-1]).fit(train, val, None).score(rest)[0].value
-    assert accuracy(probe.predict(rest_x), rest.y) == expected
+    assert accuracy(probe.predict(rest_x), rest_y) == expected
     score = KNN(5, [], 0.1).fit(train, val, None).score(rest)[0]
     bank, labels = np.concatenate([x, val_x]), np.concatenate([y, val_y])
     assert knn_top1(bank, labels.astype("int32"), rest_x, rest_y, 5) == score.value

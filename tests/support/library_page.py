@@ -22,16 +22,36 @@ def run(code: str) -> dict:
     return namespace
 
 
-def ddp_gradients(world: int, rank: int) -> list[torch.Tensor]:
-    """Value and gradients of the page's training step, in float64, of this rank's part of one batch."""
-    page = run(next(code for options, code in blocks() if options.get("name") == "ddp"))
-    views = torch.randn(2, SAMPLES, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    part = slice(rank * SAMPLES // world, (rank + 1) * SAMPLES // world)
-    model = page["make_model"]().double()
-    if world > 1:
-        model = page["DistributedDataParallel"](model)
-    value = page["train_step"](model, page["NTXent"](temperature=0.5), views[:, part])
+def ddp_block() -> tuple[dict, torch.Tensor]:
+    """What the page's block on several devices leaves, run in float64, and the views of one global batch."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        page = run(next(code for options, code in blocks() if options.get("name") == "ddp"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return page, torch.randn(2, SAMPLES, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def value_and_gradients(value: torch.Tensor, model: torch.nn.Module) -> list[torch.Tensor]:
     return [value.detach(), *(parameter.grad for parameter in model.parameters())]
+
+
+def ddp_gradients(world: int, rank: int) -> list[torch.Tensor]:
+    """Value and gradients of the page's step with the page's model, of this rank's part of the batch."""
+    page, views = ddp_block()
+    part = slice(rank * SAMPLES // world, (rank + 1) * SAMPLES // world)
+    page["model"].zero_grad()
+    value = page["train_step"](page["model"], page["NTXent"](temperature=0.5), views[:, part])
+    return value_and_gradients(value, page["model"])
+
+
+def plain_gradients() -> list[torch.Tensor]:
+    """The same of the whole batch in one process, without the page's step: no gather, no local."""
+    page, views = ddp_block()
+    page["model"].zero_grad()
+    value = page["NTXent"](temperature=0.5)(torch.stack([page["model"](view) for view in views]))
+    value.backward()
+    return value_and_gradients(value, page["model"])
 
 
 def rank_main(rank: int, world: int, address: str, results: str) -> None:

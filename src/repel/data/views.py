@@ -21,7 +21,14 @@ Params = list[dict[str, Tensor]]  # of each view the drawn parameters, each of f
 
 
 class Viewed(NamedTuple):
-    """Views with crops or explicit negatives, see data.pair.Pair."""
+    """Views with crops or explicit negatives, see data.pair.Pair.
+
+    views (V, B, ...), crops (L, B, ...), anchors only, and negatives (M, B, ...), candidates only; None without.
+
+    >>> views, crops, _ = Viewed(torch.zeros(2, 4, 1, 8, 8), crops=torch.zeros(6, 4, 1, 4, 4))
+    >>> crops.shape
+    torch.Size([6, 4, 1, 4, 4])
+    """
 
     views: ViewBatch
     crops: Tensor | None = None
@@ -55,6 +62,13 @@ class ViewDraws:
 
 def slice_params(params: Sequence[dict[str, Tensor]], part: slice) -> Params:
     """The parameters of some of the samples: what one rank applies of the global batch's draw.
+
+    Args:
+        params: of each view the drawn parameters, tensors (n, ...), as `draw(n, generator)` gives them.
+        part: which of the n samples.
+
+    Returns:
+        The same of those samples alone; nothing is copied.
 
     >>> slice_params([{"angle": torch.arange(4)}], slice(2, 4))
     [{'angle': tensor([2, 3])}]

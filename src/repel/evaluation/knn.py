@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
+from repel.evaluation.protocol import Array, Evaluator, Fitted, Network, Part, Score, accuracy
 
 __all__ = ["KNN", "knn_predict", "knn_top1", "nearest_neighbors"]
 
@@ -47,7 +47,7 @@ def _predictions(
     return {k: _vote(similarity[:, :k], labels[nearest[:, :k]], temperature) for k in ks}
 
 
-def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int = 20, temperature: float = 0.1) -> Tensor:
+def knn_predict(bank: Array, labels: Array, queries: Array, k: int = 20, temperature: float = 0.1) -> Tensor:
     """The class with the largest vote among the k most similar bank features, each voting exp(cosine / temperature).
 
     Wu, Xiong, Yu, Lin 2018 (instance discrimination), arXiv:1805.01978, sec. 3.4.
@@ -74,9 +74,7 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int = 20, temp
     return _predictions(bank, labels, queries, [k], temperature)[k]
 
 
-def knn_top1(
-    bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, k: int = 20, temperature: float = 0.1
-) -> float:
+def knn_top1(bank: Array, labels: Array, queries: Array, truth: Array, k: int = 20, temperature: float = 0.1) -> float:
     """Accuracy in [0, 1] of knn_predict, whose arguments it takes; truth: (Q,) the queries' classes.
 
     >>> bank, labels = torch.eye(3), torch.arange(3)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from repel.base import seeding
 from repel.evaluation.logistic import logistic_regression, principal_axes
-from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
+from repel.evaluation.protocol import Array, Evaluator, Fitted, Network, Part, Score, accuracy
 
 __all__ = ["FewLabels", "LinearClassifier", "LinearProbe", "linear_probe"]
 
@@ -42,8 +42,8 @@ class LinearClassifier(NamedTuple):
     mean: Tensor
     std: Tensor
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Features (N, F) -> classes (N,)."""
+    def predict(self, x: Array) -> Tensor:
+        """Features (N, F), a tensor or an array -> classes (N,)."""
         return (((torch.as_tensor(x).double() - self.mean) / self.std) @ self.weight.T + self.bias).argmax(1)
 
 
@@ -84,7 +84,7 @@ def _choose_and_fit(train: _Labeled, val: _Labeled, grid: Sequence[float]) -> tu
     return _fit_classifier(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]), l2, classes), l2, top1
 
 
-def linear_probe(x: Tensor, y: Tensor, val_x: Tensor, val_y: Tensor, l2: Sequence[float] = L2_GRID) -> LinearClassifier:
+def linear_probe(x: Array, y: Array, val_x: Array, val_y: Array, l2: Sequence[float] = L2_GRID) -> LinearClassifier:
     """Multinomial logistic regression on frozen features: l2 chosen on validation, then refitted on both splits.
 
     Features are standardized. The objective is mean cross-entropy + l2 / 2 ||W||^2, solved by L-BFGS; see

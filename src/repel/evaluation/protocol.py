@@ -7,6 +7,7 @@ the test split, which is encoded after that. tests/evaluation/test_protocol.py c
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from repel.evaluation.modality import Plot
 
 __all__ = [
+    "Array",
     "Evaluator",
     "Fitted",
     "Measurement",
@@ -31,6 +33,7 @@ __all__ = [
     "measure",
 ]
 
+Array = Tensor | np.ndarray  # what a user has: labels and features are taken as either
 Encode = Callable[["Samples"], tuple[Tensor, Tensor]]  # features (M, F) and the places (M,) of samples that were read
 OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its train, val and test split
 
@@ -167,12 +170,13 @@ def _further_tasks(data: EvaluationData, train: Part, val: Part) -> dict[str, tu
     return {name: pair for name, pair in parts.items() if len(pair[0].y.unique()) > 1 and len(pair[1].y)}
 
 
-def accuracy(predicted: Tensor, truth: Tensor) -> float:
-    """Share of equal labels, in [0, 1]: predicted (N,) and truth (N,), N >= 1.
+def accuracy(predicted: Array, truth: Array) -> float:
+    """Share of equal labels, in [0, 1]: predicted (N,) and truth (N,), tensors or arrays, N >= 1.
 
     >>> accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
     0.666667
     """
+    predicted, truth = torch.as_tensor(predicted), torch.as_tensor(truth)
     classes = int(max(predicted.max(), truth.max())) + 1
     top1 = multiclass_accuracy(predicted, truth, num_classes=max(2, classes), average="micro")
     return round(float(top1), 6)  # it comes in float32

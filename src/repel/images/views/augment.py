@@ -17,9 +17,14 @@ class Augment:
     In this order (Chen et al. 2020, SimCLR, appendix A; solarization: Grill et al. 2020, BYOL, appendix B). What is
     random about an image is drawn for it alone; conf/views/_base.yaml has every operation turned off.
 
+    A batch (B, C, H, W) becomes (B, C, size, size); `Views` makes several of it. Probabilities, `blur_kernel` and
+    `solarize_threshold` are in [0, 1], strengths and `rotate` are >= 0.
+
     Args:
-        size: side of the square output, in pixels.
-        scale, ratio: crop area as a fraction of the image, and its aspect, as in torchvision's RandomResizedCrop.
+        size: side of the square output, in pixels, at least 1.
+        mean, std: per channel, of images in [0, 1].
+        scale, ratio: lowest and highest crop area, as a fraction of the image in (0, 1], and aspect, above 0, as in
+            torchvision's RandomResizedCrop.
         flip: probability of a horizontal flip.
         rotate: angles are uniform in [-rotate, rotate] degrees.
         jitter: probability that an image is jittered at all, by the next five.
@@ -28,16 +33,15 @@ class Augment:
         gamma: exponents log-uniform in [1 / (1 + gamma), 1 + gamma].
         grayscale: probability of dropping the color.
         blur: probability of a Gaussian blur.
-        blur_sigma: its standard deviation is uniform between these, in pixels.
+        blur_sigma: its standard deviation is uniform between these, in pixels, above 0.
         blur_kernel: its width, as a fraction of the side, made odd.
         solarize: probability of inverting what is brighter than solarize_threshold.
-        solarize_threshold: in [0, 1].
+        solarize_threshold: of images in [0, 1].
         cutout: probability of erasing a square.
-        cutout_size: its side, as a fraction of the image's.
+        cutout_size: its side, as a fraction of the image's, in (0, 1].
         color: `exact` is torchvision's arithmetic; `fused` folds brightness, contrast, saturation, hue, grayscale and
             normalization into one affine map per image, see views/fused.py.
         order: of brightness, contrast, saturation and hue: drawn once per `batch` or for each `image`.
-        mean, std: per channel.
 
     Raises:
         ValueError: an option is out of its range; the message names it as in conf/.

@@ -14,10 +14,14 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class Normalize:
-    """Subtract mean and divide by std, one value per channel, images in [0, 1].
+    """Subtract mean and divide by std, one value per channel: (B, C, H, W) -> (B, C, H, W), the view of evaluation.
+
+    Args:
+        mean: C values, of images in [0, 1].
+        std: C values, above 0.
 
     Raises:
-        ValueError: not one value per channel, or a std that is not above 0.
+        ValueError: mean and std differ in length, or a std is not above 0; in a call: images have not C channels.
 
     >>> Normalize(mean=[0.5], std=[0.25])(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
     [[[[-2.0, 2.0]]]]
@@ -29,7 +33,7 @@ class Normalize:
         self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """images (B, C, H, W), uint8 or float in [0, 1] -> float, normalized."""
+        """images (B, C, H, W), uint8 in [0, 255] or float in [0, 1] -> float, normalized, of the same shape."""
         images = to_float(images)
         return self.into(torch.empty_like(images), images)
 

@@ -16,18 +16,20 @@ BLOCK = 64  # images handled at a time on a CPU, so that what is in between stay
 
 
 class Views:
-    """V views of every image; further small crops if asked for.
+    """V views of every image, (B, C, H, W) -> (V, B, C, S, S); further small crops if asked for.
+
+    Several views an image: Chen et al. 2020 (SimCLR), arXiv:2002.05709, sec. 2.1, with V = 2.
 
     Args:
-        n: how many views, each a positive of the others.
+        n: how many views V, at least 2, each a positive of the others.
         augmentation: makes an Augment, from what differs between views.
         color, order: of all views, see Augment.
         per_view: what each view changes of the augmentation, n entries, or None where all are alike.
         local: further crops that are anchors only (Caron et al. 2020, arXiv:2006.09882, sec. 3.2): their number `n`,
-            their `size` as a fraction of the views', and what else they change; or None.
+            their `size` as a fraction of the views', in (0, 1], and what else they change; or None.
 
     Raises:
-        ValueError: fewer than two views, or options that do not go together.
+        ValueError: n below 2; per_view without one entry a view, or with views of several sizes; local out of range.
 
     >>> from functools import partial
     >>> augmentation = partial(Augment, 8, mean=[0.5], std=[0.25], scale=[0.2, 1.0], flip=0.5)
@@ -87,6 +89,12 @@ class Views:
         return Viewed(*made) if self.locals else made[0]
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | Viewed:
+        """Draw and apply: images (B, C, H, W) -> the views (V, B, C, S, S), with local crops also (L, B, C, s, s).
+
+        Args:
+            images: uint8 in [0, 255] or float in [0, 1], on the device where the views are wanted.
+            generator: of the CPU; equal states give equal views on any device, up to rounding.
+        """
         return self.apply(images, self.draw(len(images), generator))
 
 
