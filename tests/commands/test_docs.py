@@ -11,7 +11,7 @@ import types
 import pytest
 import torch
 import yaml
-from conftest import CONF, ROOT
+from conftest import CONF, ROOT, TINY, command, run_folder
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 import repel.cli.command  # noqa: F401  registers the resolvers that conf/ uses
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-WITH_COMMANDS = [page for page in PAGES if page.name != "adding.md"]  # whose commands need the reader's own package
+ADDING = ROOT / "docs/adding.md"
+WITH_COMMANDS = [page for page in PAGES if page != ADDING]  # whose commands need the reader's own package
 ROOMS = {path.name for path in (ROOT / "src/repel").iterdir() if path.is_dir()}
 TOPS = {"src", "conf", "docs", "tests", "scripts", "notebooks"}
 SHELL_CHARACTERS = set("[]{}*?~;&<>()$`!")
@@ -155,3 +156,15 @@ def test_the_api_page_has_every_public_name(tmp_path):
             assert f'id="repel.{package}.{public}"' in page
     assert "<blockquote>" not in page  # what Markdown makes of >>> outside a section
     assert page.count('<span class="doc-section-title">Examples:</span>') > 40
+
+
+def test_own_parts_of_the_docs_train(tmp_path):
+    """The package of docs/adding.md, and the first command there."""
+    text = read(ADDING)
+    for path, content in NEW_FILE.findall(text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content, encoding="utf-8")
+    typed = next(line.removeprefix("repel train ") for line in block_lines(text) if line.startswith("repel train "))
+    result = command("train.py", *shlex.split(typed), *TINY, "evaluators=[]", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (run_folder(result, tmp_path) / "checkpoints/last.ckpt").exists()

@@ -1,7 +1,6 @@
 """A run that was killed and resumed ends in the same bits."""
 
 import json
-import shutil
 import signal
 
 import pytest
@@ -67,9 +66,11 @@ def test_dropout_differs_between_steps_and_ranks(monkeypatch):
     assert torch.equal(draws[0], draw(0, 0, 0))
 
 
-def test_resume_by_command(finished, tmp_path):
+def test_resume_by_command(tmp_path):
     """A finished run has nothing left to train; its numbers stay. Other options beside resume= are refused."""
-    finished = shutil.copytree(finished, tmp_path / finished.name)
+    result = command("train.py", *TINY, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    finished = run_folder(result, tmp_path)
     before = json.loads((finished / "metrics.json").read_text())
     result = command("train.py", f"resume={finished}", cwd=finished.parent)
     assert result.returncode == 0, result.stderr
