@@ -6,6 +6,7 @@ EMBED_FOLDER was written by embed.py. Prints cosine similarity, class and file o
     out=FILE       the drawing; default EMBED_FOLDER/nearest_QUERY.png
     ckpt=FILE      the checkpoint that made the features, if it has moved
     data_root=DIR  the folder of the images, if it has moved
+    --config-dir=DIR  the folder of YAML files that name the run's classes of your own, if it has any
 """
 
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from repel.cli.suggestions import nearest as close
 from repel.images.decode import shown
 
-OPTIONS = ("k", "layer", "out", "ckpt", "data_root")
+OPTIONS = ("k", "layer", "out", "ckpt", "data_root", "--config-dir")
 
 
 def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
@@ -39,6 +40,7 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
 
 
 def search(query: Path, folder: Path, options: dict[str, str]) -> None:
+    from repel.engine.targets import allow, allow_folder
     from repel.export.search import (  # torch: after the options
         draw_matches,
         nearest_matches,
@@ -47,6 +49,9 @@ def search(query: Path, folder: Path, options: dict[str, str]) -> None:
         read_pictures,
     )
 
+    if "--config-dir" in options:
+        allow_folder(Path(options["--config-dir"]).expanduser())
+        allow(roots=[str(Path.cwd())])
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
     found = nearest_matches(query_feature(query, embedded, options.get("ckpt")), embedded, int(options["k"]))
     for one in found:

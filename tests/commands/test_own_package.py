@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import check_mistake, command, run_folder
+from conftest import ROOT, check_mistake, command, run_folder
+from PIL import Image
+from test_docs import NEW_FILE
 
 PARTS = '''
 import torch
@@ -41,23 +43,11 @@ def stripes(each):
     pixels[each:, :, :, ::2] += 100
     return Splits(Images(pixels, torch.arange(2).repeat_interleave(each)), classes=["flat", "tall"])
 '''
-ENCODER = '''
-from torch import nn
 
 
-class Tiny(nn.Module):
-    """Images (B, C, H, W) -> features (B, F)."""
-
-    def __init__(self, channels, width):
-        super().__init__()
-        self.out_features = width
-        self.net = nn.Sequential(nn.Conv2d(channels, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    def forward(self, x):
-        return self.net(x)
-'''
+SHOWN = dict(NEW_FILE.findall((ROOT / "docs/adding.md").read_text(encoding="utf-8")))  # name -> content
 CONFIGS = {
-    "encoder/tiny.yaml": {"_target_": "mine.encoder.Tiny", "channels": "${data.channels}", "width": 8},
+    "encoder/tiny.yaml": yaml.safe_load(SHOWN["conf/encoder/tiny.yaml"]),
     "loss/half.yaml": {"defaults": ["_rowwise"], "_target_": "mine.parts.HalfNCE"},
     "negatives/closest.yaml": {"_target_": "mine.parts.Closest", "power": 0.5},
     "data/stripes.yaml": {
@@ -74,7 +64,7 @@ QUICK = ["data.batch_size=16", "trainer.max_epochs=1", "head.out_features=4", "c
 def folder(tmp_path) -> Path:
     """A package beside its configs, and nothing else."""
     (tmp_path / "mine").mkdir()
-    for name, source in (("__init__", ""), ("parts", PARTS), ("encoder", ENCODER)):
+    for name, source in (("__init__", ""), ("parts", PARTS), ("encoder", SHOWN["mine/encoder.py"])):
         (tmp_path / f"mine/{name}.py").write_text(source, encoding="utf-8")
     for name, content in CONFIGS.items():
         path = tmp_path / "conf" / name
@@ -114,6 +104,14 @@ def test_own_parts_train_on_two_ranks_and_are_resumed_evaluated_and_exported(fol
     assert result.returncode == 0, result.stderr
     found = json.loads((run_folder(result, other) / "metrics.json").read_text(encoding="utf-8"))
     assert found["test/knn_top1"] == metrics["test/knn_top1"]
+
+    result = command("embed.py", own, f"ckpt={run}", "out=features", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    Image.new("L", (8, 8)).save(folder / "query.png")
+    result = command("scripts/search.py", "query.png", "features", cwd=folder)
+    check_mistake(result, ["_target_=mine.", "add --config-dir=DIR"])
+    result = command("scripts/search.py", "query.png", "features", "--config-dir=conf", cwd=folder)
+    assert result.returncode == 0, result.stderr
 
     result = command("export.py", own, f"ckpt={run}", "format=[safetensors]", cwd=folder)
     assert result.returncode == 0, result.stderr

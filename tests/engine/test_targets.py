@@ -133,6 +133,20 @@ def test_a_target_that_is_computed_in_ones_own_config_is_checked(package):
             _instantiate(cfg[key])
 
 
+def test_a_run_folder_below_ones_own_folder_allows_nothing(package):
+    """--config-dir=. of a folder with runs in it."""
+    for place, name in (("runs/train/theirs", "config.yaml"), ("runs/train/theirs/conf", "a.yaml"), (".venv", "b.yaml"),
+                        ("ckpt/checkpoints", "c.yaml")):  # fmt: skip
+        (package / place).mkdir(parents=True)
+        (package / place / name).write_text("_target_: theirs.parts.make\n", encoding="utf-8")
+    allow_folder(package)
+    with pytest.raises(ValueError, match=r"theirs\.parts\.make"):
+        load_config({"_target_": "theirs.parts.make"})
+    (package / "config.yaml").write_text("_target_: theirs.parts.make\n", encoding="utf-8")  # not a run's
+    allow_folder(package)
+    load_config({"_target_": "theirs.parts.make"})
+
+
 def install(folder, name: str, requires: str) -> None:
     """As pip install does."""
     (folder / name).mkdir(parents=True)

@@ -15,6 +15,7 @@ hydra.searchpath or the command line, may name the third kind only where one of 
 import functools
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import sysconfig
@@ -113,7 +114,17 @@ def _project_names() -> frozenset[str]:
 
 
 def _names_in(folder: Path) -> set[str]:
-    return {name for path in folder.rglob("*.yaml") for name in NAMED.findall(path.read_text(encoding="utf-8"))}
+    """What the YAML files of a config folder name. Run folders in it do not count: they may be someone else's."""
+    names: set[str] = set()
+    for place, folders, files in os.walk(folder):
+        if Path(place) != folder and {"config.yaml", "checkpoints"} & {*folders, *files}:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            if file.endswith(".yaml"):
+                names.update(NAMED.findall((Path(place) / file).read_text(encoding="utf-8", errors="replace")))
+    return names
 
 
 def _check_own(target: str) -> None:
