@@ -55,7 +55,7 @@ format: .venv/installed ## let ruff mend what it can
 	$(RUN) -m ruff format .
 
 docs: .venv/installed ## the pages and the API reference, into build/docs/index.html
-	$(RUN) -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	$(RUN) -m mkdocs build --strict --config-file docs/mkdocs.yml
 
 lock: ## requirements.lock anew from pyproject.toml: exact versions, no index addresses
 	test -x $(RUN) || $(PYTHON) -m venv .venv
