@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from pages import NEW_FILE
 
 import repel.cli.command  # noqa: F401  registers the resolvers that conf/ uses
 
@@ -28,7 +29,6 @@ TOPS = {"src", "conf", "docs", "tests", "scripts", "notebooks"}
 SHELL_CHARACTERS = set("[]{}*?~;&<>()$`!")
 COMMAND = re.compile(r"(?:^|\s)(?:python )?(train|evaluate|embed|export|scripts/show_views)\.py (.*)")
 CONSOLE = re.compile(r"^repel (train|evaluate|embed|export) (.*)")
-NEW_FILE = re.compile(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)```", re.MULTILINE | re.DOTALL)  # a file that the page adds
 
 
 def name(page):

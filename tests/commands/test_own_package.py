@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, check_mistake, command, run_folder
+from pages import NEW_FILE
 from PIL import Image
-from test_docs import NEW_FILE
 
 PARTS = '''
 import torch
