@@ -9,30 +9,11 @@ from conftest import ROOT, check_mistake, command, run_folder
 from pages import NEW_FILE
 from PIL import Image
 
-PARTS = '''
+READER = '''
 import torch
-from torch import nn
 
 from repel.data.samples import Splits
 from repel.images.memory import Images
-from repel.losses.ratio import InfoNCE
-from repel.negatives.strategy import Strategy
-
-
-class Closest(Strategy):
-    """Negatives count by their similarity."""
-
-    def __init__(self, power):
-        super().__init__()
-        self.power = power
-
-    def weights(self, rows):
-        return self.power * rows.logits.detach()
-
-
-class HalfNCE(InfoNCE):
-    def link(self, *args, **kwargs):
-        return 0.5 * super().link(*args, **kwargs)
 
 
 def stripes(each):
@@ -43,33 +24,24 @@ def stripes(each):
     pixels[each:, :, :, ::2] += 100
     return Splits(Images(pixels, torch.arange(2).repeat_interleave(each)), classes=["flat", "tall"])
 '''
-
-
-SHOWN = dict(NEW_FILE.findall((ROOT / "docs/adding.md").read_text(encoding="utf-8")))  # name -> content
-CONFIGS = {
-    "encoder/tiny.yaml": yaml.safe_load(SHOWN["conf/encoder/tiny.yaml"]),
-    "loss/half.yaml": {"defaults": ["_rowwise"], "_target_": "mine.parts.HalfNCE"},
-    "negatives/closest.yaml": {"_target_": "mine.parts.Closest", "power": 0.5},
-    "data/stripes.yaml": {
-        "defaults": ["_base"], "image_size": 8, "channels": 1, "mean": [0.3], "std": [0.2],
-        "datamodule": {"read": {"_target_": "mine.parts.stripes", "_partial_": True, "each": 60}},
-    },
+STRIPES = {
+    "defaults": ["_base"], "image_size": 8, "channels": 1, "mean": [0.3], "std": [0.2],
+    "datamodule": {"read": {"_target_": "mine.data.stripes", "_partial_": True, "each": 60}},
 }  # fmt: skip
-OWN = ["encoder=tiny", "loss=half", "negatives=closest", "data=stripes"]
+OWN = ["encoder=tiny", "loss=margin_ratio", "negatives=power", "data=stripes"]
 QUICK = ["data.batch_size=16", "trainer.max_epochs=1", "head.out_features=4", "callbacks.pairs=null",
          "evaluators=[knn]", "evaluation.map=null", "trainer.accelerator=cpu"]  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A package beside its configs, and nothing else."""
-    (tmp_path / "mine").mkdir()
-    for name, source in (("__init__", ""), ("parts", PARTS), ("encoder", SHOWN["mine/encoder.py"])):
-        (tmp_path / f"mine/{name}.py").write_text(source, encoding="utf-8")
-    for name, content in CONFIGS.items():
-        path = tmp_path / "conf" / name
+    """The package of docs/adding.md with a reader besides, its configs next to it, and nothing else."""
+    files = dict(NEW_FILE.findall((ROOT / "docs/adding.md").read_text(encoding="utf-8")))
+    files |= {"mine/data.py": READER, "conf/data/stripes.yaml": yaml.safe_dump(STRIPES, sort_keys=False)}
+    for name, content in files.items():
+        path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        path.write_text(content, encoding="utf-8")
     return tmp_path
 
 
@@ -120,10 +92,10 @@ def test_own_parts_train_on_two_ranks_and_are_resumed_evaluated_and_exported(fol
 
 def test_a_name_typed_without_a_yaml(folder):
     """One's own class on the command line; a name of it that is not there is named."""
-    typed = ["encoder._target_=mine.encoder.Tiny", *QUICK, "evaluators=[]", "trainer.limit_train_batches=1"]
+    typed = ["encoder._target_=mine.parts.Tiny", *QUICK, "evaluators=[]", "trainer.limit_train_batches=1"]
     result = command("train.py", *typed, cwd=folder)
     assert result.returncode == 0, result.stderr
-    check_mistake(command("train.py", *typed, "encoder._target_=mine.encoder.Tyni", cwd=folder), ["has no Tyni"])
+    check_mistake(command("train.py", *typed, "encoder._target_=mine.parts.Tyni", cwd=folder), ["has no Tyni"])
     check_mistake(command("train.py", *typed, "encoder._target_=yours.Tiny", cwd=folder), ["no package yours"])
 
 
