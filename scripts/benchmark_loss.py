@@ -10,7 +10,6 @@ script checks that their values agree within 1e-5. Writes docs/benchmarks/loss.m
 
 import argparse
 import json
-import os
 import platform
 import resource
 import statistics
@@ -19,6 +18,8 @@ import sys
 import time
 
 from _benchmark import PAGES, compose_config, spread, versions, write_page
+
+from repel.base.cores import usable_cores
 
 DIM, TEMPERATURE = 128, 0.2
 NAMES = {
@@ -170,7 +171,7 @@ def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespac
         "",
         f"`python scripts/benchmark_loss.py --rounds {options.rounds} --limit-gb {options.limit_gb:g} "
         f"--largest {options.largest}`: forward and backward of NT-Xent on 2N random embeddings, D = {DIM}, float32,",
-        f"{os.cpu_count()} CPU cores ({platform.machine()}), "
+        f"{usable_cores()} CPU cores ({platform.machine()}), "
         f"{versions('torch', 'lightly', 'pytorch-metric-learning')}. Each runs in its own process with "
         f"{options.limit_gb:g} GiB of address space;",
         "median (and range) over rounds in which all take turns"

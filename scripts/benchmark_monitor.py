@@ -9,7 +9,6 @@ process's CPU time, which other processes disturb little; on a GPU it is synchro
 """
 
 import dataclasses
-import os
 import platform
 import statistics
 import sys
@@ -24,6 +23,7 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from repel.base.cores import usable_cores
 from repel.engine.agreement import RankAgreement
 from repel.engine.build import build_data, build_module, build_trainer
 from repel.engine.configs import CONF
@@ -145,7 +145,7 @@ def main() -> int:
     rows = [measure(CHECKS, windows, arguments), measure(WATCHING, windows, arguments), measure(WATCHING, few, large)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
     command = " ".join(["python scripts/benchmark_monitor.py", str(windows), *arguments])
-    where = f"{device} of {os.cpu_count()} cores, Python {platform.python_version()}, {versions('torch')}"
+    where = f"{device} of {usable_cores()} cores, Python {platform.python_version()}, {versions('torch')}"
     write_page("monitor.md", HEAD.format(command=command, where=where) + "\n".join(rows) + "\n")
     return 0
 

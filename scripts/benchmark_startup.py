@@ -5,7 +5,6 @@
 The time to the first step includes start-up, reading the bundled data and the validation after that step.
 """
 
-import os
 import platform
 import statistics
 import subprocess
@@ -14,6 +13,8 @@ import tempfile
 import time
 
 from _benchmark import ROOT, versions, write_page
+
+from repel.base.cores import usable_cores
 
 ONE_STEP = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks.knn=null"]
 CASES = {
@@ -49,7 +50,7 @@ def main() -> None:
     write_page(
         "startup.md",
         "# Start-up\n\n"
-        f"`python scripts/benchmark_startup.py {repeats}`, {os.cpu_count()} CPU cores, Python "
+        f"`python scripts/benchmark_startup.py {repeats}`, {usable_cores()} CPU cores, Python "
         f"{platform.python_version()}, {versions('torch', 'lightning')}.\n\n"
         f"| from `python train.py` to | median of {repeats}, s | range, s |\n|---|---|---|\n" + "\n".join(rows) + "\n",
     )

@@ -22,6 +22,7 @@ from _benchmark import compose_config, versions, write_page
 from hydra.utils import instantiate
 
 from repel.base import seeding
+from repel.base.cores import usable_cores
 from repel.data.sampler import GlobalBatches
 
 POINTS = 10  # measurements
@@ -87,7 +88,7 @@ def main() -> None:
         "# Memory while streaming", "",
         f"`python scripts/benchmark_stream.py --samples {options.samples} --workers {options.workers}`: one epoch over "
         f"{n:,} images of 8x8 pixels in shards, {versions('litdata', 'torch')}, "
-        f"{os.cpu_count()} CPU cores; packed in {packed:.0f} s.",
+        f"{usable_cores()} CPU cores; packed in {packed:.0f} s.",
         "Memory of the main process and its workers together (PSS, without mapped files).", "",
         "| images read | seconds | MiB |", "|---|---|---|",
         *(f"| {count:,} | {seconds:.0f} | {size / 2**20:,.0f} |" for count, seconds, size in rows),

@@ -12,7 +12,6 @@ Writes docs/benchmarks/views.md and views.png.
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -25,6 +24,8 @@ import torch
 from _benchmark import PAGES, ROOT, compose_config, spread, timed, versions, write_page
 from _view_rivals import IMAGE_BY_IMAGE, NAMES, PRESETS, make_images, make_rival
 from hydra.utils import instantiate
+
+from repel.base.cores import usable_cores
 
 SIZES = [(32, 32, 256), (256, 224, 16)]  # of the image, of the view, images in a batch
 
@@ -178,7 +179,7 @@ def table(speeds: dict[str, list[float]]) -> list[str]:
 
 def write(results: dict, batches: dict, gaps: dict, runs: dict, seconds: dict, options: argparse.Namespace) -> None:
     text = HEAD.format(
-        rounds=options.rounds, folder=" --folder DIR" if options.folder else "", cores=os.cpu_count(),
+        rounds=options.rounds, folder=" --folder DIR" if options.folder else "", cores=usable_cores(),
         machine=platform.machine(), versions=versions("torch", "torchvision", "lightly", "kornia", "pillow"),
     )  # fmt: skip
     for (device, preset, source, size, batch), speeds in results.items():

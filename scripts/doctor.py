@@ -43,7 +43,9 @@ def collectives() -> Finding:
 
 
 def cores() -> Finding:
-    number = len(os.sched_getaffinity(0))
+    from repel.base.cores import usable_cores
+
+    number = usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS")
     return (GOOD if number > 1 else LOOK), f"{number} cores" + (f", OMP_NUM_THREADS={threads}" if threads else "")
 

@@ -41,7 +41,7 @@ def test_folder_in_parallel_equals_one_by_one(tmp_path, monkeypatch):
     make_folder(tmp_path, ["a", "b"], 12)
     alone = read(tmp_path)
     monkeypatch.setattr(folder, "CHUNK", 5)
-    monkeypatch.setattr(folder, "cpu_count", lambda: 2)
+    monkeypatch.setattr(folder, "cores_per_rank", lambda: 2)
     together = read(tmp_path)
     assert torch.equal(alone.train.pixels, together.train.pixels)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
+from repel.base.cores import limit_threads
 from repel.base.signals import DeferredSignals
 from repel.engine.configs import to_container
 from repel.engine.targets import check_objects
@@ -72,6 +73,7 @@ def build_module(cfg: DictConfig) -> "Contrastive":
 
     from repel.module import Contrastive
 
+    limit_threads()
     seed_everything(cfg.seed, workers=True, verbose=False)
     encoder = _instantiate(cfg.encoder)
     head = _instantiate(cfg.head, in_features=encoder.out_features)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from repel.base.cores import limit_threads, usable_cores
 from repel.base.signals import Stopped, active_signals
 from repel.engine.external_launcher import announce_run, is_external_rank
 from repel.engine.outcomes import CRASHED, RankFailed
@@ -95,8 +96,8 @@ def start_ranks(folder: Path, ranks: int, task: str, shared_cores: bool) -> None
     Args:
         folder: the run folder, which holds the config.
         task: module:function, called by each rank with the folder.
-        shared_cores: give each rank its share of the cores; else as many threads as this process has: what is measured
-            should not depend on how many measure, and another number of threads rounds differently.
+        shared_cores: give each rank its share of the cores that may be used; else as many threads as this process has:
+            what is measured should not depend on how many measure, and another number of threads rounds differently.
 
     Raises:
         RankFailed: the first rank to fail says why.
@@ -111,7 +112,8 @@ def start_ranks(folder: Path, ranks: int, task: str, shared_cores: bool) -> None
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the command reports what happened, once
     failure_records(folder, remove=True)
-    threads = max(1, (os.cpu_count() or 1) // ranks) if shared_cores else torch.get_num_threads()
+    limit_threads()
+    threads = max(1, usable_cores() // ranks) if shared_cores else torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="repel_") as place, _restored_process():
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         for library in ("GLOO", "NCCL"):

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from repel.base.cores import usable_cores
 from repel.base.installation import CHECKOUT
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
@@ -67,7 +68,7 @@ def write_environment(folder: Path, overrides: list[str]) -> None:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        "cpus": usable_cores(),
         "git_commit": git_commit(),
     }
     write_json(folder / "environment.json", environment)

@@ -4,13 +4,13 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from repel.base.cores import cores_per_rank
 from repel.data.samples import Splits
 from repel.images.decode import decode_files, shown
 from repel.images.encoded import Encoded
@@ -184,8 +184,7 @@ def _decode_all(
 
 def run_parallel(task, chunks: list):
     """task over chunks, in order. Few files are done here: starting processes would cost more than it saves."""
-    cores = (cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # each rank reads for itself
-    workers = min(cores, len(chunks))
+    workers = min(cores_per_rank(), len(chunks))  # each rank reads for itself
     if workers < 2:
         yield from map(task, chunks)
         return

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repel.base.cores import cores_per_rank
 from repel.images.decode import File
 
 __all__ = ["Files", "PackedStrings", "Source", "worker_count"]
 
 
 def worker_count(workers: int | str) -> int:
-    """How many workers data.workers means; auto: the cores, shared out among this machine's ranks."""
+    """How many workers data.workers means; auto: the cores it may use, shared out among this machine's ranks."""
     if workers == "auto":
-        return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        return cores_per_rank()
     if not isinstance(workers, int) or workers < 0:
         raise ValueError(f"data.workers must be auto or a whole number, at least 0, got {workers!r}")
     return workers
