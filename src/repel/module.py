@@ -18,12 +18,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from repel.base import seeding
 from repel.base.collectives import gather
 from repel.data.datamodule import pair_data
+from repel.data.length import TrainingLength, elapsed_seconds, planned_length, steps_per_epoch
 from repel.data.pair import Pair, ViewBatch
 from repel.data.samples import DataInfo, give_info
 from repel.losses.base import Loss
 from repel.model.anneal import Anneal
 from repel.model.ema import EMA
-from repel.model.optim import Schedule, parameter_groups
+from repel.model.optim import Schedule, fill_length, parameter_groups
 
 NO_NEGATIVES = "takes no explicit negatives, which this data brings; choose another loss="
 
@@ -84,6 +85,7 @@ class Contrastive(LightningModule):
         super().__init__()
         self.encoder, self.head, self.predictor, self.loss, self.target = encoder, head, predictor, loss, target
         self.anneal, self.optimizer, self.schedule, self.seed = anneal, optimizer, schedule, seed
+        self.length: TrainingLength | None = None  # as planned when training began
         self._step_output: StepOutput | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,9 +112,10 @@ class Contrastive(LightningModule):
         self.set_annealed(batch_idx)
 
     def set_annealed(self, batch_idx: int) -> None:
+        assert self.length is not None, "configure_optimizers or the checkpoint sets it"
         time = self.current_epoch + batch_idx / self.batches_per_epoch()
         parts = {"loss": self.loss, "negatives": getattr(self.loss, "negatives", None), "target": self.target}
-        for key, value in self.anneal.apply(parts, time).items():
+        for key, value in self.anneal.apply(parts, time, self.length.at(time, elapsed_seconds(self.trainer))).items():
             self.log(f"anneal/{key}", float(value))
 
     @property
@@ -182,13 +185,27 @@ class Contrastive(LightningModule):
     def batches_per_epoch(self) -> int:
         return pair_data(self.trainer).batches_per_epoch()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.length is not None:
+            checkpoint["training_length"] = self.length._asdict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "training_length" in checkpoint:
+            self.length = TrainingLength(**checkpoint["training_length"])
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self.length is None:
+            self.length = planned_length(self.trainer, self.batches_per_epoch())
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]
         optimizer = self.optimizer(parameter_groups(modules, self.optimizer.keywords["weight_decay"]))
-        # not trainer.estimated_stepping_batches, which would read the data a second time
-        per_epoch = -(-self.batches_per_epoch() // self.trainer.accumulate_grad_batches)
-        factor = LambdaLR(optimizer, lambda step: self.schedule((step + 0.5) / per_epoch))  # the middle of the step
+        factor = LambdaLR(optimizer, lambda step: self.rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def rate_factor(self, step: int) -> float:
+        """What the learning rate is multiplied by in an optimizer step."""
+        assert self.length is not None, "configure_optimizers sets it"
+        epoch = (step + 0.5) / steps_per_epoch(self.trainer, self.batches_per_epoch())  # the middle of the step
+        return fill_length(self.schedule, self.length.at(epoch, elapsed_seconds(self.trainer)))(epoch)
 
 
 def merge_views(views: ViewBatch) -> ViewBatch:

@@ -19,7 +19,7 @@ from runs_here import LAYERNORM, fitted, patch_dropout, status, status_of, table
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_module
 from repel.engine.configs import to_container
-from repel.engine.fit import notes
+from repel.engine.notes import notes
 from repel.engine.outcomes import MISTAKE
 
 # everything that has a state of its own

@@ -1,6 +1,7 @@
 """Every head, predictor, target, optimizer and schedule of conf/; annealing."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from repel.model.anneal import Anneal
-from repel.model.optim import constant, cosine, parameter_groups
+from repel.model.optim import constant, cosine, fill_length, parameter_groups
 
 
 @pytest.mark.parametrize("name", options("head"))
@@ -76,11 +77,12 @@ def test_parameter_groups_leave_out_what_is_frozen_and_empty():
 
 @pytest.mark.parametrize("name", options("schedule"))
 def test_schedules_warm_up_and_stay_in_range(name):
-    factor = instantiate(config(f"schedule={name}", "schedule.warmup_epochs=2", "trainer.max_epochs=10").schedule)
+    factor = fill_length(instantiate(config(f"schedule={name}", "schedule.warmup_epochs=2").schedule), 10)
     values = [factor(e / 10) for e in range(101)]
     assert all(0 <= v <= 1 for v in values)
     assert values[10] == pytest.approx(0.5)
     assert values[20] == pytest.approx(1)
+    assert values[100] == pytest.approx(0 if name == "cosine" else 1)
 
 
 def test_cosine():
@@ -91,16 +93,23 @@ def test_cosine():
     assert constant(9, 0) == 1
 
 
+def test_the_length_of_training_is_for_a_schedule_that_leaves_its_end_open():
+    assert fill_length(partial(cosine, warmup_epochs=0, max_epochs=None, final=0), 4)(2) == pytest.approx(0.5)
+    assert fill_length(partial(cosine, warmup_epochs=0, max_epochs=8, final=0), 4)(4) == pytest.approx(0.5)
+    assert fill_length(partial(constant, warmup_epochs=0), 4)(9) == 1
+
+
 def test_annealing_is_a_function_of_time():
     anneal = Anneal({"negatives.beta": [0.0, 2.0], "negatives.k": [9, 1]}, epochs=4, shape="linear")
-    assert anneal.at(0) == {"negatives.beta": 0.0, "negatives.k": 9}
-    assert anneal.at(1) == {"negatives.beta": 0.5, "negatives.k": 7}
-    assert anneal.at(9) == {"negatives.beta": 2.0, "negatives.k": 1}
-    assert isinstance(anneal.at(1.3)["negatives.k"], int)
-    half = Anneal({"x.y": [0.0, 2.0]}, epochs=4, shape="cosine")
-    assert half.at(1)["x.y"] == pytest.approx(1 - math.cos(math.pi / 4))
+    assert anneal.at(0, 100) == {"negatives.beta": 0.0, "negatives.k": 9}
+    assert anneal.at(1, 100) == {"negatives.beta": 0.5, "negatives.k": 7}
+    assert anneal.at(9, 100) == {"negatives.beta": 2.0, "negatives.k": 1}
+    assert isinstance(anneal.at(1.3, 100)["negatives.k"], int)
+    half = Anneal({"x.y": [0.0, 2.0]}, epochs=None, shape="cosine")
+    assert half.at(1, length=4)["x.y"] == pytest.approx(1 - math.cos(math.pi / 4))
+    assert half.at(0, length=math.inf)["x.y"] == 0.0
     with pytest.raises(ValueError, match="no number"):
-        half.apply({"x": torch.nn.Linear(1, 1)}, 0.0)
+        half.apply({"x": torch.nn.Linear(1, 1)}, 0.0, 4)
     with pytest.raises(ValueError, match=r"anneal\.epochs"):
         Anneal({}, epochs=0, shape="linear")
 
@@ -125,7 +134,7 @@ def test_these_can_be_annealed(typed, key):
     z, labels = torch.randn(2, 32, 128), torch.arange(32)
     values = []
     for epoch in (0.0, 2.0):
-        module.anneal.apply(parts, epoch)
+        module.anneal.apply(parts, epoch, 9.0)
         values.append(module.loss(z, labels, labels))
     assert torch.equal(*values) is (key == "target.momentum")
     changed = module.target.momentum if key == "target.momentum" else None

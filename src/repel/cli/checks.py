@@ -1,6 +1,7 @@
 """Validate a composed config before torch is imported. Every error is one line that names the key."""
 
 import importlib.util
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = ["check", "chosen_sweeper", "mismatch"]
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
 AT_LEAST_1 = (lambda v: is_number(v, int) and v >= 1, "a whole number, at least 1")
+AT_LEAST_1_OR_NO_LIMIT = (lambda v: v == -1 or AT_LEAST_1[0](v), "-1, or a whole number, at least 1")
 AT_LEAST_2 = (lambda v: is_number(v, int) and v >= 2, "a whole number, at least 2")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 RANGES = {  # of keys that code which is not ours reads, or that are read only after training; parts check their own
@@ -29,8 +31,9 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "trainer.num_nodes": AT_LEAST_1,
     "devices": AT_LEAST_1,
     "evaluation.map": (lambda v: v in ("pca", "tsne"), "null, pca or tsne"),
-    "trainer.max_epochs": AT_LEAST_1,
-    "trainer.max_steps": (lambda v: v == -1 or AT_LEAST_1[0](v), "-1, or a whole number, at least 1"),
+    "trainer.max_epochs": AT_LEAST_1_OR_NO_LIMIT,
+    "trainer.max_steps": AT_LEAST_1_OR_NO_LIMIT,
+    "trainer.max_time": (lambda v: bool(re.fullmatch(r"\d+(:\d\d){3}", str(v))), "null, or DD:HH:MM:SS"),
     "trainer.accumulate_grad_batches": AT_LEAST_1,
     "trainer.precision": (lambda v: str(v) in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
     "trainer.accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
@@ -38,6 +41,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "schedule.warmup_epochs": NOT_NEGATIVE,
+    "schedule.max_epochs": POSITIVE,
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,
@@ -114,6 +118,8 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
+    if cfg.trainer.max_epochs == cfg.trainer.max_steps == -1 and cfg.trainer.max_time is None:
+        raise ValueError("trainer.max_epochs=-1 is without an end: set trainer.max_steps or trainer.max_time")
     if cfg.sweep.resume is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
         raise ValueError("sweep.resume= resumes a sweep: add -m; resume= resumes one run")
     if cfg.callbacks.get("pruning") and chosen_sweeper() != "optuna":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from repel.cli import optuna_study as study
+from repel.data.length import epoch_of
 from repel.engine import runs
 from repel.engine.checkpoint_callbacks import objective
 
@@ -45,11 +46,10 @@ class Pruning(Callback):
         prune = False
         if self.trial is not None:
             self.trial.report(objective(trainer.callback_metrics), trainer.current_epoch)
-            assert trainer.max_epochs is not None, "conf sets it"
-            prune = self.trial.should_prune() and trainer.current_epoch + 1 < trainer.max_epochs
+            prune = self.trial.should_prune() and trainer.current_epoch + 1 != trainer.max_epochs
         if trainer.strategy.broadcast(prune):
             trainer.should_stop = True
             if trainer.is_global_zero and self.trial is not None:
                 self.trial.set_user_attr("pruned", True)
                 runs.update_environment(Path(trainer.default_root_dir), pruned_after_epoch=trainer.current_epoch + 1)
-                print(f"pruned   after epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", flush=True)
+                print(f"pruned   after epoch {epoch_of(trainer)}", flush=True)

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import math
 import signal
 import warnings
 from pathlib import Path
@@ -11,18 +10,19 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
+from repel.data.length import planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
-from repel.engine.batch_norm import has_unsynced_batch_norm
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
 from repel.engine.configs import flatten, load_config, to_container
+from repel.engine.notes import end_notes, length_notes, notes
 from repel.module import Contrastive, Diverged
 
-__all__ = ["fit", "fit_new", "fit_resumed", "notes"]
+__all__ = ["fit", "fit_new", "fit_resumed"]
 
 SILENCED = (  # warnings of the stack that a user can do nothing about
     ".*does not have many workers.*",  # batches are one indexing operation each
@@ -35,7 +35,7 @@ SILENCED = (  # warnings of the stack that a user can do nothing about
 
 
 def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
-    """Train on this rank until trainer.max_epochs, from the start or from the folder's last checkpoint.
+    """Train on this rank until the trainer's first limit, from the start or from the folder's last checkpoint.
 
     Returns:
         The data as read, for the report.
@@ -64,6 +64,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     module.give_data_info(data.splits.train.info())
     if resume_from is not None:
         checkpoint_io.check_fits(module, resume_from[1], last)
+        module.on_load_checkpoint(resume_from[1])  # as Lightning does later; the notes need it now
         del resume_from  # the trainer has it, and frees it when it is restored
     if trainer.is_global_zero:
         summarize(cfg, data, module, trainer, step)
@@ -74,6 +75,9 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     if trainer.is_global_zero:
         if len(data.skipped) > len(data.splits.skipped):
             print_skipped(folder)
+        if cfg.trainer.get("max_time"):  # only now it is known how long that was
+            for note in end_notes(module, trainer.global_step / steps_per_epoch(trainer, data.batches_per_epoch())):
+                print(f"note     {note}")
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not metrics:  # nothing was left to train: it was stopped between the last step and here
             metrics = last_values(folder)
@@ -161,11 +165,18 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
     print(f"labels   {'used' if module.loss.supervised else 'not used'} for training")
     print(
         f"devices  {world} x {device}, {cfg.trainer.precision}; batch {cfg.data.batch_size}, "
-        f"{data.batches_per_epoch()} steps an epoch, {trainer.max_epochs} epochs"
+        f"{data.batches_per_epoch()} steps an epoch, {ends(trainer, cfg.trainer.get('max_time'))}"
         + (f", from step {step}" if step else "")
     )
-    for note in notes(cfg, module, world):
+    for note in [*notes(cfg, module, world), *length_notes(module, planned_length(trainer, data.batches_per_epoch()))]:
         print(f"note     {note}")
+
+
+def ends(trainer: Trainer, time: str | None) -> str:
+    """When training ends, in words, by the first limit that is reached."""
+    limits = {"epochs": trainer.max_epochs, "steps": trainer.max_steps}
+    words = [f"{limit} {unit}" for unit, limit in limits.items() if limit not in (None, -1)]
+    return " or ".join([*words, *([f"{time} (DD:HH:MM:SS)"] if time else [])])
 
 
 def print_skipped(folder: Path) -> None:
@@ -173,20 +184,3 @@ def print_skipped(folder: Path) -> None:
     if (folder / "skipped.txt").exists():
         files = sorted(set((folder / "skipped.txt").read_text().splitlines()))
         print(f"skipped  {len(files)} unreadable files, listed in skipped.txt, the first: {files[0]}")
-
-
-def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
-    """Warnings about choices that are allowed and may surprise."""
-    found = []
-    if world > 1 and not on_gpu(cfg) and has_unsynced_batch_norm(module):
-        found.append("some batch norms of this network take their statistics on each rank alone: on CPUs, only plain "
-                     "BatchNorm1d and BatchNorm2d are synchronized")  # fmt: skip
-    if cfg.queue.size and module.target is None and not module.loss.tolerates_old_keys:
-        found.append("a queue without target=ema holds embeddings of an earlier network")
-    tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
-    if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
-        found.append(
-            f"negatives.tau_plus={tau} at loss.temperature={t} will leave no gradient from most negatives; "
-            "raise the temperature (0.5 in the papers) or lower tau_plus, and watch negatives/clamped_fraction"
-        )
-    return found

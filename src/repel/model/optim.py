@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -18,11 +19,19 @@ def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict
     return [group for group in groups if group["params"]]
 
 
+def fill_length(schedule: Schedule, length: float) -> Schedule:
+    """The schedule with the length of training, in epochs, for its option max_epochs where that is None."""
+    if isinstance(schedule, partial) and schedule.keywords.get("max_epochs", 0) is None:
+        return partial(schedule, max_epochs=length)
+    return schedule
+
+
 def cosine(epoch: float, warmup_epochs: float, max_epochs: float, final: float) -> float:
     """Linear warm-up, then half a cosine from 1 to `final` (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5).
 
     Args:
         epoch: time since the start, in epochs; fractions count.
+        max_epochs: when `final` is reached; in conf/, null is where training ends.
     """
     if epoch < warmup_epochs:
         return epoch / warmup_epochs

@@ -1,5 +1,6 @@
 """Speed and progress of training."""
 
+import math
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as RichProgress
 
 from repel.data.datamodule import pair_data
+from repel.data.length import epoch_of, seconds_left
 from repel.data.pair import Pair
 
 __all__ = ["Progress", "Speed"]
@@ -62,8 +64,9 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.samples = time.perf_counter(), 0
         self.noun = pair_data(trainer).splits.train.modality.noun
-        assert trainer.max_epochs is not None, "conf sets it"
-        self.first_step, self.steps = self._batches_done(trainer), int(self.total_train_batches) * trainer.max_epochs
+        self.first_step, self.steps = self._batches_done(trainer), math.inf
+        if trainer.max_epochs not in (None, -1):
+            self.steps = int(self.total_train_batches) * trainer.max_epochs
         if trainer.max_steps > 0:
             self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
         console = Console()
@@ -72,7 +75,8 @@ class Progress(ProgressBar):
                 "{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[speed]}",
                 TimeElapsedColumn(), "left", TimeRemainingColumn(), "{task.fields[metrics]}", console=console,
             )  # fmt: skip
-            self.task = self.bar.add_task("", total=self.steps, completed=self.first_step, speed="", metrics="")
+            total = None if self.steps == math.inf else self.steps
+            self.task = self.bar.add_task("", total=total, completed=self.first_step, speed="", metrics="")
             self.bar.start()
 
     def _batches_done(self, trainer: Trainer) -> int:
@@ -86,7 +90,7 @@ class Progress(ProgressBar):
             self.bar.update(
                 self.task,
                 completed=self._batches_done(trainer),
-                description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+                description=f"epoch {epoch_of(trainer)}",
                 speed=self._speed(),
                 metrics=f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}  {self.latest}",
             )
@@ -99,7 +103,7 @@ class Progress(ProgressBar):
         if self.enabled and not self.bar:
             elapsed, done = time.perf_counter() - self.started, self._batches_done(trainer)
             left = elapsed / max(1, done - self.first_step) * (self.steps - done)
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            left, epoch = min(left, seconds_left(trainer)), f"epoch {epoch_of(trainer)}"
             clock = f"{left // 60:.0f}:{left % 60:02.0f}"
             print(f"{epoch}  {loss}  {self.latest}  {self._speed()}  left {clock}", flush=True)
 
