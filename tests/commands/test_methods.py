@@ -244,6 +244,7 @@ def test_supervised_losses_need_labels(tmp_path):
         ("queue.size=64 target=ema", None),
         ("loss=nnclr queue.size=64", None),
         ("loss=ntxent", None),
+        ("trainer.precision=bf16-true", "bf16-mixed"),
     ],
 )
 def test_what_may_surprise_is_noted(typed, word):

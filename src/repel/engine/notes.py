@@ -22,6 +22,11 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
                      "BatchNorm1d and BatchNorm2d are synchronized")  # fmt: skip
     if cfg.queue.size and module.target is None and not module.loss.tolerates_old_keys:
         found.append("a queue without target=ema holds embeddings of an earlier network")
+    if cfg.trainer.precision in ("bf16-true", "16-true"):
+        found.append(
+            f"trainer.precision={cfg.trainer.precision} keeps weights in half precision, which loses small steps of "
+            "the optimizer; bf16-mixed keeps them in float32"
+        )
     tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
     if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
         found.append(
