@@ -53,6 +53,7 @@ MISTAKES = {  # what is typed -> what the line must hold
     "anneal.values={negatives.beta:[0,1]}": ["negatives.beta", "no number"],
     "negatives=tilt anneal.values={negatives.betta:[0,1]}": ["negatives.betta", "did you mean negatives.beta?"],
     "negatives=tilt anneal.values={negatives.beta:3}": ["negatives.beta", "first and last"],
+    "experiment=byol target=none": ["target.momentum", "anneal.values=null"],
     "loss.learn_temperature=true anneal.values={loss.temperature:[0.5,0.2]}": ["loss.temperature", "learned"],
     "views.augmentation.blur=often": ["views.augmentation.blur", "a number"],
     "views.augmentation.blurr=1": ["views.augmentation.blurr", "did you mean views.augmentation.blur?"],

@@ -23,7 +23,7 @@ PRESETS = {
     "moco": ["experiment=moco"],
     "hcl": ["experiment=hcl"],
     "swav": ["experiment=swav"],
-    "byol": ["experiment=byol"],
+    "byol": ["experiment=byol", "anneal.values=null"],  # whose momentum was constant then
     "barlow": ["experiment=barlow"],
     "supcon": ["experiment=supcon"],
     "mixed": ["negatives=mixed"],

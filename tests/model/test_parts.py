@@ -114,6 +114,14 @@ def test_annealing_is_a_function_of_time():
         Anneal({}, epochs=0, shape="linear")
 
 
+def test_the_momentum_of_byol_rises_to_one_by_a_cosine():
+    """tau = 1 - (1 - tau_0) (cos(pi k / K) + 1) / 2: Grill et al. 2020, arXiv:2006.07733, sec. 3.2."""
+    anneal = instantiate(config("experiment=byol", "target.momentum=0.996").anneal)
+    for step in range(11):
+        tau = 1 - (1 - 0.996) * (math.cos(math.pi * step / 10) + 1) / 2
+        assert anneal.at(step / 2, length=5.0)["target.momentum"] == pytest.approx(tau)
+
+
 @pytest.mark.parametrize(
     ("typed", "key"),
     [("negatives=tilt", "negatives.beta"), ("negatives=hcl", "negatives.beta"), ("negatives=topk", "negatives.k"),

@@ -179,6 +179,11 @@ def test_a_loss_that_rises_diverges():
     assert risen([-5.0] * size + [-4.0] * 2 * size, module)[0] == pytest.approx((-5, -4))
     assert not risen([5.0] * size + [6.0] * size + [5.0] * 3 * size, module)
     assert not risen([0.1] * 4 * size, module)
+    module.anneal.values = {"target.momentum": [0.99, 1.0]}
+    assert risen([5.0] * size + [6.0] * 2 * size, module)
+    module.anneal.values = {"negatives.beta": [0.0, 1.0]}
+    assert not risen([5.0] * size + [6.0] * 2 * size, module)
+    module.anneal.values = {}
     module.loss = make("infonce", queue=50)  # of which nothing is filled
     assert not risen([5.0] * size + [6.0] * 2 * size, module)
 

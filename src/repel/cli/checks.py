@@ -145,6 +145,8 @@ def check_loss(cfg: DictConfig) -> None:
             f"anneal.values must be keys with two values, such as {{negatives.beta:[0.0,2.0]}}, got {annealed}"
         )
     for key, ends in ((str(key), ends) for key, ends in (annealed or {}).items()):
+        if key.startswith("target.") and not cfg.target:
+            raise ValueError(f"anneal.values: there is no {key} without target=ema; add anneal.values=null")
         if key.split(".")[0] not in ("loss", "negatives", "target") or not is_number(OmegaConf.select(cfg, key)):
             numbers = [k for k, v in flatten(cfg).items() if k.split(".")[0] in ("loss", "negatives") and is_number(v)]
             raise ValueError(f"anneal.values: {key} is no number of the loss or negatives{nearest(key, numbers)}")

@@ -99,7 +99,8 @@ class LossHistory:
 
     def rise(self, module: Contrastive) -> tuple[float, float] | None:
         """The loss at the start and now, if the last two windows are well above the start."""
-        if module.anneal.values or is_filling(module.loss):
+        annealed = any(not key.startswith("target.") for key in module.anneal.values)
+        if annealed or is_filling(module.loss):
             self.reset()  # another loss from step to step: more negatives, other weights
         elif self.count >= WINDOW:
             self.means = [*self.means[:1], *self.means[1:][-1:], float(self.total / self.count)]
