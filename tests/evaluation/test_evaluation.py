@@ -96,6 +96,12 @@ def test_features_are_of_eval_mode_in_order_and_leave_the_encoder_as_it_was(imag
     assert not encoder.training
 
 
+def test_what_is_frozen_stays_frozen(images):
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(36).eval(), torch.nn.BatchNorm1d(36))
+    encode(encoder, images, lambda x: x.float() / 255, torch.device("cpu"))
+    assert [part.training for part in encoder.modules()] == [True, True, False, True]
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_together_give_the_features_of_one(images, monkeypatch, world):
     """The share of each rank, with the exchange played by this process."""

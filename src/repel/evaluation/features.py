@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from repel.base.collectives import gather, rank, world_size
+from repel.base.modes import evaluation_mode
 from repel.data.pair import to_float_dtype
 from repel.data.samples import Samples
 
@@ -21,11 +22,9 @@ def encode(
     """(M, F) float32 features h and the places (M,) of their samples, in order, the same on every rank.
 
     M is the number of samples, less those that cannot be read where the user asked to skip them. The encoder runs in
-    eval mode, without gradients and without autocast, and is left in the mode it came in. Each rank encodes every W-th
-    batch, and all ranks exchange the results.
+    eval mode, without gradients and without autocast, and each of its parts is left in the mode it came in. Each rank
+    encodes every W-th batch, and all ranks exchange the results.
     """
-    was_training = encoder.training
-    encoder.eval()
     dtype = next(encoder.parameters()).dtype
     W = world_size()
     starts = range(0, len(samples), BATCH)
@@ -33,12 +32,12 @@ def encode(
     # a rank with nothing left repeats the last batch
     turns = [min(turn * W + rank(), len(starts) - 1) * BATCH for turn in range(rounds)]
     local = []
-    for batch, good in samples.plain([torch.arange(start, min(start + BATCH, len(samples))) for start in turns]):
-        x = normalize(batch.to(device))
-        h = encoder(to_float_dtype(x, dtype)).float()
-        h = torch.cat([h, good.to(h).unsqueeze(1)], dim=1)
-        local.append(torch.cat([h, h.new_zeros(BATCH - len(h), h.shape[1])]))  # equal sizes, as the exchange needs
-    encoder.train(was_training)
+    with evaluation_mode(encoder):
+        for batch, good in samples.plain([torch.arange(start, min(start + BATCH, len(samples))) for start in turns]):
+            x = normalize(batch.to(device))
+            h = encoder(to_float_dtype(x, dtype)).float()
+            h = torch.cat([h, good.to(h).unsqueeze(1)], dim=1)
+            local.append(torch.cat([h, h.new_zeros(BATCH - len(h), h.shape[1])]))  # equal sizes, as the exchange needs
     shared = gather(torch.stack(local)).unflatten(0, (W, rounds))  # (W, rounds, BATCH, F + 1)
     h = shared.transpose(0, 1).flatten(0, 2)[: len(samples)]
     places = h[:, -1].nonzero().squeeze(1)

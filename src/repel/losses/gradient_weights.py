@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repel.base.modes import evaluation_mode
 from repel.losses.base import Batch, Loss, shows_another, unit
 from repel.losses.rowwise import AnchorGroup, RowwiseLoss
 from repel.negatives.strategy import same_class
@@ -74,12 +75,8 @@ def negative_weights(
         batch = Batch(unit(z.detach()), unit(keys.detach()), labels, ids, local, None, unit_negatives, negative_ids)
         if not isinstance(loss, RowwiseLoss):
             return _batch_similarities(batch)
-        counting = loss.negatives.training
-        loss.negatives.eval()  # what it counts is of training alone
-        try:
+        with evaluation_mode(loss.negatives):  # what it counts is of training alone
             parts = [_group_weights(loss, group) for group in loss.anchor_groups(batch)]
-        finally:
-            loss.negatives.train(counting)
     # groups have different candidates, but equally many
     return NegativeWeights(
         torch.cat([part.positive for part in parts]), torch.cat([part.negative for part in parts]),

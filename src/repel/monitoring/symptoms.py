@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repel.base.modes import evaluation_mode
 from repel.data.pair import Pair
 from repel.evaluation import geometry
 from repel.losses.base import Loss, unit
@@ -177,9 +178,5 @@ def is_filling(loss: Loss) -> bool:
 
 def _loss_of(loss: Loss, step: StepOutput, z: Tensor) -> float:
     """The loss of other embeddings (V, N, D) in the batch's place; they are not counted as training."""
-    training = loss.training
-    loss.eval()
-    try:
+    with evaluation_mode(loss):
         return float(loss(z, step.labels, step.ids, slice(None), z))
-    finally:
-        loss.train(training)
