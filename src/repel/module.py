@@ -86,6 +86,7 @@ class Contrastive(LightningModule):
         self.encoder, self.head, self.predictor, self.loss, self.target = encoder, head, predictor, loss, target
         self.anneal, self.optimizer, self.schedule, self.seed = anneal, optimizer, schedule, seed
         self.length: TrainingLength | None = None  # as planned when training began
+        self._group_sizes: list[int] | None = None  # of the optimizer that the run resumes with
         self._step_output: StepOutput | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,12 +193,18 @@ class Contrastive(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "training_length" in checkpoint:
             self.length = TrainingLength(**checkpoint["training_length"])
+        groups = checkpoint["optimizer_states"][0]["param_groups"]
+        self._group_sizes = [len(group["params"]) for group in groups]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.length is None:
             self.length = planned_length(self.trainer, self.batches_per_epoch())
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]
-        optimizer = self.optimizer(parameter_groups(modules, self.optimizer.keywords["weight_decay"]))
+        decay = self.optimizer.keywords["weight_decay"]
+        groups = parameter_groups(modules, decay)
+        if self._group_sizes not in (None, [len(group["params"]) for group in groups]):  # a run of the first edition
+            groups = parameter_groups(modules, decay, named=False)
+        optimizer = self.optimizer(groups)
         factor = LambdaLR(optimizer, lambda step: self.rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 

@@ -3,19 +3,21 @@
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import faults
 import pytest
 import torch
 import yaml
-from conftest import ROOT, same
+from conftest import ROOT, TINY, config, same
 from omegaconf import OmegaConf
-from runs_here import PoisonAtStep, train
+from runs_here import LAYERNORM, PoisonAtStep, train
 
 from repel.engine import checkpoint_io, runs
-from repel.engine.configs import load_config
+from repel.engine.configs import load_config, to_container
 from repel.engine.fit import fit
+from repel.model.optim import parameter_groups
 from repel.module import Diverged
 from repel.report.evaluate import finish
 
@@ -193,3 +195,26 @@ def test_a_checkpoint_that_was_read_is_handed_over_once(tmp_path):
     assert writer.load_checkpoint(str(path)) is not contents
     writer = checkpoint_io.AtomicCheckpointIO((tmp_path / "other.ckpt", contents))
     assert writer.load_checkpoint(str(path)) is not contents
+
+
+def test_a_run_of_the_first_edition_keeps_the_groups_of_its_optimizer(tmp_path, monkeypatch):
+    """There, the position embeddings of a vision transformer decayed. A run that began so resumes so."""
+    pytest.importorskip("timm")
+
+    def group_sizes(folder: Path, epochs: int, resume: bool = False) -> list[int]:
+        """Of the optimizer in the last checkpoint of a run, after training."""
+        tiny = [option for option in TINY if not option.startswith("encoder.width")]
+        quick = ["callbacks.knn=null", "callbacks.monitor=null", "callbacks.health=null"]
+        cfg = config(*tiny, *LAYERNORM, *quick, f"trainer.max_epochs={epochs}")
+        if not resume:
+            runs.create(folder, to_container(cfg), [])
+        fit(cfg, folder, resume)
+        state = checkpoint_io.load(folder / "checkpoints/last.ckpt")["optimizer_states"][0]
+        return [len(group["params"]) for group in state["param_groups"]]
+
+    with monkeypatch.context() as first_edition:
+        first_edition.setattr("repel.module.parameter_groups", partial(parameter_groups, named=False))
+        before = group_sizes(tmp_path / "old", epochs=1)
+    assert group_sizes(tmp_path / "old", epochs=2, resume=True) == before
+    # a new one's class token and position embedding do not decay
+    assert group_sizes(tmp_path / "new", epochs=1) == [before[0] - 2, before[1] + 2]

@@ -75,6 +75,24 @@ def test_parameter_groups_leave_out_what_is_frozen_and_empty():
     assert [len(group["params"]) for group in parameter_groups([layer, frozen], 0.1)] == [1]
 
 
+def test_what_a_module_names_does_not_decay():
+    """As the position embeddings of timm's vision transformers; also from within another module."""
+    net = torch.nn.Sequential(Positions(), torch.nn.Linear(4, 4, bias=False))
+    decays, others = parameter_groups([net], 0.1)
+    assert [id(p) for p in decays["params"]] == [id(net[1].weight)]
+    assert [id(p) for p in others["params"]] == [id(net[0].table)]
+    assert [len(group["params"]) for group in parameter_groups([net], 0.1, named=False)] == [2]
+
+
+class Positions(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(1, 3, 4))
+
+    def no_weight_decay(self):
+        return {"table", "there_is_none"}
+
+
 @pytest.mark.parametrize("name", options("schedule"))
 def test_schedules_warm_up_and_stay_in_range(name):
     factor = fill_length(instantiate(config(f"schedule={name}", "schedule.warmup_epochs=2").schedule), 10)

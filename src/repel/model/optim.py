@@ -3,20 +3,42 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 Schedule = Callable[[float], float]
 
 
-def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict]:
-    """Two groups: weights, which decay, and biases, norms and scalars, with at most one dimension, which do not."""
+def parameter_groups(modules: list[nn.Module], weight_decay: float, named: bool = True) -> list[dict]:
+    """Two groups: weights, which decay, and the rest, which does not.
+
+    The rest are biases, norms and scalars, with at most one dimension, and what a module names itself: a method
+    `no_weight_decay()` returns names of its parameters, as timm's models have it for position embeddings and class
+    tokens.
+
+    Args:
+        named: False leaves out what modules name, as the first edition did.
+    """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    kept = [p for module in modules for p in _named(module)] if named else []
+    decays = [p.ndim > 1 and not any(p is other for other in kept) for p in parameters]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p, decay in zip(parameters, decays, strict=True) if decay], "weight_decay": weight_decay},
+        {"params": [p for p, decay in zip(parameters, decays, strict=True) if not decay], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _named(module: nn.Module) -> list[nn.Parameter]:
+    """What the parts of a module name in no_weight_decay()."""
+    found = []
+    for part in module.modules():
+        names: Any = getattr(part, "no_weight_decay", None)
+        if callable(names):
+            own = dict(part.named_parameters())
+            found += [own[name] for name in names() if name in own]
+    return found
 
 
 def fill_length(schedule: Schedule, length: float) -> Schedule:
