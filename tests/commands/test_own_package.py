@@ -90,6 +90,7 @@ def test_own_parts_train_on_two_ranks_and_are_resumed_evaluated_and_exported(fol
     assert "class Tiny" in (run_folder(result, folder) / "load_encoder.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_name_typed_without_a_yaml(folder):
     """One's own class on the command line; a name of it that is not there is named."""
     typed = ["encoder._target_=mine.parts.Tiny", *QUICK, "evaluators=[]", "trainer.limit_train_batches=1"]

@@ -76,6 +76,7 @@ class TestWhatARunLeaves:
         assert checkpoint_io.load(finished / "checkpoints/last.ckpt")["global_step"] == 8
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path):
     """More than a loss that goes down: features of unseen test images beat those before the first step."""
     train(
