@@ -149,7 +149,7 @@ LATER = {  # mistakes that a part, the data or the machine shows
     "views=multi_crop views.local.size=2": ["views.local", "size=2"],
     "views=multi_crop loss=barlow": ["views.local=null"],
     "data.device_cache=maybe": ["data.device_cache", "auto"],
-    "data=stream data.root=nowhere": ["data.root=nowhere", "pack_shards"],
+    "data=stream data.root=nowhere": ["data.root=nowhere", "pack-shards"],
     "data=imagenet data.root=nowhere": ["data.root=nowhere", "no such folder"],
     "encoder=resnet18 encoder.weights=DEFAULT": ["encoder.weights", "encoder.stem=imagenet"],
     "callbacks.last.every_n_train_steps=0": ["every_n_train_steps"],

@@ -155,7 +155,7 @@ def test_shards_that_could_run_code_are_refused(shards, tmp_path):
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="pickle"):
         Shards(str(tmp_path), 2)
-    with pytest.raises(ValueError, match="pack_shards"):
+    with pytest.raises(ValueError, match="pack-shards"):
         Shards(str(tmp_path / "none"), 2)
     with pytest.raises(ValueError, match="shuffle_chunks"):
         stream(str(shards[0]), 8, 3, "raise", 0, 0)
