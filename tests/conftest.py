@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands
 SMALL = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null",
          "evaluators=[knn]"]  # fmt: skip
+BANK = "evaluation.bank=1000"  # of `finished`
 TINY = [*SMALL, "evaluation.bank=64", "data.val_fraction=0.01", "evaluation.map=null"]
 
 
@@ -135,11 +136,11 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], Path]) -> Path
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """One finished run, made by the command: validated and measured on all images, by kNN. Not to be changed."""
+    """One finished run, made by the command: validated on all images, and measured by kNN. Not to be changed."""
 
     def make(cwd: Path) -> Path:
         sheet = "callbacks.pairs={_target_:repel.images.pairs_grid.PairsGrid,pairs:4,mean:[0],std:[1]}"
-        result = command("train.py", *SMALL, sheet, cwd=cwd)
+        result = command("train.py", *SMALL, BANK, sheet, cwd=cwd)
         assert result.returncode == 0, result.stderr
         return run_folder(result, cwd)
 
