@@ -72,7 +72,7 @@ class Mixed(Strategy):
         return F.normalize(mixtures, dim=-1, eps=1e-6)
 
     def extra_elements(self, dim: int) -> int:
-        return 3 * (self.pairs + self.with_anchor) * (dim + 4)
+        return (self.pairs + self.with_anchor) * (2 * dim + 8)  # two copies at once, and a column each
 
     def advance(self) -> None:
         self.batches += 1
