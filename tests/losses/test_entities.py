@@ -6,7 +6,7 @@ In the batch, in the queue, for crops and among explicit negatives. test_distrib
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_cases import DIM, LABELS, NO_NEGATIVES, ROWWISE, assert_equal, batch, in_make_test, make
+from loss_cases import DIM, LABELS, NO_NEGATIVES, ROWWISE, assert_equal, batch, each_once, make
 
 from repel.losses import LogRatioLoss
 from repel.losses.base import Batch, unit
@@ -15,15 +15,8 @@ IDS = torch.tensor([10, 11, 12, 13, 10, 15])  # sample 4 shows what sample 0 sho
 FIRST, COPY = 0, 4
 FAR = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
 CASES = [pair for pair in ROWWISE if pair[0] != "align_uniform"]  # a mean over pairs, not over anchors
-EVERY = pytest.mark.parametrize("pair", CASES, ids="-".join)
-DENSE_AND_CHUNKED = pytest.mark.parametrize(
-    ("pair", "row_chunk"),
-    [
-        pytest.param(pair, 5 if chunked else None, id=f"{'-'.join(pair)}-{'chunked' if chunked else 'dense'}",
-                     marks=() if in_make_test(*pair, chunked) else pytest.mark.slow)
-        for pair in CASES for chunked in (False, True)
-    ],
-)  # fmt: skip
+EVERY = pytest.mark.parametrize("pair", each_once(CASES))
+DENSE_AND_CHUNKED = pytest.mark.parametrize("row_chunk", [None, 5], ids=["dense", "chunked"])
 # their value of an anchor depends on statistics of the whole batch, or on draws for it, so that a smaller batch is
 # another one for them; the test by rotation holds them
 OF_THE_WHOLE_BATCH = {"macl", "decoupled_weighted", "mixed"}
@@ -51,11 +44,10 @@ def made(pair, queue: int = 0, **changes):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_a_copy_in_the_batch_is_no_negative(pair, row_chunk):
     """Turned to another place with both its views, so that cosines within the sample stay, it changes nothing."""
     loss, z = made(pair, row_chunk=row_chunk), batch().detach()
-    if pair[0] == "supcon":
-        pytest.skip("a copy is of the same class, and so a positive")
     turned = z.clone()
     turned[:, COPY] = z[:, COPY] @ FAR
     ids = IDS[None]
@@ -67,9 +59,10 @@ def test_a_copy_in_the_batch_is_no_negative(pair, row_chunk):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_with_a_copy_the_loss_is_that_of_the_batch_without_it(pair, row_chunk):
-    if OF_THE_WHOLE_BATCH & set(pair) or pair[0] == "supcon":
-        pytest.skip("of the whole batch, or the copy is a positive")
+    if OF_THE_WHOLE_BATCH & set(pair):
+        pytest.skip("of the whole batch")
     loss, z = made(pair, row_chunk=row_chunk), batch().detach()
     both = per_anchor(loss, z, IDS[None])
     for kept, removed in ((FIRST, COPY), (COPY, FIRST)):
@@ -79,6 +72,7 @@ def test_with_a_copy_the_loss_is_that_of_the_batch_without_it(pair, row_chunk):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_an_own_entity_in_the_queue_is_no_negative(pair, row_chunk):
     loss = made(pair, queue=8, row_chunk=row_chunk)
     if not loss.compares_queue:
@@ -96,6 +90,7 @@ def test_an_own_entity_in_the_queue_is_no_negative(pair, row_chunk):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_an_own_entity_among_explicit_negatives_is_no_negative(pair, row_chunk):
     """It shows what the anchor's second view shows. With it and without it, for anchors and for crops."""
     loss = made(pair, row_chunk=row_chunk)
@@ -130,22 +125,27 @@ def test_explicit_negatives_are_candidates_of_every_anchor():
     torch.testing.assert_close(value, torch.stack(losses).mean())
 
 
+@pytest.mark.parametrize("candidates", ["same", "cross", "all", "queue"])
 @pytest.mark.parametrize("memory", ["batch", "queue", "negatives"])
-def test_uniformity_is_a_mean_over_pairs_of_different_entities(memory):
-    loss, z = make("align_uniform", queue=4, row_chunk=5), batch().detach()
+def test_uniformity_is_a_mean_over_pairs_of_different_entities(memory, candidates):
+    loss, z = make("align_uniform", queue=4, row_chunk=5, candidates=candidates), batch(3).detach()
     further, further_ids, arguments = torch.zeros(0, DIM, dtype=torch.float64), torch.zeros(0), {}
     if memory == "queue":
         further, further_ids, _ = (entry.clone() for entry in fill(loss, [10, 31, 11]).queue.entries())
     if memory == "negatives":
         explicit, further_ids = batch(1, seed=4).detach(), torch.tensor([40, 10, 41, 42, 12, 43])
         further, arguments = unit(explicit[0]), {"negatives": explicit, "negative_ids": further_ids[None]}
-    uniformity = []
-    for view in unit(z):
-        candidates, ids = torch.cat([view, further]), torch.cat([IDS, further_ids])
-        different = IDS[:, None] != ids
-        uniformity.append(((view @ candidates.T - 1) / loss.temperature)[different].exp().mean().log())
-    alignment = (unit(z)[0] - unit(z)[1]).square().sum(-1).mean()
+    uniformity, views = [], unit(z)
+    for v, view in enumerate(views):
+        chosen = {"same": [v], "cross": [u for u in range(3) if u != v], "all": range(3), "queue": []}[candidates]
+        compared = torch.cat([*(views[u] for u in chosen), further])
+        different = IDS[:, None] != torch.cat([*(IDS for _ in chosen), further_ids])
+        potentials = ((view @ compared.T - 1) / loss.temperature)[different].exp()
+        uniformity.append(potentials.mean().log() if len(potentials) else torch.zeros(()))
+    alignment = torch.stack([(views[a] - views[b]).square().sum(-1).mean() for a, b in ((0, 1), (0, 2), (1, 2))]).mean()
     torch.testing.assert_close(loss(z, ids=IDS, **arguments), alignment + torch.stack(uniformity).mean())
+    if memory == "batch":  # without ids every sample is an entity of its own
+        torch.testing.assert_close(loss(z), loss(z, ids=torch.arange(6)))
 
 
 @pytest.mark.parametrize("name", [*sorted(NO_NEGATIVES), "nnclr"])
