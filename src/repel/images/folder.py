@@ -120,8 +120,8 @@ def _split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
     if "train" not in parts or others:
         raise ValueError(
             f"data.root={folder} has {', '.join([*(p.name for p in parts.values()), *list(others)[:3]])}: put the "
-            f"classes into train, and nothing else next to {' and '.join([', '.join(known[:-1]), known[-1]])}, or point "
-            "data.root at a folder of classes"
+            f"classes into train, and nothing else next to {' and '.join([', '.join(known[:-1]), known[-1]])}, or "
+            "point data.root at a folder of classes"
         )
     return parts
 
