@@ -1,4 +1,7 @@
-"""Shared by the tests: tiny images, composed configs, commands."""
+"""Shared by the tests: tiny images, composed configs, commands.
+
+torch is imported where it is used: the process that hands out the tests to workers (make test) needs none.
+"""
 
 import contextlib
 import os
@@ -9,20 +12,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ranks
-import torch
 from composing import CONF, resolved
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
-pytest_plugins = ["export_runs", "stateful_runs", "view_cases"]  # their fixtures
+FIXTURES = ["export_runs", "own_package", "stateful_runs", "view_cases"]  # modules of tests/support
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands
 SMALL = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batch_size=16", "callbacks.pairs=null",
          "evaluators=[knn]"]  # fmt: skip
+BANK = "evaluation.bank=1000"  # of `finished`
 TINY = [*SMALL, "evaluation.bank=64", "data.val_fraction=0.01", "evaluation.map=null"]
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+        for name in FIXTURES:
+            config.pluginmanager.import_plugin(name)
 
 
 def options(group: str) -> list[str]:
@@ -39,6 +46,8 @@ def command(script: str, *args: str, cwd: Path, timeout: float = 200, **env: str
 
     In a Python of its own where env says something about that, else forked from one that has imported everything.
     """
+    import ranks
+
     argv = [str(ROOT / script), *args]
     own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"}) and "REPEL_FAULT" not in env
     if "PYTHONPATH" in env and "PYTHONPATH" in os.environ:
@@ -70,6 +79,9 @@ def run_folder(result: subprocess.CompletedProcess, cwd: Path) -> Path:
 
 def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int] = (12, 10)) -> Path:
     """An image folder whose classes differ in colour."""
+    import torch
+    from PIL import Image
+
     generator = torch.Generator().manual_seed(0)
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -81,6 +93,8 @@ def make_folder(root: Path, classes: list[str], each: int, size: tuple[int, int]
 
 
 def same(a, b) -> bool:
+    import torch
+
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -122,11 +136,11 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], Path]) -> Path
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """One finished run, made by the command: validated and measured on all images, by kNN. Not to be changed."""
+    """One finished run, made by the command: validated on all images, and measured by kNN. Not to be changed."""
 
     def make(cwd: Path) -> Path:
         sheet = "callbacks.pairs={_target_:repel.images.pairs_grid.PairsGrid,pairs:4,mean:[0],std:[1]}"
-        result = command("train.py", *SMALL, sheet, cwd=cwd)
+        result = command("train.py", *SMALL, BANK, sheet, cwd=cwd)
         assert result.returncode == 0, result.stderr
         return run_folder(result, cwd)
 
@@ -141,9 +155,13 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """For tiny shapes more are slower; workers (make test) share out the cores."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
+    import torch
+
     torch.manual_seed(0)

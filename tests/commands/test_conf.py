@@ -101,7 +101,7 @@ def test_a_default_in_python_is_the_one_in_conf():
         for item in config if isinstance(config, list) else []:
             yield from nodes(item)
 
-    groups = ("loss", "negatives", "views", "head", "predictor", "target", "schedule")
+    groups = ("head", "predictor", "target", "schedule")
     configs = [config(), *(config(f"{group}={name}") for group in groups for name in options(group))]
     for node in itertools.chain(*(nodes(OmegaConf.to_container(c)) for c in configs)):
         elsewhere = ("repel.losses.", "repel.negatives.", "repel.images.views.", "repel.monitoring.loggers.")

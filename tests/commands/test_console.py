@@ -12,11 +12,20 @@ from repel.engine import runs
 
 SCRIPTS = {"train": "train.py", "evaluate": "evaluate.py", "embed": "embed.py", "export": "export.py"}
 SCRIPTS["show-views"] = "scripts/show_views.py"
+OTHERS = {"search": "search.py", "pack-shards": "pack_shards.py", "doctor": "doctor.py"}  # which Hydra does not run
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_and_the_command_are_one_function(name):
     assert runpy.run_path(str(ROOT / SCRIPTS[name]))["main"] is console.COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_script_and_the_command_end_in_the_same_main(name, monkeypatch):
+    script = runpy.run_path(str(ROOT / "scripts" / OTHERS[name]))["main"]
+    monkeypatch.setattr(sys.modules[script.__module__], "main", lambda: 7)
+    monkeypatch.setattr(sys, "argv", ["repel", name])
+    assert console.main() == 7
 
 
 def test_the_name_is_taken_off(monkeypatch):

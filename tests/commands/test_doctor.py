@@ -1,12 +1,8 @@
-"""scripts/doctor.py: a verdict a row, and none of them hides a failure."""
-
-import sys
+"""The doctor: a verdict a row, and none of them hides a failure."""
 
 import pytest
-from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
-import doctor
+from repel.cli import doctor
 
 
 @pytest.mark.parametrize("name", [name for name in doctor.CHECKS if name not in ("two ranks", "first step")])

@@ -30,8 +30,10 @@ def dropout():
 
 
 @pytest.mark.parametrize(
-    ("killed_after", "every"), [(6, None), (8, None), (7, 1), (11, 1)], ids=["mid-epoch", "epoch-end", "mid-1", "mid-2"]
-)
+    ("killed_after", "every"),
+    [pytest.param(6, None, id="mid-epoch"), pytest.param(8, None, id="epoch-end", marks=pytest.mark.slow),
+     pytest.param(7, 1, id="mid-1"), pytest.param(11, 1, id="mid-2", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_killed_and_resumed_equals_never_killed(tmp_path, dropout, killed_after, every):
     """Bit for bit: weights, optimizer, schedule, history. Checkpoints at epochs' ends, and every step besides."""
     folder = tmp_path / "run"
@@ -66,6 +68,7 @@ def test_dropout_differs_between_steps_and_ranks(monkeypatch):
     assert torch.equal(draws[0], draw(0, 0, 0))
 
 
+@pytest.mark.slow
 def test_resume_by_command(tmp_path):
     """A finished run has nothing left to train; its numbers stay. Other options beside resume= are refused."""
     result = command("train.py", *TINY, cwd=tmp_path)

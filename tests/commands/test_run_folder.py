@@ -35,7 +35,7 @@ class TestWhatARunLeaves:
         assert expected <= set(metrics)
         assert metrics["train/steps"] == 8
         assert all(0 <= v <= 1 for k, v in metrics.items() if "top1" in k or "fraction" in k)
-        assert metrics["baseline/raw_knn_top1"] == pytest.approx(0.7935, abs=1e-3)  # of the bundled data, known
+        assert metrics["baseline/raw_knn_top1"] == pytest.approx(0.7455, abs=1e-3)  # of the bundled data, known
         with (finished / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [int(r["step"]) for r in rows if r["train/loss"]] == list(range(8))
@@ -77,6 +77,7 @@ class TestWhatARunLeaves:
         assert checkpoint_io.load(finished / "checkpoints/last.ckpt")["global_step"] == 8
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path):
     """More than a loss that goes down: features of unseen test images beat those before the first step."""
     train(

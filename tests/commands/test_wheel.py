@@ -1,4 +1,4 @@
-"""The wheel: what lies in it, and a run from it without the checkout."""
+"""The wheel: what lies in it, and runs from it without the checkout, with a user's own package too."""
 
 import json
 import os
@@ -10,7 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY
+import yaml
+from conftest import ROOT, TINY, check_mistake
+from own_package import OWN_PARTS, QUICK
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -44,14 +47,18 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder / "bin"
 
 
-def run(command: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def run(command: Path, *arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess:
     hidden = ("PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment["OMP_NUM_THREADS"] = "1"
     result = subprocess.run([command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
                             timeout=600)  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == status, result.stderr
     return result
+
+
+def run_folder(result: subprocess.CompletedProcess, cwd: Path) -> Path:
+    return cwd / result.stdout.strip().splitlines()[-1].removeprefix("run: ")
 
 
 def test_what_lies_in_it(wheel):
@@ -77,7 +84,7 @@ def test_a_run_without_the_checkout(installed, tmp_path):
     assert str(ROOT / "src") not in paths.split()
     options = [*TINY, "evaluation.bank=64", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=2"]
     trained = run(installed / "repel", "train", *options, cwd=tmp_path)
-    folder = tmp_path / trained.stdout.strip().splitlines()[-1].removeprefix("run: ")
+    folder = run_folder(trained, tmp_path)
     assert folder.parent == tmp_path / "runs" / "train"
     assert 0 <= json.loads((folder / "metrics.json").read_text())["test/knn_top1"] <= 1
     record = json.loads((folder / "environment.json").read_text())
@@ -94,3 +101,41 @@ def test_an_extra_that_is_missing_is_named_by_its_packages(installed, tmp_path):
     code = "from repel.base.installation import install_extra; print(install_extra('optuna'))"
     line = run(installed / "python", "-c", code, cwd=tmp_path).stdout.strip()
     assert line == "pip install 'hydra-optuna-sweeper<1.4,>=1.3' 'sqlalchemy<2'"
+
+
+def train_further(run: Path, epochs: int) -> None:
+    """As if the run had been stopped before so many epochs were done."""
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config["trainer"]["max_epochs"] = epochs
+    (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def test_own_parts_train_on_two_ranks_and_are_resumed_evaluated_searched_and_exported(installed, own_package):
+    """Encoder, loss, strategy and reader of a package that lies in a folder and is not installed."""
+    repel, own = installed / "repel", "--config-dir=conf"
+    folder = run_folder(run(repel, "train", own, *OWN_PARTS, *QUICK, "trainer.devices=2", cwd=own_package), own_package)
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["train/steps"] == 6
+
+    train_further(folder, 2)
+    result = run(repel, "train", f"resume={folder}", cwd=own_package, status=2)
+    check_mistake(result, ["_target_=mine.", f"--config-dir={own_package / 'conf'}"])
+    run(repel, "train", own, f"resume={folder}", cwd=own_package)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["train/steps"] == 12
+
+    other = own_package / "elsewhere"  # the package is found beside the folder of configs
+    other.mkdir()
+    evaluate = ["evaluate", f"ckpt={folder}", "evaluators=[knn]", "layers=[h]"]
+    check_mistake(run(repel, *evaluate, cwd=other, status=2), ["_target_=mine.", "add --config-dir=DIR"])
+    evaluated = run_folder(run(repel, *evaluate, "--config-dir=../conf", cwd=other), other)
+    found = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
+    assert found["test/knn_top1"] == metrics["test/knn_top1"]
+
+    run(repel, "embed", own, f"ckpt={folder}", "out=features", cwd=own_package)
+    Image.new("L", (8, 8)).save(own_package / "query.png")
+    search = ["search", "query.png", "features"]
+    check_mistake(run(repel, *search, cwd=own_package, status=2), ["_target_=mine.", "add --config-dir=DIR"])
+    run(repel, *search, own, cwd=own_package)
+
+    exported = run(repel, "export", own, f"ckpt={folder}", "format=[safetensors]", cwd=own_package)
+    assert "class Tiny" in (run_folder(exported, own_package) / "load_encoder.py").read_text(encoding="utf-8")

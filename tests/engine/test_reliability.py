@@ -59,14 +59,12 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, whole):
 @pytest.mark.parametrize(
     ("world", "fault"),
     [
-        (1, "TERM:0:2"),
         (1, "INT:0:3"),
-        (2, "TERM:0:2"),
         (2, "USR1:1:3"),
-        (2, "INT:1:4"),
-        pytest.param(4, "TERM:3:2", marks=pytest.mark.slow),
+        *(pytest.param(*case, marks=pytest.mark.slow)
+          for case in [(1, "TERM:0:2"), (2, "TERM:0:2"), (2, "INT:1:4"), (4, "TERM:3:2")]),
     ],
-)
+)  # fmt: skip
 def test_a_signal_to_any_rank_stops_all_after_the_same_step(tmp_path, whole, world, fault):
     """In the middle of an epoch (even steps) as of that step; in its last step, after validation."""
     cfg, folder, step = config(*STATEFUL, f"trainer.devices={world}"), tmp_path / "run", int(fault.split(":")[2])
@@ -96,7 +94,7 @@ def test_a_signal_to_the_command_stops_it_and_says_how_to_go_on(tmp_path, device
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize("fault", ["TERM:group:2", "INT:group:2"])
+@pytest.mark.parametrize("fault", [pytest.param("TERM:group:2", marks=pytest.mark.slow), "INT:group:2"])
 def test_a_signal_that_reaches_the_data_workers_too(tmp_path, whole, image_folder, fault):
     data = [*FOLDER, f"data.root={image_folder}"]
     cfg, folder = config(*STATEFUL, *data, "data.workers=2"), tmp_path / "run"
@@ -150,7 +148,7 @@ def test_one_failing_rank_ends_the_run_and_is_named(tmp_path):
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimizer(tmp_path, whole, world):
     folder = tmp_path / "run"
     cfg = config(*STATEFUL, EVERY, f"trainer.devices={world}")
@@ -163,7 +161,7 @@ def test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimizer(tmp_path,
     assert_same_run(folder, whole(world))
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk_keeps_the_checkpoint_of_before(tmp_path, whole, world):
     folder = tmp_path / "run"
     cfg = config(*STATEFUL, EVERY, f"trainer.devices={world}")

@@ -82,8 +82,8 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("network", [name if name == "batch norm" else pytest.param(name, marks=pytest.mark.slow)
-                                     for name in NETWORKS])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
 def test_any_number_of_ranks_trains_the_same(tmp_path, network):
     """The whole pipeline: order, views, gather, batch norm, gradients, schedule. 20 steps in float64."""
     found = {}

@@ -81,6 +81,7 @@ def elsewhere(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_exports_agree_in_a_process_without_repel(elsewhere, name):
     folder = elsewhere[name]
@@ -105,6 +106,7 @@ def test_exports_agree_in_a_process_without_repel(elsewhere, name):
     assert files == {"encoder.safetensors", "encoder.onnx", "load_encoder.py", "README.md"}
 
 
+@pytest.mark.slow
 def test_timm_and_torchvision_load_the_file_by_themselves(elsewhere):
     import timm
     from safetensors.torch import load_file

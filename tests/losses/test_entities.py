@@ -6,7 +6,7 @@ In the batch, in the queue, for crops and among explicit negatives. test_distrib
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_cases import DIM, LABELS, NO_NEGATIVES, ROWWISE, assert_equal, batch, in_make_test, make
+from loss_cases import DIM, LABELS, NO_NEGATIVES, ROWWISE, assert_equal, batch, each_once, make
 
 from repel.losses import LogRatioLoss
 from repel.losses.base import Batch, unit
@@ -15,15 +15,8 @@ IDS = torch.tensor([10, 11, 12, 13, 10, 15])  # sample 4 shows what sample 0 sho
 FIRST, COPY = 0, 4
 FAR = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
 CASES = [pair for pair in ROWWISE if pair[0] != "align_uniform"]  # a mean over pairs, not over anchors
-EVERY = pytest.mark.parametrize("pair", CASES, ids="-".join)
-DENSE_AND_CHUNKED = pytest.mark.parametrize(
-    ("pair", "row_chunk"),
-    [
-        pytest.param(pair, 5 if chunked else None, id=f"{'-'.join(pair)}-{'chunked' if chunked else 'dense'}",
-                     marks=() if in_make_test(*pair, chunked) else pytest.mark.slow)
-        for pair in CASES for chunked in (False, True)
-    ],
-)  # fmt: skip
+EVERY = pytest.mark.parametrize("pair", each_once(CASES))
+DENSE_AND_CHUNKED = pytest.mark.parametrize("row_chunk", [None, 5], ids=["dense", "chunked"])
 # their value of an anchor depends on statistics of the whole batch, or on draws for it, so that a smaller batch is
 # another one for them; the test by rotation holds them
 OF_THE_WHOLE_BATCH = {"macl", "decoupled_weighted", "mixed"}
@@ -51,6 +44,7 @@ def made(pair, queue: int = 0, **changes):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_a_copy_in_the_batch_is_no_negative(pair, row_chunk):
     """Turned to another place with both its views, so that cosines within the sample stay, it changes nothing."""
     loss, z = made(pair, row_chunk=row_chunk), batch().detach()
@@ -67,6 +61,7 @@ def test_a_copy_in_the_batch_is_no_negative(pair, row_chunk):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_with_a_copy_the_loss_is_that_of_the_batch_without_it(pair, row_chunk):
     if OF_THE_WHOLE_BATCH & set(pair) or pair[0] == "supcon":
         pytest.skip("of the whole batch, or the copy is a positive")
@@ -79,6 +74,7 @@ def test_with_a_copy_the_loss_is_that_of_the_batch_without_it(pair, row_chunk):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_an_own_entity_in_the_queue_is_no_negative(pair, row_chunk):
     loss = made(pair, queue=8, row_chunk=row_chunk)
     if not loss.compares_queue:
@@ -96,6 +92,7 @@ def test_an_own_entity_in_the_queue_is_no_negative(pair, row_chunk):
 
 
 @DENSE_AND_CHUNKED
+@EVERY
 def test_an_own_entity_among_explicit_negatives_is_no_negative(pair, row_chunk):
     """It shows what the anchor's second view shows. With it and without it, for anchors and for crops."""
     loss = made(pair, row_chunk=row_chunk)

@@ -16,6 +16,7 @@ from loss_cases import (
     REFUSED,
     assert_equal,
     batch,
+    each_once,
     in_make_test,
     make,
     node,
@@ -107,7 +108,7 @@ class TestContract:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize("pair", each_once(PAIRS))
 def test_finite_in_low_precision_and_computed_in_float32(pair, dtype):
     z, labels, ids = batch(samples=64, dim=16, dtype=torch.float32).detach(), torch.arange(64) % 4, torch.arange(64)
     for temperature in [0.005, 0.07, 1.0] if "temperature" in node("loss", pair[0]) else [None]:

@@ -38,6 +38,7 @@ def images(root, pixels) -> list[str]:
     return ["data=image_folder", f"data.root={root}", "data.val_fraction=0.1", "trainer.limit_train_batches=1.0"]
 
 
+@pytest.mark.slow
 def test_constant_images(tmp_path, capsys):
     grey = torch.arange(80, dtype=torch.uint8)[:, None, None].expand(-1, 12, 12) * 3
     lines = said(tmp_path / "a", capsys, *images(tmp_path / "images", grey.contiguous()), "trainer.max_epochs=25")
@@ -110,8 +111,12 @@ def test_copies_of_one_image_are_at_chance(tmp_path, capsys):
     assert any("the loss is at chance" in line for line in lines)
 
 
-@pytest.mark.parametrize("overrides", [[], ["negatives=hcl", "loss.temperature=0.5"], ["experiment=[debug,moco]"],
-                                       ["experiment=[debug,byol]"], ["experiment=[debug,barlow]"]])  # fmt: skip
+@pytest.mark.parametrize("overrides", [
+    [], *(pytest.param(more, marks=pytest.mark.slow) for more in (
+        ["negatives=hcl", "loss.temperature=0.5"], ["experiment=[debug,moco]"], ["experiment=[debug,byol]"],
+        ["experiment=[debug,barlow]"],
+    )),
+])  # fmt: skip
 def test_runs_that_are_well_say_nothing(tmp_path, capsys, overrides):
     assert said(tmp_path / "a", capsys, *overrides, "encoder.width=8", "head.out_features=32") == []
 

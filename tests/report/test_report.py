@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, command, config, make_folder, run_folder
+from conftest import BANK, SMALL, command, config, make_folder, run_folder
 from PIL import Image
 
 from repel.engine import checkpoint_io, runs
@@ -55,7 +55,7 @@ def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
 def test_a_checkpoint_file_alone(finished, tmp_path):
     file = tmp_path / "moved.ckpt"
     file.write_bytes((finished / "checkpoints/best.ckpt").read_bytes())
-    result = command("evaluate.py", f"ckpt={file}", *QUICK, "layers=[h]", cwd=tmp_path)
+    result = command("evaluate.py", f"ckpt={file}", *QUICK, BANK, "layers=[h]", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found, known = measured(run_folder(result, tmp_path)), measured(finished)
     assert found["test/knn_top1"] == known["test/knn_top1"]

@@ -44,6 +44,17 @@ def in_make_test(loss: str, strategy: str, memory: bool) -> bool:
     return loss in NO_NEGATIVES or alternate == memory
 
 
+def each_once(pairs) -> list:
+    """The pairs as parameters of a test: in make test each loss and each strategy once, the others marked slow."""
+    seen: set[tuple[int, str]] = set()
+    cases = []
+    for pair in pairs:
+        new = set(enumerate(pair)) - seen
+        seen |= new
+        cases.append(pytest.param(pair, id="-".join(pair), marks=() if new else pytest.mark.slow))
+    return cases
+
+
 def with_and_without_memory():
     """Parameters `pair` and `memory` of a test: the whole product, half of it marked slow."""
     return pytest.mark.parametrize(

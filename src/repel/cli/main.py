@@ -75,12 +75,36 @@ def show_views(cfg: DictConfig, folder: Path) -> None:
     print(f"{folder.relative_to(Path.cwd())}/views.png")
 
 
-COMMANDS: dict[str, Callable[[], None]] = {
+def search() -> int:
+    """Find the images of an embedded set that are nearest to one image: QUERY.png FOLDER"""
+    from repel.cli import search
+
+    return search.main()
+
+
+def pack_shards() -> int:
+    """Pack a folder of images into shards for data=stream: DIR OUT"""
+    from repel.images import pack_shards
+
+    return pack_shards.main()
+
+
+def doctor() -> int:
+    """Check that this machine is ready to train."""
+    from repel.cli import doctor
+
+    return doctor.main()
+
+
+COMMANDS: dict[str, Callable[[], int | None]] = {
     "train": train,
     "evaluate": evaluate,
     "embed": embed,
     "export": export,
     "show-views": show_views,
+    "search": search,
+    "pack-shards": pack_shards,
+    "doctor": doctor,
 }
 
 
@@ -89,8 +113,12 @@ def usage() -> str:
     return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\nrepel COMMAND --help says more."
 
 
-def main() -> None:
-    """The console command: takes its first argument off and runs the command of that name."""
+def main() -> int | None:
+    """The console command: takes its first argument off and runs the command of that name.
+
+    Returns:
+        The exit status, None for 0. Commands that Hydra runs end the process by themselves where they fail.
+    """
     program, *arguments = sys.argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -98,14 +126,14 @@ def main() -> None:
     name = arguments[0]
     if name == "--version":
         print(f"repel {__version__}")
-        return
+        return 0
     if name not in COMMANDS:
         known = list(COMMANDS)
         print(f"error: unknown command {name}{nearest(name, known)} (there are: {', '.join(known)})", file=sys.stderr)
         sys.exit(2)
     sys.argv = [str(Path(program).with_name(f"repel {name}")), *arguments[1:]]
-    COMMANDS[name]()
+    return COMMANDS[name]()
 
 
 if __name__ == "__main__":  # torchrun -m repel.cli.main train
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""scripts/search.py: the images of an embedded set that are nearest to a query image."""
+"""repel search: the images of an embedded set that are nearest to a query image."""
 
 import csv
 import json

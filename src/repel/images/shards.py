@@ -2,7 +2,7 @@
 
 litdata (Lightning's own) rather than webdataset: a tar can only be read from front to back, so its order depends on
 buffers and workers; litdata finds any record of any chunk, here, or on S3 and the like, so that the order stays what
-it is everywhere else, a function of (seed, epoch). scripts/pack_shards.py writes them.
+it is everywhere else, a function of (seed, epoch). `repel pack-shards` writes them.
 """
 
 import json
@@ -29,7 +29,7 @@ FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
 
 
 def stream(root: str, size: int, channels: int, on_error: str, workers: int | str, shuffle_chunks: int) -> Splits:
-    """Read ROOT/train, ROOT/val and ROOT/test as scripts/pack_shards.py writes them.
+    """Read ROOT/train, ROOT/val and ROOT/test as `repel pack-shards` writes them.
 
     Args:
         root: the folder with the shards.
@@ -47,7 +47,7 @@ def stream(root: str, size: int, channels: int, on_error: str, workers: int | st
         raise ValueError(f"data.shuffle_chunks must be at least 1, got {shuffle_chunks}")
     folder = Path(root).expanduser()
     if not (folder / "classes.json").is_file():
-        raise ValueError(f"data.root={root} has no shards (no classes.json); make them: python scripts/pack_shards.py")
+        raise ValueError(f"data.root={root} has no shards (no classes.json); make them: repel pack-shards DIR SHARDS")
     classes = json.loads((folder / "classes.json").read_text())
 
     def part(name: str) -> Encoded:
@@ -80,7 +80,7 @@ class Shards(Source):
             index = json.loads((Path(folder) / "index.json").read_text())
             sizes, types = [chunk["chunk_size"] for chunk in index["chunks"]], index["config"]["types"]
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder} holds no shards ({error}); make them: python scripts/pack_shards.py") from error
+            raise ValueError(f"{folder} holds no shards ({error}); make them: repel pack-shards DIR SHARDS") from error
         if types != FORMAT:
             raise ValueError(f"{folder}: records must be {FORMAT}, these are {types}")
         self.folder, self.shuffle_chunks = folder, shuffle_chunks
