@@ -184,7 +184,7 @@ class Contrastive(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]
-        optimizer = self.optimizer(parameter_groups(modules, self.optimizer.keywords["weight_decay"]))
+        optimizer = self.optimizer(parameter_groups(modules, self.optimizer.keywords.get("weight_decay")))
         # not trainer.estimated_stepping_batches, which would read the data a second time
         per_epoch = -(-self.batches_per_epoch() // self.trainer.accumulate_grad_batches)
         factor = LambdaLR(optimizer, lambda step: self.schedule((step + 0.5) / per_epoch))  # the middle of the step

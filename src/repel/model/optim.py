@@ -8,11 +8,15 @@ from torch import nn
 Schedule = Callable[[float], float]
 
 
-def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict]:
-    """Two groups: weights, which decay, and biases, norms and scalars, with at most one dimension, which do not."""
+def parameter_groups(modules: list[nn.Module], weight_decay: float | None) -> list[dict]:
+    """Two groups: weights, which decay, and biases, norms and scalars, with at most one dimension, which do not.
+
+    Without a weight_decay, weights have the optimizer's own default.
+    """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], **decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
