@@ -5,6 +5,7 @@ as report.md, with report.json, bars.png and curves.png. A row is a set of overr
 the row to compare with, seed by seed, by enough of its overrides to identify it.
 """
 
+import math
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -58,8 +59,8 @@ def report(folder: Path, metrics: list[str], against: str | None) -> str:
 
 
 def row_named(against: str, cells: list[Cell]) -> Cell:
-    wanted = set(against.split())
-    fitting = [c for c in cells if c.name == against] or [c for c in cells if wanted <= set(c.name.split())]
+    wanted = compare.cell_of(against.split()).items()
+    fitting = [c for c in cells if c.name == against] or [c for c in cells if wanted and wanted <= c.overrides.items()]
     if len(fitting) != 1:
         names = "; ".join(c.name for c in (fitting or cells))
         raise ValueError(
@@ -103,6 +104,8 @@ def table(cells: list[Cell], metric: str, reference: Cell | None, known: list[st
 def spread(values: list[float]) -> str:
     if not values:
         return "-"
+    if wrong := sum(not math.isfinite(value) for value in values):
+        return f"{wrong} of {len(values)} not finite"
     mean, std = compare.mean_std(values)
     return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
@@ -110,6 +113,8 @@ def spread(values: list[float]) -> str:
 def interval(difference: compare.Difference | None) -> str:
     if difference is None:
         return "no common seed"
+    if not math.isfinite(difference.mean):
+        return "not finite"
     if difference.half is None:
         return f"{difference.mean:+.4f} (one seed)"
     low, high = difference.mean - difference.half, difference.mean + difference.half
@@ -161,28 +166,36 @@ def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Pat
     size = (7 * len(metrics), 1.5 + 0.4 * len(cells))
     figure, panels = pyplot.subplots(1, len(metrics), figsize=size, squeeze=False, layout="constrained")
     for panel, metric in zip(panels[0], metrics, strict=True):
-        for place, cell in enumerate(cells):
-            if values := list(cell.values(metric).values()):
-                mean, std = compare.mean_std(values)
-                panel.barh(place, mean, xerr=std, height=0.6, color="tab:blue", alpha=0.5, capsize=3)
-                panel.plot(values, [place] * len(values), "o", color="black", markersize=3)
-        for number, name in enumerate(baselines_of(metric, known)):
-            pooled = [v for cell in cells for v in cell.values(name).values()]
-            panel.axvline(compare.mean_std(pooled)[0], color=f"C{number + 1}", linestyle="--", label=name)
-        panel.set_yticks(range(len(cells)), [cell.name for cell in cells])
-        panel.invert_yaxis()
-        panel.set_xlabel(f"{metric}, mean and standard deviation over seeds")
-        every = [
-            v for cell in cells for name in (metric, *baselines_of(metric, known)) for v in cell.values(name).values()
-        ]
-        if every and min(every) > 0:
-            left = max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3)
-            panel.set_xlim(left=left)
-            panel.set_xlabel(f"{metric}, mean and standard deviation over seeds; axis from {left:.3g}")
-        if baselines_of(metric, known):
-            panel.legend(fontsize="small")
+        draw_bars_of(panel, cells, metric, baselines_of(metric, known))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def draw_bars_of(panel: Any, cells: list[Cell], metric: str, baselines: list[str]) -> None:
+    """Values that are not finite have no place on the axis: their dots are left out, and the bar of their mean."""
+    every = []
+    for place, cell in enumerate(cells):
+        values = list(cell.values(metric).values())
+        every += (finite := [value for value in values if math.isfinite(value)])
+        if finite:
+            panel.plot(finite, [place] * len(finite), "o", color="black", markersize=3)
+        if finite == values != []:
+            mean, std = compare.mean_std(values)
+            panel.barh(place, mean, xerr=std, height=0.6, color="tab:blue", alpha=0.5, capsize=3)
+    for number, name in enumerate(baselines):
+        pooled = [v for cell in cells for v in cell.values(name).values() if math.isfinite(v)]
+        every += pooled
+        if pooled:
+            panel.axvline(compare.mean_std(pooled)[0], color=f"C{number + 1}", linestyle="--", label=name)
+    panel.set_yticks(range(len(cells)), [cell.name for cell in cells])
+    panel.invert_yaxis()
+    panel.set_xlabel(f"{metric}, mean and standard deviation over seeds")
+    if every and min(every) > 0:
+        left = max(0.0, min(every) - 0.5 * (max(every) - min(every)) - 1e-3)
+        panel.set_xlim(left=left)
+        panel.set_xlabel(f"{metric}, mean and standard deviation over seeds; axis from {left:.3g}")
+    if panel.get_legend_handles_labels()[1]:
+        panel.legend(fontsize="small")
 
 
 def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from repel.base import seeding
-from repel.base.collectives import gather
+from repel.base.collectives import gather, share, world_size
 from repel.data.datamodule import pair_data
 from repel.data.length import TrainingLength, elapsed_seconds, planned_length, steps_per_epoch
 from repel.data.pair import Pair, ViewBatch
@@ -146,26 +146,26 @@ class Contrastive(LightningModule):
 
     def shared_step(self, batch: Pair) -> tuple[Tensor, StepOutput]:
         """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks."""
-        B = batch.batch_size
+        B, N = batch.batch_size, batch.total or batch.batch_size * world_size()
         x = merge_views(batch.views)  # one pass for all views, so that batch norm sees them together
         h = self.encoder(x)  # (V*B, F)
         projection = self.head(h)  # (V*B, D)
-        z = gather_views(self.predict(projection), B)  # (V, N, D)
+        z = gather_views(self.predict(projection), B, N)  # (V, N, D)
         further = {}
         if batch.crops is not None:
-            further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B)
+            further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B, N)
         target = None
         if self.target is not None:
-            target = gather_views(self.target(x), B)
+            target = gather_views(self.target(x), B, N)
         elif self.predictor is not None:
-            target = gather_views(projection.detach(), B)
+            target = gather_views(projection.detach(), B, N)
         if batch.negatives is not None:
-            further["negatives"] = gather_views(self.negative_keys(batch.negatives), B)  # (M, N, D)
+            further["negatives"] = gather_views(self.negative_keys(batch.negatives), B, N)  # (M, N, D)
             if batch.negative_ids is not None:
-                further["negative_ids"] = gather(batch.negative_ids.T).T  # (M, N)
-        labels = None if batch.labels is None else gather(batch.labels)  # (N,)
-        ids = gather(batch.ids.T).T  # (V, N)
-        local = slice(self.global_rank * B, (self.global_rank + 1) * B)
+                further["negative_ids"] = gather(batch.negative_ids.T, N).T  # (M, N)
+        labels = None if batch.labels is None else gather(batch.labels, N)  # (N,)
+        ids = gather(batch.ids.T, N).T  # (V, N)
+        local = share(N, self.global_rank, world_size())
         loss = self.loss(z, labels, ids, local, target, **further)
         keys = z if target is None else target
         return loss, StepOutput(loss.detach(), h.detach(), z.detach(), keys.detach(), labels, ids)
@@ -200,7 +200,7 @@ class Contrastive(LightningModule):
         if self.length is None:
             self.length = planned_length(self.trainer, self.batches_per_epoch())
         modules = [m for m in (self.encoder, self.head, self.predictor, self.loss) if m is not None]
-        decay = self.optimizer.keywords["weight_decay"]
+        decay = self.optimizer.keywords.get("weight_decay")
         groups = parameter_groups(modules, decay)
         if self._group_sizes not in (None, [len(group["params"]) for group in groups]):  # a run of the first edition
             groups = parameter_groups(modules, decay, named=False)
@@ -225,6 +225,6 @@ def merge_negatives(negatives: ViewBatch) -> ViewBatch:
     return tuple(side.flatten(0, 1) for side in negatives) if isinstance(negatives, tuple) else negatives.flatten(0, 1)
 
 
-def gather_views(z: Tensor, samples: int) -> Tensor:
-    """(V*B, D) of this rank's B samples -> (V, N, D) of all ranks'."""
-    return gather(z.unflatten(0, (-1, samples)).transpose(0, 1)).transpose(0, 1)
+def gather_views(z: Tensor, samples: int, total: int) -> Tensor:
+    """(V*B, D) of this rank's B samples -> (V, N, D) of all ranks', N in total."""
+    return gather(z.unflatten(0, (-1, samples)).transpose(0, 1), total).transpose(0, 1)

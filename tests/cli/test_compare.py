@@ -11,6 +11,7 @@ from conftest import ROOT
 from sweep_runs import make_run
 
 from repel.cli import compare
+from repel.cli.sweeps import identity
 from repel.engine import runs
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -114,6 +115,53 @@ def test_mistakes_of_the_report_are_one_line(sweep, capsys, monkeypatch, typed, 
     assert line.startswith("error: ")
     assert line.count("\n") == 1
     assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf], ids=str)
+def test_a_number_that_is_not_finite_is_counted_and_averaged_with_nothing(sweep, wrong):
+    """In a metric, its baseline and its curve; as a version before wrote it, with NaN in metrics.json, and as now."""
+    metrics = {"test/knn_top1": wrong, "baseline/raw_knn_top1": wrong, "val/knn_top1": wrong, "val/loss": wrong}
+    (sweep / "0/metrics.json").write_text(json.dumps(metrics))
+    runs.add_metrics(sweep / "3", metrics)
+    for name in "03":
+        (sweep / name / "metrics.csv").write_text(f"epoch,step,val/knn_top1\n0,0,{wrong}\n1,9,0.5\n2,18,0.5\n")
+    text = script.report(sweep, ["test/knn_top1"], "negatives=uniform loss=ntxent")
+    row = "| negatives=hcl loss=ntxent | 3 | 1 of 3 not finite | 1 of 3 not finite | not finite |"
+    assert row in text.splitlines()
+    assert "| hcl | 1 of 3 not finite | - |" in text.splitlines()
+    strict = json.loads((sweep / "report.json").read_text(), parse_constant=pytest.fail)
+    found = next(r["test/knn_top1"] for r in strict["rows"] if r["name"] == "negatives=hcl loss=ntxent")
+    assert (found["n"], found["mean"], found["std"], found["by_seed"]) == (
+        3,
+        None,
+        None,
+        {"1": None, "2": 0.83, "3": 0.89},
+    )
+
+
+@pytest.mark.parametrize("spellings", [
+    ["optimizer.lr=1e-3", "optimizer.lr=0.001", "+optimizer.lr=0.0010"],
+    ["loss.learn_temperature=true", "loss.learn_temperature=True", "loss.learn_temperature=TRUE"],
+    ["loss.temperature=1", "loss.temperature=1.0", "loss.temperature=1e0"],
+    ["data.bank=null", "data.bank=Null", "data.bank=NULL"],
+    ["data.mean=[0.5,1]", "data.mean=[ 0.50, 1.0]", "data.mean=[5e-1,1]"],
+    ["views={a:1,b:true}", "views={b:True,a:1.0}", "views={b: true, a: 1}"],
+    ["loss='ntxent'", "loss=ntxent", 'loss="ntxent"'],
+], ids=lambda s: s[0])  # fmt: skip
+def test_equal_values_are_one_row(tmp_path, spellings):
+    for seed, override in enumerate(spellings):
+        make_run(tmp_path / str(seed), [override, f"seed={seed}"], {"test/knn_top1": 0.5})
+    make_run(tmp_path / "9", [], {"test/knn_top1": 0.5})
+    (cell, other), _ = compare.cells(compare.read(tmp_path))
+    assert (sorted(cell.runs), other.name) == ([0, 1, 2], "(default)")
+    assert all(script.row_named(override, [cell, other]) is cell for override in spellings if " " not in override)
+    assert len({identity([override.lstrip("+")]) for override in spellings}) == 1
+
+
+def test_unequal_values_are_rows_of_their_own(tmp_path):
+    for number, value in enumerate(("1", "true", "'1'", "'true'", "[1]", "null", "'null'", "1.5", "one")):
+        make_run(tmp_path / str(number), [f"loss.x={value}", "seed=1"], {"test/knn_top1": 0.5})
+    assert len(compare.cells(compare.read(tmp_path))[0]) == 9
 
 
 def test_a_report_before_anything_has_finished(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -93,12 +94,12 @@ def test_training_learns(tmp_path):
 
 
 def test_best_is_the_best_and_last_is_the_last(tmp_path, monkeypatch):
-    """With a metric that rises, falls, and ties."""
-    values = iter([0.3, 0.6, 0.5, 0.6])
+    """With a metric that is NaN, rises, falls, and ties."""
+    values = iter([math.nan, 0.3, 0.6, 0.5, 0.6])
     monkeypatch.setattr("repel.monitoring.validation_knn.knn_top1", lambda *args: next(values))
-    train(tmp_path / "a", "trainer.max_epochs=4")
+    train(tmp_path / "a", "trainer.max_epochs=5")
     best, last = (checkpoint_io.load(tmp_path / f"a/checkpoints/{name}.ckpt") for name in ("best", "last"))
-    assert (best["epoch"], last["epoch"]) == (1, 3)
+    assert (best["epoch"], last["epoch"]) == (2, 4)
     assert last["callbacks"]["BestCheckpoint"]["best"] == pytest.approx(0.6)
 
 

@@ -2,14 +2,17 @@
 
 import itertools
 import signal
+from types import SimpleNamespace
 
+import pytest
 import torch
 from torch.utils.data import Dataset
 
 from repel.base import seeding
 from repel.base.signals import SIGNALS
+from repel.data.datamodule import PairData
 from repel.data.loading import make_loader
-from repel.data.sampler import GlobalBatches
+from repel.data.sampler import GlobalBatches, ValidationBatches
 from repel.data.samples import Splits
 from repel.data.splits import held_out
 from repel.images.memory import Images
@@ -69,6 +72,48 @@ def test_an_epoch_goes_on_where_it_was_left():
 def test_the_order_may_come_in_pieces():
     assert batches(pieces=3) == batches(pieces=7) == batches()
     assert batches(pieces=3, seen=5 + 2) == batches(seen=5)[2:]
+
+
+def validation_batches(n, size, rank=0, world=1):
+    places = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return [batch.places.tolist() for batch in ValidationBatches(places, size, rank, world)]
+
+
+@pytest.mark.parametrize(("n", "size"), [(600, 128), (23, 4), (7, 16), (17, 16), (9, 4), (8, 4)])
+def test_validation_takes_every_sample_once_in_batches_of_equal_size(n, size):
+    whole = validation_batches(n, size)
+    assert sorted(itertools.chain(*whole)) == list(range(n))
+    sizes = {len(batch) for batch in whole}
+    assert max(sizes) - min(sizes) <= 1
+    assert len(whole) == max(1, round(n / size))
+    for world in (w for w in (2, 4) if 2 * w <= n):
+        parts = [validation_batches(n, size, rank, world) for rank in range(world)]
+        assert all(piece for part in parts for piece in part)
+        if size >= 2 * world:
+            assert [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)] == whole
+
+
+def validation_of(labels, **options) -> list[list[int]]:
+    """The labels of each validation batch of a datamodule."""
+    pixels = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    train, val = Images(pixels[:20], torch.zeros(20, dtype=torch.int64)), Images(pixels, labels)
+    data = PairData(
+        lambda: Splits(train, train, val), 16, 0.1, 0.1, tasks={}, labels=None, device_cache=False, views=None,
+        normalize=None, **{"split_seed": 0, "seed": 1, **options},
+    )  # fmt: skip
+    device = torch.device("cpu")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=device))
+    data.setup()
+    return [labels[batch.places].tolist() for batch in data.val_dataloader().sampler]
+
+
+def test_validation_does_not_follow_the_order_of_the_data():
+    """Sorted by class, an anchor's negatives would all be of its class."""
+    by_class = torch.arange(4).repeat_interleave(16)
+    batches = validation_of(by_class)
+    assert all(set(batch) == {0, 1, 2, 3} for batch in batches)
+    assert batches == validation_of(by_class) == validation_of(by_class, seed=2)  # of every run on this data
+    assert batches != validation_of(by_class, split_seed=1)
 
 
 class Ignored(Dataset):

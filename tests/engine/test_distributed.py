@@ -63,6 +63,14 @@ def test_batch_norm_over_ranks_is_that_of_one(ranks, shape):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_ranks_may_share_a_total_unevenly(ranks):
+    for whole, _ in (rank["uneven"] for rank in ranks):
+        assert whole.tolist() == [0, 1, 2, 3, 4]
+    assert torch.cat([gradient for _, gradient in (rank["uneven"] for rank in ranks)]).tolist() == [
+        len(ranks) * i for i in range(1, 6)
+    ]
+
+
 def test_batch_norms_are_put_back_and_others_left():
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
     kinds, sync = [type(m) for m in model], CrossRankBatchNormSync()

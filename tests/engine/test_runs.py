@@ -1,5 +1,8 @@
 """Run folders: created once, locked, found, and cleaned up where nothing ran."""
 
+import json
+import math
+
 import pytest
 
 from repel.engine import runs
@@ -32,6 +35,22 @@ def test_a_run_is_named_by_its_folder_or_a_checkpoint(folder, monkeypatch):
     assert runs.find("~/run") == folder
     with pytest.raises(ValueError, match="not a run folder"):
         runs.find(str(folder.parent))
+
+
+def test_a_number_that_is_not_finite_is_null_in_json(folder):
+    """Other programs refuse a file with NaN or Infinity in it."""
+    runs.add_metrics(folder, {"test/a": math.nan, "test/b": math.inf, "test/c": 0.5})
+    runs.add_metrics(folder, {"test/d": 1.0})
+    text = (folder / "metrics.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "test/a": None,
+        "test/b": None,
+        "test/c": 0.5,
+        "test/d": 1.0,
+    }
+    assert [math.isnan(value) for value in runs.read_metrics(folder).values()] == [True, True, False, False]
+    runs.write_json(folder / "x.json", {"records": [{"settings": (1.0, -math.inf)}]})
+    assert json.loads((folder / "x.json").read_text(encoding="utf-8")) == {"records": [{"settings": [1.0, None]}]}
 
 
 def test_what_a_kill_during_creation_leaves_is_removed(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import ranks
 import torch
 from conftest import ROOT, TINY, command, config, same
-from runs_here import train
+from runs_here import history, train
 from stateful_runs import last, losses
 
 from repel.engine import agreement
@@ -85,18 +85,20 @@ NETWORKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_any_number_of_ranks_trains_the_same(tmp_path, network):
-    """The whole pipeline: order, views, gather, batch norm, gradients, schedule. 20 steps in float64."""
+    """The whole pipeline: order, views, gather, batch norm, gradients, schedule, validation. 20 steps in float64."""
     found = {}
     for world in (1, 2, 4):
         folder = tmp_path / str(world)
         assert ranks.run(config(*SAME, *NETWORKS[network], f"trainer.devices={world}"), folder) == [0] * world
-        found[world] = last(folder)["state_dict"], losses(folder)
+        validated = [float(row["val/loss"]) for row in history(folder) if row["val/loss"]]
+        found[world] = last(folder)["state_dict"], losses(folder), validated
     for world in (2, 4):
         for name, one in found[1][0].items():
             torch.testing.assert_close(found[world][0][name], one, rtol=0, atol=1e-12, msg=f"{world}: {name}")
         assert found[world][1].keys() == found[1][1].keys()
         for step, loss in found[1][1].items():
             assert float(found[world][1][step]) == pytest.approx(float(loss), abs=1e-12), (world, step)
+        assert found[world][2] == pytest.approx(found[1][2], abs=1e-12)  # in batches of 15, which 2 or 4 share unevenly
 
 
 @pytest.mark.slow

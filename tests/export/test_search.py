@@ -1,15 +1,18 @@
 """scripts/search.py: the nearest images of a set to an image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import command, config
-from export_runs import folder_data
+from export_runs import checkpoint, folder_data
 from PIL import Image
 
 from repel.engine.build import build_data
 from repel.export.embed import embed
 from repel.export.search import nearest_matches, open_folder, query_feature
+from repel.images import datasets
 from repel.images.decode import decode
 
 
@@ -61,6 +64,20 @@ def test_search_draws_sets_without_files_from_the_data(run, done, tmp_path):
     made = read_pictures([*found, found[0]._replace(file="test/999999")], embedded.record)
     assert torch.equal(made[0], data.test.pixels[5])
     assert made[-1] is None
+
+
+@pytest.mark.parametrize("size", [20, 36])
+def test_an_image_of_a_stored_set_is_its_own_nearest_at_another_size(done, tmp_path, monkeypatch, size):
+    run = checkpoint(tmp_path / "run", "encoder.width=4", f"data.image_size={size}")
+    stored = datasets.fashion_mini(1)
+    few = replace(stored, train=stored.train[::40], test=stored.test[::40])
+    monkeypatch.setattr(datasets, "fashion_mini", lambda channels: few)
+    embedded = open_folder(done(embed, f"ckpt={run}"), None, None)
+    for place in (0, 7, 31):
+        Image.fromarray(few.test.pixels[place, 0].numpy()).save(tmp_path / "query.png")
+        found = nearest_matches(query_feature(tmp_path / "query.png", embedded, None), embedded, 2)
+        assert found[0].file == f"test/{place:06d}"
+        assert found[0].similarity > 0.9999 > found[1].similarity
 
 
 def test_features_of_another_checkpoint_are_refused(run, pictures, done, tmp_path):

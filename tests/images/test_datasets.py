@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, command, config, make_folder, options
 from hydra.utils import instantiate
+from image_sizes import sizes_seen
 
 from repel.images import datasets as readers
 from repel.images.contact_sheet import preview
@@ -123,10 +124,29 @@ def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
     assert plain.shape == (2, *shape)
     assert torch.stack(views).shape == (2, 2, *shape)
     assert len(params) == len(sizes) == 2
+    for size in (cfg.data.image_size // 2, cfg.data.image_size * 5 // 4):
+        here = ["data.workers=0"] if "workers" in cfg.data else []
+        data = instantiate(config(f"data={name}", f"data.image_size={size}", *here, *root).data.datamodule)
+        data.setup()
+        for part in (data.splits.train, data.splits.val, data.splits.test):
+            assert next(part.plain([torch.tensor([0])]))[0].shape[-2:] == (size, size)
+        assert torch.stack(preview(data, 2).views).shape[-2:] == (size, size)
     if name == "stl10":
         assert (data.splits.train.labels == -1).sum() == 30  # the unlabelled train, but are no neighbours
         assert (data.splits.val.labels >= 0).all()
         assert len(data.splits.train.labelled) == 18
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.5, 1.25])
+@pytest.mark.parametrize("name", options("data"))
+def test_every_dataset_trains_and_evaluates_at_one_size(name, factor, tmp_path, monkeypatch):
+    FAKES[name](tmp_path, monkeypatch)
+    data = [f"data={name}", *([] if name == "fashion_mini" else [f"data.root={tmp_path}"])]
+    size = int(config(*data).data.image_size * factor)
+    case = *data, "data.batch_size=4", "data.val_fraction=0.2"
+    seen, _ = sizes_seen(case, size, tmp_path, monkeypatch)
+    assert seen["train"] == seen["eval"] == {(size, size)}
 
 
 def test_bundled_subset_is_balanced():

@@ -1,5 +1,7 @@
 """Folders of one's own images: layouts, links, broken files, modes, sizes."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,63 @@ def test_layouts_that_could_mix_the_splits_are_refused(tmp_path):
     make_folder(tmp_path / "stray", ["a", "b", "."], 2)
     with pytest.raises(ValueError, match=r"000\.png lies outside"):
         read(tmp_path / "stray")
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"])
+def test_folders_of_systems_are_no_classes_and_hold_no_images(tmp_path, name):
+    make_folder(tmp_path / "whole", ["a", "b", name, f"a/{name}", f"a/deep/{name}"], 2)
+    whole = read(tmp_path / "whole")
+    assert (whole.classes, len(whole.train)) == (["a", "b"], 4)
+    for split in ("train", "test"):
+        make_folder(tmp_path / "split" / split, ["a", "b", name], 2)
+    make_folder(tmp_path / "split", [f"{name}/train/a"], 2)
+    split = read(tmp_path / "split")
+    assert (split.classes, len(split.train), len(split.test)) == (["a", "b"], 4, 4)
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    make_folder(tmp_path / ".hidden/root", ["a"], 2)  # the user named it
+    for name in ("._000.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / ".hidden/root/a" / name).write_bytes(b"no image")
+    assert folder.image_files(tmp_path / ".hidden/root") == ["a/000.png", "a/001.png"]
+
+
+def test_a_test_set_without_labels_is_left_out_and_a_line_says_so(tmp_path, capsys):
+    """As competitions give it. Test images are then held out of train, as where there is no test set."""
+    make_folder(tmp_path, ["train/a", "train/b"], 3)
+    make_folder(tmp_path, ["test", "val"], 2)
+    splits = read(tmp_path)
+    assert (splits.classes, len(splits.train), splits.val, splits.test) == (["a", "b"], 6, None, None)
+    val, test = capsys.readouterr().out.splitlines()
+    assert val.startswith(f"note     {tmp_path / 'val'} has no class folders: its 2 images are left out")
+    assert "data.test_fraction" in test
+    assert f"data.root={tmp_path / 'test'} reads them" in test
+    make_folder(tmp_path, ["test/a"], 2)
+    with pytest.raises(ValueError, match=r"test/000\.png lies outside"):
+        read(tmp_path)
+
+
+def test_imagenet_has_a_test_set_without_labels(tmp_path, capsys):
+    """Its archive's; the test split is val, whose place no other images can take."""
+
+    def imagenet() -> Splits:
+        return folder.image_folder(str(tmp_path), 8, 3, "raise", in_memory=True, workers=0, layout="imagenet")
+
+    make_folder(tmp_path, ["train/a", "train/b", "val/a", "val/b", "test"], 2)
+    splits = imagenet()
+    assert (len(splits.train), len(splits.test), splits.val, splits.classes) == (4, 4, None, ["a", "b"])
+    assert capsys.readouterr().out.startswith(
+        f"note     {tmp_path / 'test'} has no class folders: its 2 images are left"
+    )
+    make_folder(tmp_path, ["test/a"], 2)
+    with pytest.raises(ValueError, match=r"has train, val, test: .*next to train and val"):
+        imagenet()
+    shutil.rmtree(tmp_path / "test")
+    for name in "ab":
+        shutil.rmtree(tmp_path / "val" / name)
+    make_folder(tmp_path, ["val"], 2)
+    with pytest.raises(ValueError, match=r"val/000\.png lies outside"):
+        imagenet()
 
 
 def test_links_to_class_folders_are_followed(tmp_path):

@@ -1,6 +1,9 @@
 """Blocks of rows: the same values and gradients, in bounded memory."""
 
+import itertools
+
 import torch
+import torch.nn.functional as F
 from loss_cases import (
     DIM,
     IDS,
@@ -11,8 +14,9 @@ from loss_cases import (
     value_and_gradient,
 )
 
+from repel.losses import InfoNCE, Queue, ratio, rowwise
 from repel.losses import chunking as memory
-from repel.losses import ratio, rowwise
+from repel.negatives import Mixed
 
 
 def test_auto_chunks_by_the_memory_there_is(monkeypatch):
@@ -64,6 +68,30 @@ def test_row_chunks_bound_the_memory(monkeypatch):
     assert set(heights) == {8}
     assert len(sizes) >= 2
     assert max(sizes) <= 2 * 64 * DIM  # the embeddings themselves
+
+
+def test_auto_counts_what_mixing_holds(monkeypatch):
+    """Where mixtures take more memory than the logits, as at MoCHi's sizes: no more than there is."""
+    free = 2**21
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(rowwise, "ALWAYS_DENSE", 0)
+    z = batch(samples=64, dim=32, dtype=torch.float32)
+
+    def peak(row_chunk):
+        loss = InfoNCE(negatives=Mixed(hardest=128, pairs=256, with_anchor=32), queue=Queue(256, 32),
+                       candidates="queue", symmetric=False, row_chunk=row_chunk)  # fmt: skip
+        loss.queue.push(F.normalize(torch.randn(256, 32), dim=-1), None, None)
+        return peak_bytes(lambda: loss(z).backward())
+
+    assert peak("auto") < free < peak(None)
+
+
+def peak_bytes(work) -> int:
+    """Of what torch allocates on the CPU meanwhile."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
 def test_rows_of_different_weight_get_their_own_gradient():

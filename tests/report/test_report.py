@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 
@@ -219,7 +220,7 @@ def test_a_table_holds_numbers_and_knows_the_best():
         *(measurement(source, value) for source, value in (("raw", 0.25), ("last", 0.75), ("best", 0.5))),
         *(
             measurement(source, value, "error", higher_is_better=False)
-            for source, value in (("raw", 3.0), ("best", -1.0))
+            for source, value in (("raw", math.nan), ("last", 3.0), ("best", -1.0))
         ),
         measurement("best", 7.0, "rank", higher_is_better=None),
         measurement("best", 0.875, "chosen", split="val"),
@@ -227,7 +228,7 @@ def test_a_table_holds_numbers_and_knows_the_best():
     table = make_table(measurements)
     assert [" ".join(column.split()) for column in table.columns] == ["raw, h", "last, epoch 2, h", "best, epoch 2, h"]
     values = {row.label: [score and score.value for score in row.scores] for row in table.rows}
-    assert values == {"a < b": [0.25, 0.75, 0.5], "error": [3.0, None, -1.0], "rank": [None, None, 7.0]}
+    assert values == {"a < b": [0.25, 0.75, 0.5], "error": [math.nan, 3.0, -1.0], "rank": [None, None, 7.0]}
     assert [row.best for row in table.rows] == [0.75, -1.0, None]
     assert [m.metric for m in measurements[:3]] == ["baseline/raw_x", "test/last_x", "test/x"]
 

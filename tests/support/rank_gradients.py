@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from loss_cases import NO_NEGATIVES, PAIRS, make, remember
 
-from repel.base.collectives import gather
+from repel.base.collectives import gather, share
 from repel.engine.batch_norm import CrossRankBatchNormSync
 
 TOTAL = 12  # samples, over all ranks
@@ -82,5 +82,9 @@ def rank_main(rank: int, world: int, address: str, results: str, cases: list) ->
         out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
     for shape in SHAPES:
         out[shape] = normalized(shape, local, CrossRankBatchNormSync().apply)
+    part = torch.arange(5.0)[share(5, rank, world)].requires_grad_()  # a total that the ranks cannot share evenly
+    whole = gather(part, total=5)
+    (whole * torch.arange(1.0, 6)).sum().backward()
+    out["uneven"] = whole.detach(), part.grad
     torch.save(out, f"{results}/{rank}.pt")
     dist.destroy_process_group()

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather", "rank", "world_size"]
+__all__ = ["gather", "rank", "share", "world_size"]
 
 
 def world_size() -> int:
@@ -19,19 +19,37 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(tensor: Tensor) -> Tensor:
-    """All ranks' tensors in the order of the ranks: (B, ...) -> (W*B, ...), differentiable.
+def share(total: int, rank: int, world: int) -> slice:
+    """A rank's part of a global batch; the parts differ by at most one sample.
 
-    All ranks must pass the same shape. Without a process group the tensor comes back as it is. Backward sums the
-    gradients of all ranks: with a loss that is a mean over each rank's own anchors against all candidates, and DDP
-    averaging the parameters' gradients, W ranks of B take the gradient of one rank of W*B
-    (tests/engine/test_distributed.py shows it).
+    Example:
+        >>> share(5, 0, 2), share(5, 1, 2)
+        (slice(0, 2, None), slice(2, 5, None))
+    """
+    return slice(rank * total // world, (rank + 1) * total // world)
+
+
+def gather(tensor: Tensor, total: int | None = None) -> Tensor:
+    """All ranks' tensors in the order of the ranks: (B, ...) -> (N, ...), differentiable.
+
+    N is W*B, and all ranks pass the same shape; or it is `total`, of which each rank passes its `share`. Without a
+    process group the tensor comes back as it is. Backward sums the gradients of all ranks: with a loss that is a mean
+    over each rank's own anchors against all candidates, and DDP averaging the parameters' gradients, W ranks of B take
+    the gradient of one rank of W*B (tests/engine/test_distributed.py shows it).
 
     Example:
         >>> gather(torch.arange(3))
         tensor([0, 1, 2])
     """
-    return tensor if world_size() == 1 else _GatherWithGradient.apply(tensor)
+    W = world_size()
+    if W == 1:
+        return tensor
+    if total is None or total % W == 0:
+        return _GatherWithGradient.apply(tensor)
+    sizes = [len(range(total)[share(total, r, W)]) for r in range(W)]
+    filler = tensor.new_zeros(max(sizes) - len(tensor), *tensor.shape[1:])  # the exchange needs equal shapes
+    parts = _GatherWithGradient.apply(torch.cat([tensor, filler])).chunk(W)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 class _GatherWithGradient(torch.autograd.Function):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from repel.engine.configs import CONF, flatten
 
-__all__ = ["baseline", "group_options", "is_group", "known_keys", "own_folders", "task_overrides"]
+__all__ = ["baseline", "dotted_keys", "group_options", "is_group", "known_keys", "own_folders", "task_overrides"]
 
 
 def own_folders() -> list[Path]:
@@ -46,7 +46,13 @@ def group_options(group: str) -> list[str]:
 def known_keys(name: str) -> list[str]:
     """All groups and all dotted keys of a config as composed with this command's choices of groups."""
     groups = [p.name for p in CONF.iterdir() if p.is_dir()]
-    return groups + list(flatten(baseline(name, sys.argv[1:])))
+    return groups + dotted_keys(baseline(name, sys.argv[1:]))
+
+
+def dotted_keys(cfg: DictConfig) -> list[str]:
+    """All dotted keys, those of groups and of parts included."""
+    found = (key.split(".") for key in flatten(cfg))
+    return list(dict.fromkeys(".".join(parts[:end]) for parts in found for end in range(1, len(parts) + 1)))
 
 
 def task_overrides(overrides: ListConfig | None = None) -> list[str]:

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from repel.base.installation import install_extra
 from repel.cli.baseline import baseline, is_group, task_overrides
+from repel.cli.deletions import check_deletions
 from repel.cli.suggestions import nearest
 from repel.engine.configs import check_targets, flatten, to_container
 from repel.engine.redact import check_secrets
 
-__all__ = ["check", "chosen_sweeper", "mismatch"]
+__all__ = ["check", "mismatch"]
 
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
@@ -88,9 +89,11 @@ def check(cfg: DictConfig, name: str) -> None:
     for key, value in flatten(cfg).items():
         if value == "???":
             raise ValueError(f"{key} is not set; add {key}=...")
-    check_ranges(cfg, OF_COMMAND.get(name, {}))
     typed = [overrides, [o for o in overrides if not o.startswith("experiment=")]]
     defaults = [baseline(name, o) for o in typed]
+    for note in check_deletions(cfg, defaults[0], overrides):
+        print(f"note     {note}", flush=True)
+    check_ranges(cfg, OF_COMMAND.get(name, {}))
     check_types(cfg, defaults, overrides)
     check_ranges(cfg, RANGES)
     if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
@@ -118,18 +121,15 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
-    if cfg.trainer.max_epochs == cfg.trainer.max_steps == -1 and cfg.trainer.max_time is None:
+    limits = [cfg.trainer.get(key, -1) for key in ("max_epochs", "max_steps")]
+    if limits == [-1, -1] and cfg.trainer.get("max_time") is None:
         raise ValueError("trainer.max_epochs=-1 is without an end: set trainer.max_steps or trainer.max_time")
     if cfg.sweep.resume is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
         raise ValueError("sweep.resume= resumes a sweep: add -m; resume= resumes one run")
-    if cfg.callbacks.get("pruning") and chosen_sweeper() != "optuna":
+    if cfg.callbacks.get("pruning") and HydraConfig.get().runtime.choices["hydra/sweeper"] != "optuna":
         raise ValueError("callbacks.pruning compares the trials of a study: it needs sweep=optuna")
-    if cfg.callbacks.last is None:
-        raise ValueError("callbacks.last=null would leave a run without a checkpoint; keep it")
-
-
-def chosen_sweeper() -> str:
-    return HydraConfig.get().runtime.choices["hydra/sweeper"]
+    if cfg.callbacks.get("last") is None:
+        raise ValueError("without callbacks.last a run has no checkpoint; keep it")
 
 
 def check_loss(cfg: DictConfig) -> None:

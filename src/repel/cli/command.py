@@ -25,7 +25,8 @@ from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.cli import optuna_study as study
 from repel.cli import slurm, sweeps
 from repel.cli.baseline import own_folders, task_overrides
-from repel.cli.checks import check, chosen_sweeper
+from repel.cli.checks import check
+from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
 from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
 from repel.engine import runs, targets
@@ -65,9 +66,9 @@ def entry_point(name: str) -> Callable:
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
             failures: list[int] = []
-            job = functools.partial(run_job, task, name, tracebacks, failures)
+            job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
             job.__module__ = name  # the command's name in Hydra's help
-            with _reported_mistakes(name, tracebacks, failures):
+            with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:
@@ -93,14 +94,19 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
     except BrokenPipeError:  # of --help | head
         os._exit(CRASHED)
     except (HydraException, OmegaConfBaseException) as error:  # the config could not be composed
-        message = config_mistake(error, name)
+        status, message = MISTAKE, config_mistake(error, name)
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
-        message = "" if failures else one_line(error)  # the sweeper misses the best of trials that all failed
+        # the sweeper misses the best of trials that all failed
+        status, message = MISTAKE, "" if failures else one_line(error)
+    except LauncherFailed as error:
+        status, message = CRASHED, str(error)
+    except JobFailed:  # the sweeper ends a search with too many of them
+        status, message = CRASHED, ""
     if tracebacks:
         traceback.print_exc()
     if message:
         print(f"error: {message}", file=sys.stderr)
-        failures.append(MISTAKE)
+        failures.append(status)
 
 
 def _is_first_rank(name: str) -> bool:
@@ -125,11 +131,19 @@ def _abort_waiting_ranks(status: int) -> None:
     os._exit(status)  # not sys.exit: destroying the process group would hang if other ranks are gone
 
 
-def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
+def run_job(
+    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], cfg: DictConfig
+) -> float | None:
     """One job: check its config, run it; on failure report why in a line and keep the traceback in error.txt.
 
-    A failed job appends its exit status to failures and returns NaN, so that a sweep continues with the next.
+    Args:
+        failures: the exit status of a single run that failed; a sweep's job, which may be in another process, raises.
+        arguments: the command as it was typed.
+
+    Raises:
+        JobFailed: in a sweep, see launchers.py.
     """
+    sys.argv = arguments  # another process of the launcher's has its own
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         for own in own_folders():
@@ -147,13 +161,13 @@ def run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cf
         raise
     except Exception as error:
         status, message = explain(error, name)
-        failures.append(status)
         if tracebacks:
             traceback.print_exc()
         resumed = status == MISTAKE and cfg.get("resume")  # a mistake about another run's folder
         _record_failure(folder, status, message, keep_traceback=not resumed)
-        if HydraConfig.get().mode == RunMode.MULTIRUN and chosen_sweeper() == "optuna":
-            raise  # Optuna takes no NaN: an exception is what marks a failed trial
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise JobFailed(status) from None
+        failures.append(status)  # raised, Hydra would print it a second time
     finally:
         runs.unlock(folder)
     return math.nan

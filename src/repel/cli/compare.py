@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.errors import HydraException
 
+from repel.cli.sweeps import identity, key_and_value
 from repel.engine import runs
 
 ASIDE = ("seed", "name", "resume", "sweep", "hydra")  # overrides that do not make a cell
@@ -40,15 +42,15 @@ def by_number(folder: Path) -> list[tuple[int, str]]:
 def read_run(folder: Path) -> Run | None:
     """None where another command left the folder, such as evaluate.py."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        environment = json.loads((folder / "environment.json").read_text())
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         if "trainer" not in config:
             return None
         run = Run(folder, state(folder, environment), config["seed"], cell_of(environment["overrides"]))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return Run(folder, "unreadable")
     try:
-        run.metrics = json.loads((folder / "metrics.json").read_text())
+        run.metrics = runs.read_metrics(folder)
     except (OSError, ValueError):
         run.state = "unreadable" if run.state in DONE else run.state
     return run
@@ -63,8 +65,17 @@ def state(folder: Path, environment: dict[str, Any]) -> str:
 
 
 def cell_of(overrides: list[str]) -> dict[str, str]:
-    pairs = (override.lstrip("+").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs if key.split(".")[0] not in ASIDE}
+    """Key -> value, equal values spelled alike, of the overrides that make a cell."""
+    pairs = ((key.lstrip("+"), value) for key, value in map(_key_and_value, overrides))
+    return {key: value for key, value in pairs if key.split(".")[0] not in ASIDE}
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    try:
+        return key_and_value(override)
+    except HydraException:  # of a command that Hydra did not read
+        key, _, value = override.partition("=")
+        return key, value
 
 
 def missing(folder: Path, found: list[Run]) -> list[str]:
@@ -72,10 +83,8 @@ def missing(folder: Path, found: list[Run]) -> list[str]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from repel.cli.sweeps import identity
-
     try:
-        asked = yaml.safe_load((folder / "multirun.yaml").read_text())["hydra"]
+        asked = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
         typed = [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
     except (OSError, KeyError, TypeError, yaml.YAMLError):
         return []  # no sweep, or one that chooses as it goes
@@ -83,7 +92,7 @@ def missing(folder: Path, found: list[Run]) -> list[str]:
     there = set()
     for run in found:
         if run.state != "unreadable":
-            there.add(identity(json.loads((run.folder / "environment.json").read_text())["overrides"]))
+            there.add(identity(json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["overrides"]))
     varied = {o.split("=")[0] for job in jobs for o in job if not all(o in other for other in jobs)}
     return [" ".join(o for o in job if o.split("=")[0] in varied) for job in jobs if identity(job) not in there]
 
@@ -120,7 +129,9 @@ def cells(found: list[Run]) -> tuple[list[Cell], dict[str, str]]:
 
 
 def mean_std(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1); None for a single value."""
+    """Mean and sample standard deviation (n - 1), None for a single value; NaN where a value is not finite."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan if len(values) > 1 else None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -170,7 +181,7 @@ def t_probability(t: float, freedom: int) -> float:
 def history(run: Run, column: str) -> dict[int, float]:
     """Epoch, from 1 -> the column's last value in it, of metrics.csv; empty while there is none."""
     try:
-        with (run.folder / "metrics.csv").open(newline="") as file:
+        with (run.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get(column) and row.get("epoch")]
         return {int(row["epoch"]) + 1: float(row[column]) for row in rows}
     except (OSError, ValueError):  # absent, or being written

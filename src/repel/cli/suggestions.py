@@ -30,14 +30,26 @@ def config_mistake(error: Exception, name: str) -> str:
         group, choice = found.groups()
         if (group, choice) == ("hydra/sweeper", "optuna"):
             return f"sweep=optuna needs Optuna's plugin for Hydra: {install_extra('optuna')}"
-        return _no_such_choice(group, choice)
+        return _no_such_choice(group, choice, getattr(error, "options", None) if group.startswith("hydra/") else None)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_option(found[1], name)
+    if found := re.search(r"Could not delete '([^']+)'", text):
+        several = OmegaConf.select(baseline(name, []), found[1]) is not None
+        return f"~{found[1]}: " + (
+            f"name those to keep, {found[1]}=[...]" if several else "there is nothing to leave out"
+        )
+    if found := re.search(r"Could not delete from config. '([^']+)' does not exist", text):
+        null = found[1] in known_keys(name)  # Hydra takes a key that is null for one that is not there
+        return f"~{found[1]}: it is null, there is nothing to leave out" if null else _unknown_option(found[1], name)
     if found := re.search(r"^\w+ raised while resolving interpolation: (.*)", text):
         return found[1]  # raised by a resolver of ours
+    if found := re.search(r"Interpolation key '([^']+)' not found", text):
+        return f"{found[1]} is missing from the config, and another option refers to it"
+    if found := re.search(r"Error resolving interpolation '([^']+)'", text):  # between groups
+        return "needed: an option of " + " and of ".join(re.findall(r"\$\{(\w+)\}", found[1]))
     if isinstance(error, MissingConfigException):
         return one_line(error)
-    return one_line(text.splitlines()[0]) if text else type(error).__name__
+    return outcomes.explain(error)[1] or type(error).__name__
 
 
 def check_names(name: str, arguments: list[str]) -> None:
@@ -81,9 +93,12 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _no_such_choice(group: str, choice: str) -> str:
-    options = group_options(group)
-    return f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)})"
+def _no_such_choice(group: str, choice: str, options: list[str] | None = None) -> str:
+    options = group_options(group) if options is None else options
+    plugin = "; others are plugins, such as hydra-joblib-launcher" if group == "hydra/launcher" else ""
+    return (
+        f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)}{plugin})"
+    )
 
 
 def _unknown_option(key: str, name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from repel.cli import slurm
 from repel.engine import runs
@@ -47,19 +48,40 @@ def run_folders(sweep: Path) -> list[Path]:
     return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
-def identity(overrides: Iterable[str]) -> frozenset[tuple[str, Any]]:
-    """What makes two jobs the same: their overrides in any order, numbers by value, without the sweep's own options."""
-    last = dict(map(_key_and_value, overrides))  # of a key that is given twice, the last counts
+def identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """What makes two jobs the same: their overrides in any order, by value, without the sweep's own options."""
+    last = dict(map(key_and_value, overrides))  # of a key that is given twice, the last counts
     return frozenset(pair for pair in last.items() if pair[0].split(".")[0] not in ("sweep", "hydra"))
 
 
 @functools.cache
-def _key_and_value(override: str) -> tuple[str, Any]:
-    """'+optimizer.lr=1e-3' -> ('+optimizer.lr', 0.001); values that are no numbers stay text."""
+def key_and_value(override: str) -> tuple[str, str]:
+    """'+optimizer.lr=1e-3' -> ('+optimizer.lr', '0.001'): equal values are spelled alike."""
     parsed = OverridesParser.create().parse_override(override)
-    value = parsed.value()
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return parsed.get_key_element(), value if is_number else parsed.get_value_element_as_str()
+    return parsed.get_key_element(), _spelling(parsed.value())
+
+
+def _spelling(value: Any) -> str:
+    """One spelling of a value: 1e-3 is 0.001, 1.0 is 1, True is true, and the order within {} does not matter."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_spelling, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(sorted(f'{_spelling(k)}:{_spelling(v)}' for k, v in value.items()))}}}"
+    if isinstance(value, str):
+        return value if _is_plain_text(value) else f"'{value}'"
+    return "null" if value is None else str(value)
+
+
+def _is_plain_text(text: str) -> bool:
+    """Whether a text means itself without quotes: 'ntxent' does, '1' and '[a]' do not."""
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value() == text
+    except HydraException:
+        return False
 
 
 def plan_job(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:

@@ -1,6 +1,7 @@
 """From samples to pairs: one LightningDataModule for every modality."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,12 +17,10 @@ from repel.data.labels import Table, labels_from_classes
 from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
 from repel.data.pair import Pair, to_float_dtype
-from repel.data.sampler import BatchIndices, GlobalBatches
+from repel.data.sampler import BatchIndices, GlobalBatches, ValidationBatches
 from repel.data.samples import CompleteSplits, Samples, Splits, UnreadableSample
 from repel.data.splits import held_out, label_by_table
 from repel.data.views import ViewDraws, Viewed, Views
-
-__all__ = ["PairData"]
 
 __all__ = ["PairData", "pair_data"]
 
@@ -44,6 +43,7 @@ class PairData(LightningDataModule):
         views: makes the views of a batch.
         normalize: makes evaluation's single plain view of a batch, an encoder's input.
         seed: of the order and of the views' draws.
+        prepare: samples as read -> as used, for each split; None: as read.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class PairData(LightningDataModule):
         views: Views,
         normalize: Callable[[Any], Any],
         seed: int,
+        prepare: Callable[[Samples], Samples] | None = None,
     ):
         super().__init__()
         for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
@@ -66,7 +67,7 @@ class PairData(LightningDataModule):
                 raise ValueError(f"data.{name} must be between 0 and 0.5, got {fraction}")
         if device_cache not in (True, False, "auto"):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
-        self.read, self.batch_size, self.seed = read, batch_size, seed
+        self.reader, self.prepare, self.batch_size, self.seed = read, prepare, batch_size, seed
         self.fractions, self.split_seed, self.device_cache = (val_fraction, test_fraction), split_seed, device_cache
         self.tasks, self.table = tasks, None if labels is None else Table(labels)
         self.class_column: str | None = None  # the table's column that became the class
@@ -87,6 +88,14 @@ class PairData(LightningDataModule):
                 self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
             self._splits = held_out(splits, *self.fractions, self.split_seed)
             self._check_tasks()
+
+    def read(self) -> Splits:
+        """The data as its reader splits it, nothing held out."""
+        splits, prepare = self.reader(), self.prepare
+        if prepare is None:
+            return splits
+        test, val = (None if part is None else prepare(part) for part in (splits.test, splits.val))
+        return replace(splits, train=prepare(splits.train), test=test, val=val)
 
     @property
     def splits(self) -> CompleteSplits:
@@ -155,16 +164,14 @@ class PairData(LightningDataModule):
         return self.loader(samples, sampler, seeding.VIEWS)
 
     def val_dataloader(self) -> DataLoader:
-        """Whole global batches of the validation split, in order; one smaller batch where the split is small."""
-        n, trainer = len(self.splits.val), self.active_trainer
-        size = min(self.batch_size, n // trainer.world_size * trainer.world_size)
-        sampler = GlobalBatches(
-            lambda epoch: iter([torch.arange(n)]), n, size, trainer.global_rank, trainer.world_size,
-            position=lambda: 0, per_epoch=n // size if size else 0,
-        )  # fmt: skip
-        return self.loader(self.splits.val, sampler, seeding.VALIDATION)
+        """The validation split in one random order, that of every epoch, of every run on this data; see the sampler."""
+        trainer, samples = self.active_trainer, self.splits.val
+        order = samples.order(seeding.generator(self.split_seed, seeding.VALIDATION_ORDER))
+        places = torch.cat(list(order))
+        sampler = ValidationBatches(places, self.batch_size, trainer.global_rank, trainer.world_size)
+        return self.loader(samples, sampler, seeding.VALIDATION)
 
-    def loader(self, samples: Samples, sampler: GlobalBatches, stream: int) -> DataLoader:
+    def loader(self, samples: Samples, sampler: GlobalBatches | ValidationBatches, stream: int) -> DataLoader:
         on_device = stream == seeding.VIEWS and self.cache is not None
         fetch = BatchFetch(samples, self.views, self.seed, stream, on_device)
         pin = self.active_trainer.strategy.root_device.type == "cuda"
@@ -217,7 +224,8 @@ class PairData(LightningDataModule):
         ids = fetched.ids
         if ids is None:  # validation samples' ids come after the training samples', so that no two samples share one
             ids = batch.indices.places + (0 if self.active_trainer.training else len(self.splits.train))
-        return Pair(views, ids.expand(len(views), -1), batch.labels, crops, negatives, fetched.negative_ids)
+        ids, total = ids.expand(len(views), -1), batch.indices.total
+        return Pair(views, ids, batch.labels, crops, negatives, fetched.negative_ids, total)
 
 
 def pair_data(trainer: Trainer) -> PairData:

@@ -21,6 +21,7 @@ class Pair(NamedTuple):
     negatives: (M, B, ...), explicit negatives of the samples, which are candidates only; with sides that differ in
         kind a tuple of (M_side, B, ...), one a side, M their sum; or None.
     negative_ids: (M, B), their entities, or None where these are entities of their own.
+    total: N, samples of the global batch, of which each rank has its `share`; None: W*B, B on every rank.
     """
 
     views: ViewBatch
@@ -29,6 +30,7 @@ class Pair(NamedTuple):
     crops: Tensor | None = None
     negatives: ViewBatch | None = None
     negative_ids: Tensor | None = None
+    total: int | None = None
 
     @property
     def batch_size(self) -> int:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["BatchIndices", "GlobalBatches"]
+from repel.base.collectives import share
+
+__all__ = ["BatchIndices", "GlobalBatches", "ValidationBatches"]
 
 
 class BatchIndices(NamedTuple):
@@ -52,8 +54,7 @@ class GlobalBatches:
     ):
         assert batch_size % world == 0, "config.check divides the batch over the ranks"
         self.order, self.n, self.batch_size, self.per_epoch, self.position = order, n, batch_size, per_epoch, position
-        local = batch_size // world
-        self.local = slice(rank * local, (rank + 1) * local)
+        self.local = share(batch_size, rank, world)
 
     def __len__(self) -> int:
         return self.n // self.batch_size  # without trainer.limit_train_batches, which Lightning applies itself
@@ -75,3 +76,29 @@ class GlobalBatches:
                     yield BatchIndices(epoch, step, batch[self.local].clone(), self.local, self.batch_size)
                 step += 1
             rest = rest[whole:]
+
+
+class ValidationBatches:
+    """A sampler of validation's global batches: all n samples, each once, in the same batches every time.
+
+    Their number is n / batch_size, rounded, and their sizes differ by at most one: an anchor has as many negatives in
+    each, as nearly as possible those of training, however many ranks share a batch. In the data's own order, which is
+    often that of the classes, an anchor's negatives would be of its class.
+
+    Args:
+        places: (n,), all places in random order.
+        batch_size: of training's global batch.
+        rank, world: which part of each batch is this rank's; every rank has at least one sample of each.
+    """
+
+    def __init__(self, places: Tensor, batch_size: int, rank: int, world: int):
+        count = max(1, min(round(len(places) / batch_size), len(places) // world))
+        self.pieces, self.rank, self.world = places.tensor_split(count), rank, world
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __iter__(self) -> Iterator[BatchIndices]:
+        for step, piece in enumerate(self.pieces):
+            local = share(len(piece), self.rank, self.world)
+            yield BatchIndices(0, step, piece[local].clone(), local, len(piece))

@@ -147,7 +147,7 @@ def build_trainer(
         use_distributed_sampler=False,  # the datamodule divides its own batches
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        enable_progress_bar=cfg.callbacks.progress is not None,
+        enable_progress_bar=cfg.callbacks.get("progress") is not None,
     )
 
 

@@ -1,5 +1,6 @@
 """Callbacks that write checkpoints: the last one, the best one, and the config inside each."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class BestCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = objective(trainer.callback_metrics)
         value = trainer.strategy.broadcast(value)  # saving is the work of all ranks: they must agree
-        if self.best is None or value > self.best:
+        if self.best is None or math.isnan(self.best) or value > self.best:  # nothing is more than NaN
             self.best = value
             trainer.save_checkpoint(_path(trainer, "best"))
 

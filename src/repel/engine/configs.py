@@ -74,10 +74,20 @@ def load_config(config: dict[str, Any]) -> DictConfig:
     Raises:
         ValueError: it names a _target_ that such a config may not call, or would compute one.
     """
-    config = _rename_targets(config)
+    config = _with_image_size(_rename_targets(config))
     check_targets(config, from_file=True)
     _check_interpolations(config)
     return OmegaConf.create(config)
+
+
+def _with_image_size(config: dict[str, Any]) -> dict[str, Any]:
+    """Configs of before `prepare` evaluated images of another size than data.image_size where a set stores such."""
+    data = config.get("data") or {}
+    module = data.get("datamodule") or {}
+    if module.get("_target_") != "repel.data.datamodule.PairData" or "image_size" not in data or "prepare" in module:
+        return config
+    prepare = {"_target_": "repel.images.sizes.at_size", "_partial_": True, "size": data["image_size"]}
+    return config | {"data": data | {"datamodule": module | {"prepare": prepare}}}
 
 
 def _check_interpolations(config: Any) -> None:

@@ -22,6 +22,9 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
                      "BatchNorm1d and BatchNorm2d are synchronized")  # fmt: skip
     if cfg.queue.size and module.target is None and not module.loss.tolerates_old_keys:
         found.append("a queue without target=ema holds embeddings of an earlier network")
+    side, plain = (OmegaConf.select(cfg, key) for key in ("views.augmentation.size", "data.image_size"))
+    if side != plain:
+        found.append(f"views have {side} pixels a side, images in evaluation {plain}: data.image_size sets both")
     if cfg.trainer.precision in ("bf16-true", "16-true"):
         found.append(
             f"trainer.precision={cfg.trainer.precision} keeps weights in half precision, which loses small steps of "

@@ -1,5 +1,7 @@
 """Exit statuses, and the line that says why a run failed. Imports neither torch nor lightning."""
 
+import re
+
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,6 +36,8 @@ def explain(error: Exception) -> tuple[int, str]:
         return error.status, str(error)
     if isinstance(error, InstantiationException):
         return MISTAKE, one_line(error.__cause__ if isinstance(error.__cause__, ValueError) else error)
+    if isinstance(error, OmegaConfBaseException) and re.match("Missing key |Key '.*' is not in struct", str(error)):
+        return MISTAKE, f"{error.full_key} is missing from the config"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return MISTAKE, one_line(str(error).partition("\n")[0])
     if isinstance(error, ValueError):

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -172,16 +173,25 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Atomically: the file is complete or unchanged."""
+    """Atomically: the file is complete or unchanged. JSON has no word for NaN and infinity: they become null."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(item) for item in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def read_metrics(folder: Path) -> dict[str, float]:
-    """metrics.json; empty where nothing was measured."""
+    """metrics.json, NaN for what is not finite; empty where nothing was measured."""
     path = folder / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def add_metrics(folder: Path, metrics: dict[str, float]) -> dict[str, float]:

@@ -79,6 +79,10 @@ class Encoded:
     def with_labels(self, labels: Tensor) -> "Encoded":
         return replace(self, labels=labels)
 
+    def at_size(self, size: int) -> "Encoded":
+        """The same images, whose plain image has this side."""
+        return replace(self, size=size)
+
     def info(self) -> DataInfo:
         return DataInfo(len(self))
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repel.base.collectives import rank
 from repel.base.cores import cores_per_rank
 from repel.data.samples import Splits
 from repel.images.decode import decode_files, shown
@@ -20,6 +21,9 @@ from repel.images.sources import Files, worker_count
 __all__ = ["image_files", "image_folder", "run_parallel"]
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SERVICE = {  # of systems and archivers, in lower case; as all hidden ones, never a class, never images
+    "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information",
+}  # fmt: skip
 SPLITS = {"train": "train", "val": "val", "test": "test"}
 IMAGENET = {"train": "train", "test": "val"}  # its validation images are what everyone tests on
 SMALL = 96  # pixels a side, up to which a set is held in memory by data.in_memory=auto
@@ -33,7 +37,8 @@ def image_folder(
     """Read DIR/train/..., DIR/val/..., DIR/test/... where they exist, else all of DIR as the training set.
 
     Within a split, sub-folders are classes (at any depth below, files belong to the top one); files with no sub-folder
-    have no label, and then the whole set counts as unlabeled.
+    have no label, and then the whole set counts as unlabeled. Where train has classes and val or test has none, that
+    one is left out, which a line says. Hidden files and folders, and those of systems and archivers, do not count.
 
     Args:
         root: the folder.
@@ -54,6 +59,8 @@ def image_folder(
     for split, names in files.items():
         if not names:
             raise ValueError(f"data.root={root}: no images in {parts[split]} (looked for {' '.join(sorted(ENDINGS))})")
+    if layout == "splits":  # of ImageNet, whose val everyone tests on, no other images can stand in
+        _leave_out_unlabeled(parts, files)
     classes = _class_names(parts, files)
     labels = {split: _class_labels(names, classes) if classes else None for split, names in files.items()}
     prefixes = {split: "" if part == folder else part.name for split, part in parts.items()}
@@ -106,12 +113,15 @@ def _split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
     if not parts:
         return {"train": folder}
     known = list(names.values())
-    others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in known and image_files(p))
+    beside = (p for p in folder.iterdir() if p.is_dir() and p.name not in known and not _is_service(p.name))
+    others = {p.name: files for p in sorted(beside) if (files := image_files(p))}
+    if others.keys() == {"test"} and known == [*IMAGENET.values()] and not any(os.sep in f for f in others["test"]):
+        _print_left_out(folder / "test", others.pop("test"), "val is the test split")  # as ImageNet's archive has it
     if "train" not in parts or others:
         raise ValueError(
-            f"data.root={folder} has {', '.join([*(p.name for p in parts.values()), *others[:3]])}: name the splits "
-            f"{' and '.join([', '.join(known[:-1]), known[-1]])} and put nothing else next to them, or point "
-            "data.root at a folder of classes"
+            f"data.root={folder} has {', '.join([*(p.name for p in parts.values()), *list(others)[:3]])}: put the "
+            f"classes into train, and nothing else next to {' and '.join([', '.join(known[:-1]), known[-1]])}, or "
+            "point data.root at a folder of classes"
         )
     return parts
 
@@ -119,16 +129,40 @@ def _split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
 def image_files(folder: Path) -> list[str]:
     """The images below a folder, relative to it, sorted, so that ids do not depend on the file system.
 
-    Links are followed, but not those that lead back to where they are.
+    Hidden ones and those of systems and archivers are left out, such as .ipynb_checkpoints and __MACOSX/._1.jpg. Links
+    are followed, but not those that lead back to where they are.
     """
     found = []
     for root, folders, names in os.walk(folder, followlinks=True):
         here = os.path.realpath(root) + os.sep
+        folders[:], names = ([name for name in some if not _is_service(name)] for some in (folders, names))
         folders[:] = [f for f in folders if not here.startswith(os.path.realpath(os.path.join(root, f)) + os.sep)]
         inner = os.path.relpath(root, folder)
         prefix = "" if inner == "." else inner + os.sep
         found += [prefix + name for name in names if os.path.splitext(name)[1].lower() in ENDINGS]
     return sorted(found, key=lambda path: path.split(os.sep))
+
+
+def _is_service(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SERVICE
+
+
+def _leave_out_unlabeled(parts: dict[str, Path], files: dict[str, list[str]]) -> None:
+    """Take out val or test without class folders where all of train is in some; train then gives its share instead."""
+    for split in ("val", "test"):
+        found = files.get(split, [])
+        if not found or any(os.sep in path for path in found) or any(os.sep not in path for path in files["train"]):
+            continue
+        _print_left_out(parts[split], found, f"as many as data.{split}_fraction says are held out of train")
+        del parts[split], files[split]
+
+
+def _print_left_out(folder: Path, files: list[str], instead: str) -> None:
+    if rank() == 0:
+        print(
+            f"note     {folder} has no class folders: its {len(files):,} images are left out, and {instead}; "
+            f"data.root={folder} reads them"
+        )
 
 
 def _class_names(parts: dict[str, Path], files: dict[str, list[str]]) -> list[str]:

@@ -19,8 +19,9 @@ class AlignUniform(RowwiseLoss):
 
     Wang, Isola 2020, arXiv:2005.10242, sec. 4.1: alpha = 2, 1 / t' = 2, weight = 1. With ||a - b||^2 = 2 - 2 cos,
     logits are s / t at t = t' / 2, so temperature = 0.25 there. The log is of a mean over all ranks' pairs of one view
-    (candidates: same), so this is no mean over anchors and every rank computes the whole. Uniformity tends to
-    -4 + 8 / D for uniform embeddings at the paper's values, and both terms are 0 when all embeddings are equal.
+    (candidates: same; all, cross: pairs of a sample's view and other samples' views), so this is no mean over anchors
+    and every rank computes the whole. Uniformity tends to -4 + 8 / D for uniform embeddings at the paper's values, and
+    both terms are 0 when all embeddings are equal. It falls with t, so that a learned temperature ends at its lowest.
 
     Args:
         alpha: > 0.
@@ -50,7 +51,8 @@ class AlignUniform(RowwiseLoss):
         samples, groups = batch.z.shape[1], self.anchor_groups(batch)
         further = len(self.queue) + (0 if batch.negatives is None else batch.negatives[..., 0].numel())
         log_z = super().losses(batch).unflatten(0, (-1, samples))
-        log_z = log_z - groups[0].scale - math.log(samples * (samples - 1 + further))
+        of_a_view = _pairs(groups[0], samples, further) * samples // len(groups[0].anchors)
+        log_z = log_z - groups[0].scale - math.log(max(1, of_a_view))
         if batch.ids is not None:  # an entity makes no pair with itself: where every sample shows another, log(1)
             log_z = log_z - torch.stack([_share_of_pairs(group, samples, further) for group in groups])[:, None].log()
         empty = (log_z == -torch.inf).all(1, keepdim=True)  # a view of which the strategy keeps no pair
@@ -67,10 +69,14 @@ class AlignUniform(RowwiseLoss):
         return self.negatives.log_z(self.negatives.weigh(block))
 
 
+def _pairs(group: AnchorGroup, samples: int, further: int) -> int:
+    """How many pairs of an anchor and a candidate are of different samples. `further` candidates are no views."""
+    own_views = (len(group.candidates.z) - further) // samples  # of an anchor's sample, among the candidates
+    return len(group.anchors) * (len(group.candidates.z) - own_views)
+
+
 def _share_of_pairs(group: AnchorGroup, samples: int, further: int) -> Tensor:
     """What part of the pairs of different samples are pairs of different entities."""
-    own_views = (len(group.candidates.z) - further) // samples  # of an anchor's sample, among the candidates
     blocks = group.own_ids.split(1024, dim=1)
     kept = torch.stack([shows_another(own, group.candidates.ids).sum() for own in blocks]).sum()
-    pairs = len(group.anchors) * (len(group.candidates.z) - own_views)
-    return kept.clamp(min=1).to(group.anchors.dtype) / pairs
+    return kept.clamp(min=1).to(group.anchors.dtype) / _pairs(group, samples, further)

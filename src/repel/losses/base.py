@@ -99,10 +99,8 @@ class Loss(nn.Module):
             embed = unit if self.normalizes else _at_least_float32
             raw, z = z, embed(z)
             keys = z if target is None else embed(target).detach()
-            if ids is not None and ids.ndim == 1:
-                ids = ids[None]
-            if crops is not None:
-                crops = embed(crops)
+            ids = ids[None] if ids is not None and ids.ndim == 1 else ids
+            crops = None if crops is None else embed(crops)
             if negatives is not None:
                 negatives = embed(negatives) if target is None else embed(negatives).detach()
             return self.losses(Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)).mean()
@@ -154,11 +152,10 @@ def shows_another(own: Tensor, ids: Tensor) -> Tensor:
 
 
 def swapped(agreement: Tensor) -> Tensor:
-    """(V + L, V) of anchors with views -> mean over anchors of the mean over views other than itself."""
-    views = agreement.shape[1]
-    own = agreement[:views].diagonal()
-    per_view = (agreement[:views].sum(1) - own) / (views - 1)
-    return torch.cat([per_view, agreement[views:].mean(1)]).mean()
+    """(V + L, V) of anchors with views -> mean over all pairs of an anchor and a view other than itself."""
+    views, own = agreement.shape[1], agreement.diagonal()
+    per_anchor = torch.cat([agreement[:views].sum(1) - own, agreement[views:].sum(1)])
+    return per_anchor.sum() / (views * (len(agreement) - 1))
 
 
 def _at_least_float32(z: Tensor) -> Tensor:

@@ -73,10 +73,12 @@ def negative_weights(
     with torch.autocast(z.device.type, enabled=False):
         unit_negatives = None if negatives is None else unit(negatives.detach())
         batch = Batch(unit(z.detach()), unit(keys.detach()), labels, ids, local, None, unit_negatives, negative_ids)
-        if not isinstance(loss, RowwiseLoss):
-            return _batch_similarities(batch)
-        with evaluation_mode(loss.negatives):  # what it counts is of training alone
-            parts = [_group_weights(loss, group) for group in loss.anchor_groups(batch)]
+        return _anchor_weights(loss, batch) if isinstance(loss, RowwiseLoss) else _batch_similarities(batch)
+
+
+def _anchor_weights(loss: RowwiseLoss, batch: Batch) -> NegativeWeights:
+    with evaluation_mode(loss.negatives):  # what it counts is of training alone
+        parts = [_group_weights(loss, group) for group in loss.anchor_groups(batch)]
     # groups have different candidates, but equally many
     return NegativeWeights(
         torch.cat([part.positive for part in parts]), torch.cat([part.negative for part in parts]),
@@ -97,7 +99,8 @@ def _group_weights(loss: RowwiseLoss, group: AnchorGroup) -> NegativeWeights:
         block, positives = loss.logit_block(group, slice(None), *rows, group.candidates.z, group.scale)
         scale = torch.as_tensor(group.scale, dtype=block.logits.dtype, device=block.logits.device)
         block = block._replace(scale=scale)
-        negative, extra, mates = loss.is_negative(block), loss.negatives.extra(block), None
+        negative, mates = loss.is_negative(block), None
+        extra = loss.negatives.extra(block) if block.logits.shape[1] else None
         if block.row_labels is not None and block.col_labels is not None:
             mates = same_class(block.row_labels, block.col_labels)
     leaves = [block.logits.requires_grad_()]

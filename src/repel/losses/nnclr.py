@@ -23,6 +23,9 @@ class NNCLR(InfoNCE):
     the paper does not say. An entity is never its own neighbor. Explicit negatives are refused: they would be of the
     target's space, candidates here are predictions.
 
+    Raises:
+        ValueError: candidates=queue: the queue holds neighbors, which are no candidates, so that there would be none.
+
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
     >>> round(NNCLR()(z).item(), 4)
     3.5952
@@ -39,6 +42,8 @@ class NNCLR(InfoNCE):
         row_chunk: RowChunk = "auto",
     ):  # fmt: skip
         super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        if candidates == "queue":
+            raise ValueError("loss.candidates=queue: NNCLR's queue holds neighbors, no candidates; set cross or all")
 
     def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:
         return super().anchor_groups(replace(batch, z=self._neighbors(batch), keys=batch.z))

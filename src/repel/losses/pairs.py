@@ -52,7 +52,8 @@ class Triplet(PairLoss):
 
     Weinberger, Saul 2009; Schroff, Kalenichenko, Philbin 2015 (FaceNet), arXiv:1503.03832, eq. 2, for cosines;
     negatives=hardest is batch hard and its soft margin, Hermans, Beyer, Leibe 2017, arXiv:1703.07737, sec. 2.
-    For `hinge` the temperature only sets the units in which strategies see similarities.
+    For `hinge` the temperature only sets the units in which strategies see similarities; `soft` falls with it, so that
+    a learned one ends at its lowest.
 
     Args:
         margin: in units of the cosine, >= 0.
@@ -201,7 +202,7 @@ class MultiSimilarity(RowwiseLoss):
         L_i = 1/alpha log( 1 + sum_p e^{-alpha (s_ip - lambda)} ) + 1/beta log( 1 + sum_n e^{beta (s_in - lambda)} )
 
     Wang, Han, Huang, Dong, Scott 2019, arXiv:1904.06627, eq. 15, without its mining, which is the strategy's work.
-    beta is 1 / temperature.
+    beta is 1 / temperature. The loss falls with it, so that a learned one ends at its lowest.
 
     Args:
         alpha: > 0.

@@ -9,6 +9,8 @@ from repel.losses.base import Batch, Loss, swapped
 class BYOL(Loss):
     """Squared distance between predictions and the other views' target embeddings: L = mean 2 - 2 cos(z_i, k_p).
 
+    The mean is over pairs of an anchor i and another view p; crops, which the paper does not have, are further anchors.
+
     Grill, Strub, Altche et al. 2020, arXiv:2006.07733, eq. 2: with a predictor and a momentum target. Chen, He 2021
     (SimSiam), arXiv:2011.10566, eq. 1 and 2, is half of this minus 1: with a predictor and without momentum, where the
     target is the projection before the predictor. No gradient flows through the target. Nothing is repelled, so ids do

@@ -87,6 +87,8 @@ class Decoupled(LogRatioLoss):
 
     Yeh, Hong, Hsu, Liu, Chen, LeCun 2022 (decoupled contrastive learning), arXiv:2110.06848, eq. 6. Its gradient is
     InfoNCE's without the factor 1 - p_i that fades when the positive is found. Often called DCL, as is debiasing.
+    Without a least value it has no best temperature: a learned one ends at its lowest where positives are found, and at
+    its highest where they are not.
     Arguments and errors are those of RowwiseLoss.
 
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
@@ -134,7 +136,8 @@ class DecoupledWeighted(Decoupled):
         other = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[: len(cosine), :, None]
         scale = self.anchor_groups(batch)[0].scale
         less = ((1 - weight) * cosine * scale * other).sum(1) / (len(z) - 1)
-        return plain + less[:, batch.local].flatten()
+        # exactly 0 is an anchor without negatives, which adds nothing
+        return plain + less[:, batch.local].flatten().masked_fill(plain == 0, 0)
 
 
 class DHEL(LogRatioLoss):
@@ -143,7 +146,8 @@ class DHEL(LogRatioLoss):
         L = mean over samples of [ -s_p / t + sum over views v of log Z_v ],   Z_v over the same view (candidates: same)
 
     Koromilas, Bouritsas, Giannakopoulos, Nicolaou, Panagakis 2024, arXiv:2405.18045. With more than two views,
-    the mean over anchors of 2 log Z_i - l_ip, which for two is the same. Arguments and errors are those of RowwiseLoss.
+    the mean over anchors of 2 log Z_i - l_ip, which for two is the same. A learned temperature ends at a bound, as
+    Decoupled's does. Arguments and errors are those of RowwiseLoss.
 
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
     >>> round(DHEL(temperature=0.5)(z).item(), 4)

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from repel.losses.base import Batch, Loss, shows_another, unit
-from repel.losses.chunking import ALWAYS_DENSE, auto_chunk, in_blocks
+from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
 from repel.negatives.strategy import LogitBlock, Strategy
 from repel.negatives.uniform import Uniform
 
 CandidateSet = Literal["all", "cross", "same", "queue"]
 RowChunk = int | Literal["auto"] | None
-LARGEST_SCALE = 100.0  # of 1 / t when it is learned, as in CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.5)
+# of 1 / t when it is learned; as in CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.5), the least as in OpenCLIP
+LARGEST_SCALE, SMALLEST_SCALE = 100.0, 1.0
 
 
 class Candidates(NamedTuple):
@@ -54,7 +55,9 @@ class RowwiseLoss(Loss):
 
     Args:
         temperature: t > 0.
-        learn_temperature: learn log(1/t) from there on, 1/t at most 100.
+        learn_temperature: learn log(1/t) from there on, t from 0.01 to 1, or to `temperature` where that is more. It
+            ends at a bound for losses that have no best temperature: Decoupled, DecoupledWeighted, DHEL, AlignUniform,
+            Triplet(link="soft") and MultiSimilarity.
         candidates: which of the batch are candidates: `all` views, `cross`: the views other than the anchor's, `same`:
             the anchor's view, `queue`: none, only the queue and explicit negatives.
         symmetric: all views are anchors; false: the first alone.
@@ -119,7 +122,9 @@ class RowwiseLoss(Loss):
             rows, shared = (group.anchors, group.positives), (group.candidates.z, group.scale)
             chunk = self.row_chunk
             if chunk == "auto":
-                m, n = len(group.anchors), len(group.candidates.z)
+                m, n, dim = len(group.anchors), *group.candidates.z.shape
+                if self.negatives.synthesizes:
+                    n += -(-self.negatives.extra_elements(dim) // PEAK_MATRICES)
                 chunk = None if m * n <= ALWAYS_DENSE else auto_chunk(m, n, batch.z.element_size(), batch.z.device)
             if chunk is None:
                 block, positives = self.logit_block(group, slice(None), *rows, *shared)
@@ -133,7 +138,8 @@ class RowwiseLoss(Loss):
         """The local anchors, in groups that have the same candidates, view by view, then the crops."""
         views, samples, _ = batch.z.shape
         device, anchors = batch.z.device, batch.z
-        scale = (1 if self.log_factor is None else self.log_factor.to(batch.z.dtype).exp()) / self.temperature
+        learned = None if self.log_factor is None else self._bounded(self.log_factor)
+        scale = (1 if learned is None else learned.to(batch.z.dtype).exp()) / self.temperature
         sources = range(views if self.symmetric else 1)
         ranges = [sources] if self.candidates in ("all", "queue") else [range(v, v + 1) for v in sources]
         if batch.crops is not None:
@@ -195,7 +201,7 @@ class RowwiseLoss(Loss):
         ids = (None, None) if group.ids is None else (group.ids[part], group.candidates.ids)
         labels = (None, None) if group.labels is None else (group.labels[part], group.candidates.labels)
         block = LogitBlock(logits, positives.mean(1), negative, scale, anchors, candidates, *ids, *labels)
-        return block, positives
+        return block._replace(positives=positives), positives
 
     def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared: Any) -> Tensor:
         block, positives = self.logit_block(group, part, anchors, keys, *shared)
@@ -205,10 +211,22 @@ class RowwiseLoss(Loss):
         """Which candidates the loss repels, (m, n) bool, before the strategy."""
         return block.negative
 
+    def _bounds(self) -> tuple[float, float]:
+        """Of log_factor."""
+        return min(0.0, math.log(SMALLEST_SCALE * self.temperature)), math.log(LARGEST_SCALE * self.temperature)
+
+    def _bounded(self, log_factor: Tensor) -> Tensor:
+        """log_factor as it is used: the last step may have gone too far, and update() comes before the next alone.
+
+        Beyond a bound it has the gradient of the bound, as if it had been clamped after the step.
+        """
+        value = log_factor.detach()
+        return log_factor - (value - value.clamp(*self._bounds()))
+
     def update(self, keys: Tensor, labels: Tensor | None, ids: Tensor | None) -> None:
         self.negatives.advance()
         if self.log_factor is not None:
-            self.log_factor.data.clamp_(max=math.log(LARGEST_SCALE * self.temperature))
+            self.log_factor.data.clamp_(*self._bounds())
         if self.queue.size:
             compared, shape = slice(0 if self.symmetric else 1, None), keys.shape[:2]
             past = (t if t is None else t.expand(shape)[compared].flatten() for t in (ids, labels))
@@ -217,5 +235,5 @@ class RowwiseLoss(Loss):
     def statistics(self) -> dict[str, Tensor]:
         learned = {}
         if self.log_factor is not None:
-            learned["train/temperature"] = self.temperature * (-self.log_factor.detach()).exp()
+            learned["train/temperature"] = self.temperature * (-self._bounded(self.log_factor.detach())).exp()
         return learned | self.negatives.statistics()

@@ -131,11 +131,12 @@ class SCE(Relational):
 class SwAV(Loss):
     """Swapped prediction: one view's cluster assignment is predicted from the other view.
 
-        L = mean over anchors i and positives p of -sum_k q_pk log softmax_k( z_i c_k / t )
+        L = mean over pairs of an anchor i and a positive p of -sum_k q_pk log softmax_k( z_i c_k / t )
 
     Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, arXiv:2006.09882, eq. 2 and 3. q: codes of all ranks' samples,
     view by view, by Sinkhorn-Knopp, in the log domain (e^{1/0.05} overflows float16). No samples are compared, so there
-    are no negatives. Prototypes are normalized where they are used.
+    are no negatives. Prototypes are normalized where they are used. With crops every pair weighs the same, as in the
+    authors' code; a mean over anchors would give a pair of views twice the weight of a crop with a view.
 
     Args:
         temperature: t > 0.

@@ -10,7 +10,7 @@ from torch import nn
 Schedule = Callable[[float], float]
 
 
-def parameter_groups(modules: list[nn.Module], weight_decay: float, named: bool = True) -> list[dict]:
+def parameter_groups(modules: list[nn.Module], weight_decay: float | None, named: bool = True) -> list[dict]:
     """Two groups: weights, which decay, and the rest, which does not.
 
     The rest are biases, norms and scalars, with at most one dimension, and what a module names itself: a method
@@ -18,14 +18,16 @@ def parameter_groups(modules: list[nn.Module], weight_decay: float, named: bool 
     tokens.
 
     Args:
+        weight_decay: None is the optimizer's own default.
         named: False leaves out what modules name, as the first edition did.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     kept = [p for module in modules for p in _named(module)] if named else []
     decays = [p.ndim > 1 and not any(p is other for other in kept) for p in parameters]
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     groups = [
-        {"params": [p for p, decay in zip(parameters, decays, strict=True) if decay], "weight_decay": weight_decay},
-        {"params": [p for p, decay in zip(parameters, decays, strict=True) if not decay], "weight_decay": 0.0},
+        {"params": [p for p, yes in zip(parameters, decays, strict=True) if yes], **decay},
+        {"params": [p for p, yes in zip(parameters, decays, strict=True) if not yes], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -103,9 +103,8 @@ class Progress(ProgressBar):
         if self.enabled and not self.bar:
             elapsed, done = time.perf_counter() - self.started, self._batches_done(trainer)
             left = elapsed / max(1, done - self.first_step) * (self.steps - done)
-            left, epoch = min(left, seconds_left(trainer)), f"epoch {epoch_of(trainer)}"
-            clock = f"{left // 60:.0f}:{left % 60:02.0f}"
-            print(f"{epoch}  {loss}  {self.latest}  {self._speed()}  left {clock}", flush=True)
+            left = min(left, seconds_left(trainer))
+            print(f"epoch {epoch_of(trainer)}  {loss}  {self.latest}  {self._speed()}  left {_clock(left)}", flush=True)
 
     def _speed(self) -> str:
         return f"{self.samples / (time.perf_counter() - self.started):,.0f} {self.noun}/s"
@@ -124,3 +123,10 @@ class Progress(ProgressBar):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
+
+
+def _clock(seconds: float) -> str:
+    """1379.7 -> 23:00, and from an hour on 1:02:03, as the bar has it."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -56,17 +56,23 @@ class Mixed(Strategy):
         share = torch.rand(self.pairs + self.with_anchor, generator=draws, dtype=torch.float64).to(block.logits)
         values, hardest = negatives_only(block).topk(available, dim=1)  # (m, N)
         real = torch.isfinite(values)  # an anchor may have fewer negatives
-        first, second = hardest[:, ranks[0]], hardest[:, ranks[1]]  # (m, s + s')
-        s = self.pairs
-        usable = torch.cat([real[:, ranks[0]][:, :s] & real[:, ranks[1]][:, :s], real[:, ranks[0]][:, s:]], dim=1)
-        with torch.no_grad():
-            one, other, query = block.candidates[first], block.candidates[second], block.anchors[:, None]
-            share = share[:, None]
-            between = share[:s] * one[:, :s] + (1 - share[:s]) * other[:, :s]
-            towards = 0.5 * share[s:] * query + (1 - 0.5 * share[s:]) * one[:, s:]
-            mixtures = F.normalize(torch.cat([between, towards], dim=1), dim=-1, eps=1e-6)
+        first, second = ranks[0], ranks[1, : self.pairs]
+        usable = real[:, first]
+        usable[:, : self.pairs] &= real[:, second]
+        mixtures = self._mixtures(block.anchors, block.candidates, hardest[:, first], hardest[:, second], share)
         logits = (block.anchors[:, None] * mixtures).sum(-1) * block.scale
         return logits.masked_fill(~usable, -torch.inf)
+
+    @torch.no_grad()
+    def _mixtures(self, anchors: Tensor, candidates: Tensor, first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+        """(m, s + s', D), in place: at the paper's sizes one such tensor is larger than all logits."""
+        mixtures, share, s = candidates[first], share[:, None], self.pairs
+        mixtures[:, :s].mul_(share[:s]).add_(candidates[second].mul_(1 - share[:s]))
+        mixtures[:, s:].mul_(1 - 0.5 * share[s:]).add_(0.5 * share[s:] * anchors[:, None])
+        return F.normalize(mixtures, dim=-1, eps=1e-6)
+
+    def extra_elements(self, dim: int) -> int:
+        return (self.pairs + self.with_anchor) * (2 * dim + 8)  # two copies at once, and a column each
 
     def advance(self) -> None:
         self.batches += 1

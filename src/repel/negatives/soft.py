@@ -48,10 +48,11 @@ class Tilt(Strategy):
 class Debiased(Strategy):
     """Debiased estimator: subtracts the expected contribution of false negatives (class prior tau_plus) from Z.
 
-        Z <- max( (Z - n tau e^{l_p}) / (1 - tau), n e^{-1/t} )
+        Z <- max( (Z - n tau mean_p e^{l_p}) / (1 - tau), n e^{-1/t} )
 
-    Chuang, Robinson, Lin, Torralba, Jegelka 2020, arXiv:2007.00224, eq. 7 and 8, with one positive. In the log domain,
-    so that it is finite at every temperature. Where the floor holds, negatives have no gradient.
+    Chuang, Robinson, Lin, Torralba, Jegelka 2020, arXiv:2007.00224, eq. 7 and 8, with the mean over an
+    anchor's positives p, M of them there. In the log domain, so that it is finite at every temperature. Where the floor
+    holds, negatives have no gradient.
 
     Args:
         tau_plus: prior probability that a negative is of the anchor's class, in [0, 1).
@@ -76,7 +77,10 @@ class Debiased(Strategy):
         if self.tau_plus == 0:
             return log_z
         log_n = _log_count(block)
-        share = block.positive + log_n + math.log(self.tau_plus) - log_z  # log of what is subtracted, relative to Z
+        positive = block.positive
+        if block.positives is not None:  # log of the mean of e^l
+            positive = block.positives.logsumexp(1) - math.log(block.positives.shape[1])
+        share = positive + log_n + math.log(self.tau_plus) - log_z  # log of what is subtracted, relative to Z
         inside = share < 0
         # where nothing would be left, a harmless value in its place keeps NaN out of the gradient
         safe = torch.where(inside, share, -torch.ones_like(share))
@@ -141,6 +145,9 @@ class Chain(Strategy):
             extras += [] if extra is None else [extra]
             block = keep_weighed(block, strategy.weights(block))
         return torch.cat(extras, dim=1) if extras else None
+
+    def extra_elements(self, dim: int) -> int:
+        return sum(strategy.extra_elements(dim) for strategy in self.members)
 
     def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
         for strategy in self.members:

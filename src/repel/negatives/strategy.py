@@ -11,7 +11,7 @@ class LogitBlock(NamedTuple):
 
     Args:
         logits: (m, n) s / t, of every candidate, also of those that are no negatives.
-        positive: (m,) the anchor's positive logit; with several positives, their mean.
+        positive: (m,) the anchor's positive logit; with several positives, the mean of theirs.
         negative: (m, n) bool, which candidates are negatives of the anchor.
         scale: 1 / t, a float or a scalar tensor.
         anchors: (m, D) unit vectors.
@@ -22,6 +22,7 @@ class LogitBlock(NamedTuple):
         col_labels: (n,) classes, -1 where unknown, or None.
         weights: log-weights w, broadcastable to `logits`, 0 where a candidate is no negative; None: all 0.
         extra: (m, s) logits that stand for the strategy's extra() where they are known already, or None.
+        positives: (m, P) the logits of all P positives; None where `positive` is the only one.
     """
 
     logits: Tensor
@@ -36,12 +37,14 @@ class LogitBlock(NamedTuple):
     col_labels: Tensor | None = None
     weights: Tensor | None = None
     extra: Tensor | None = None
+    positives: Tensor | None = None
 
 
 class Strategy(nn.Module):
     """How an anchor's negatives are weighed: here all the same. A subclass overrides what it needs.
 
-    The hooks are `weights`, `extra` and `correct`; losses call `weigh` and `log_z`.
+    The hooks are `weights`, `extra` and `correct`; losses call `weigh` and `log_z`, which call them where there are
+    candidates: a queue that is empty yet has none.
 
     >>> class NotTheHardest(Strategy):
     ...     def weights(self, block):
@@ -71,6 +74,13 @@ class Strategy(nn.Module):
         """Logits (m, s) of further, synthetic negatives, each of weight 1; -inf where there is none."""
         return None
 
+    def extra_elements(self, dim: int) -> int:
+        """Numbers that extra() holds for an anchor at its peak, backward included; dim is that of the embeddings.
+
+        row_chunk=auto counts them.
+        """
+        return 0
+
     def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
         """log Z (m,), corrected per anchor. `block` has the synthetic negatives too."""
         return log_z
@@ -86,6 +96,8 @@ class Strategy(nn.Module):
 
     def weigh(self, block: LogitBlock) -> LogitBlock:
         """The block after the strategy: fewer negatives, their log-weights, synthetic ones as further columns."""
+        if not block.logits.shape[1]:
+            return block
         weights = self.weights(block)
         extra = self.extra(block) if self.synthesizes and block.extra is None else block.extra
         if weights is not None:  # finite everywhere: -inf is in the mask, so that no NaN gets into a gradient
@@ -104,7 +116,7 @@ class Strategy(nn.Module):
         weighted = block.logits if block.weights is None else block.logits + block.weights
         # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
         log_z = weighted.masked_fill(~block.negative, -torch.inf).logsumexp(1)
-        return self.correct(log_z, block) if self.corrects else log_z
+        return self.correct(log_z, block) if self.corrects and block.logits.shape[1] else log_z
 
 
 def keep_weighed(block: LogitBlock, weights: Tensor | None) -> LogitBlock:

@@ -1,5 +1,6 @@
 """The table of a report: scores by metric and row of features. Numbers become text here, at the very end."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class TableRow(NamedTuple):
     @property
     def best(self) -> float | None:
         """The value to mark, by the metric's higher_is_better; None: none."""
-        scores = [score for score in self.scores if score is not None]
+        scores = [score for score in self.scores if score is not None and not math.isnan(score.value)]
         if not scores or scores[0].higher_is_better is None:
             return None
         return (max if scores[0].higher_is_better else min)(score.value for score in scores)

@@ -1,0 +1,133 @@
+"""The exit status of a sweep counts its failed jobs, whichever of Hydra's launchers runs them."""
+
+import multiprocessing
+import pickle
+import signal
+import sys
+
+import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+
+from repel.cli.command import entry_point
+from repel.engine.outcomes import CRASHED, MISTAKE
+
+
+def job(cfg, folder):
+    """What repel.cli.main decorates, without any work: the name says what happens."""
+    assert sys.argv[0] == "command.py", "a run's record names what was typed"
+    with (folder.parent / "ran.txt").open("a") as file:
+        file.write(f"{cfg.name} ")
+    if cfg.name == "killed":
+        signal.raise_signal(signal.SIGKILL)
+    if cfg.name == "broken":
+        raise RuntimeError("broken")
+    return 0.5
+
+
+class Elsewhere(BasicLauncher):
+    """Each job in a process of its own, from which only its JobReturn comes back."""
+
+    def launch(self, job_overrides, initial_job_idx):
+        context, returns = multiprocessing.get_context("fork"), []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            here, there = context.Pipe()
+
+            def work(number=number, overrides=overrides, there=there):
+                sys.argv = ["worker"]
+                there.send_bytes(pickle.dumps(BasicLauncher.launch(self, [overrides], number)))
+
+            process = context.Process(target=work)
+            process.start()
+            there.close()
+            returns += pickle.loads(here.recv_bytes())
+            process.join()
+        return returns
+
+
+@pytest.fixture
+def ended(monkeypatch, tmp_path):
+    """Runs a command with -m in this process: its exit status, and the names of the jobs that ran."""
+    monkeypatch.setattr("repel.cli.command.raise_on_signal", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets
+
+    def run(*typed: str, name: str = "export") -> tuple[int, list[str]]:
+        sweep = ["-m", *typed, f"hydra.sweep.dir={tmp_path}", "hydra/hydra_logging=none"]
+        monkeypatch.setattr(sys, "argv", ["command.py", *sweep])
+        try:
+            entry_point(name)(job)()
+            status = 0
+        except SystemExit as exit:
+            status = exit.code
+        ran = tmp_path / "ran.txt"
+        return status, ran.read_text().split() if ran.exists() else []
+
+    return run
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def launcher(request, monkeypatch):
+    def instantiate_launcher(self, hydra_context, task_function, config):
+        launcher = BasicLauncher() if request.param == "here" else Elsewhere()
+        launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        return launcher
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", instantiate_launcher)
+    yield
+    assert Plugins.instantiate_launcher is instantiate_launcher, "the command puts back what was there"
+
+
+@pytest.mark.usefixtures("launcher")
+def test_failed_jobs_give_the_status_and_end_no_sweep(ended, capfd):
+    typed = ["ckpt=x", "name=good,broken,better", "hydra.sweeper.max_batch_size=1"]
+    assert ended(*typed) == (CRASHED, ["good", "broken", "better"])
+    assert capfd.readouterr().err == "error: RuntimeError: broken\n"
+
+
+@pytest.mark.usefixtures("launcher")
+def test_the_first_job_to_fail_gives_the_status(ended, capfd):
+    assert ended("ckpt=x", "name=broken", "checkpoint=first,null") == (MISTAKE, ["broken"])
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith("error: checkpoint must be best or last")
+    assert second == "error: RuntimeError: broken"
+
+
+@pytest.mark.usefixtures("launcher")
+def test_a_sweep_without_failures_is_done(ended):
+    assert ended("ckpt=x,y", "name=good") == (0, ["good", "good"])
+
+
+@pytest.mark.parametrize("launcher", ["elsewhere"], indirect=True)
+@pytest.mark.usefixtures("launcher")
+def test_a_killed_process_is_one_line(ended, capfd, tmp_path):
+    assert ended("ckpt=x", "name=good,killed") == (CRASHED, ["good", "killed"])
+    line = capfd.readouterr().err
+    assert line.startswith("error: hydra/launcher=basic lost its jobs: EOFError")
+    assert line.endswith(f"the same command with sweep.resume={tmp_path} runs what is missing\n")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("launcher")
+def test_trials_of_a_study_count_too(ended, capfd):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    typed = ["sweep=optuna", "sweep.trials=2", "name=broken", "optimizer.lr=1e-3"]
+    assert ended(*typed, name="train") == (CRASHED, ["broken"] * 2)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("error")] == ["error: RuntimeError: broken"] * 2
+
+
+@pytest.mark.slow
+def test_with_joblib(ended, capfd):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    typed = ["ckpt=x", "name=broken,good", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert ended(*typed)[0] == CRASHED
+    assert "error: RuntimeError: broken" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("choice", ["joblb", "submitit_slurm"])
+def test_a_launcher_that_is_not_installed(ended, capfd, choice):
+    assert ended("ckpt=x", f"hydra/launcher={choice}") == (MISTAKE, [])
+    line = capfd.readouterr().err
+    assert line.startswith(f"error: hydra/launcher={choice}: ")
+    assert "basic" in line
+    assert line.count("\n") == 1

@@ -1,0 +1,142 @@
+"""data.image_size: the views and whatever is not augmented have it, whatever size a reader has stored."""
+
+import io
+from dataclasses import dataclass
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, config, options
+from hydra.utils import instantiate
+from image_sizes import cases, sizes_seen
+from PIL import Image
+
+from repel.data.memory import TensorSamples
+from repel.data.views import Viewed
+from repel.engine.configs import load_config
+from repel.engine.notes import notes
+from repel.images.corruptions import Corruptions
+from repel.images.decode import decode
+from repel.images.memory import Images
+from repel.images.modality import raw_pixels
+from repel.images.sizes import at_size
+
+STORED = [(28, 28), (24, 40), (44, 28)]
+
+
+def images(height: int, width: int, channels: int = 3) -> Images:
+    return Images(torch.randint(0, 256, (3, channels, height, width), dtype=torch.uint8), torch.arange(3))
+
+
+def plain(samples) -> torch.Tensor:
+    return next(iter(samples.plain([torch.arange(len(samples))])))[0]
+
+
+@pytest.mark.parametrize("size", [20, 36])
+@pytest.mark.parametrize("name", options("views"))
+def test_views_and_plain_images_have_one_size(name, size):
+    cfg = config(f"views={name}", "data=cifar10", f"data.image_size={size}")
+    views, prepare = instantiate(cfg.views), instantiate(cfg.data.datamodule.prepare)
+    for stored in STORED:
+        samples = prepare(images(*stored))
+        made = views(samples.pixels, torch.Generator().manual_seed(0))
+        made = made.views if isinstance(made, Viewed) else made
+        assert made.shape[-2:] == plain(samples).shape[-2:] == (size, size)
+        assert plain(samples).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [20, 28, 36])
+@pytest.mark.parametrize("stored", STORED)
+def test_plain_images_are_what_is_read_of_a_file(stored, size, channels):
+    """So that an image of a stored set, saved as a file, is found by a search."""
+    samples = at_size(images(*stored, channels), size)
+    for pixels, scaled in zip(samples.pixels, plain(samples), strict=True):
+        file = io.BytesIO()
+        Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(file, "PNG")
+        expected = decode(file.getvalue(), size, channels).astype(int)
+        assert abs(scaled.numpy() - expected).max() <= 1
+        assert expected.std() > 10
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_views_without_augmentation_are_the_plain_images(stored):
+    cfg = config("views=plain", "data=cifar10", "data.image_size=20")
+    samples, mean, std = at_size(images(*stored), 20), cfg.data.mean, cfg.data.std
+    made = instantiate(cfg.views)(samples.pixels, torch.Generator())[0]
+    pixels = made * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
+    assert (pixels * 255 - plain(samples)).abs().max() < 1.5
+
+
+def test_parts_of_a_set_keep_its_size():
+    samples = at_size(images(28, 28, 1), 20)
+    for part in (samples[torch.tensor([2, 0])], samples.labelled, samples.with_labels(torch.arange(3))):
+        assert plain(part).shape[1:] == part.shape == (1, 20, 20)
+    assert samples.picture_size(0) == (28, 28)  # crops are cut from what is stored
+    assert samples.description == "images of 20x20x1, stored as 28x28"
+    same = at_size(images(28, 28, 1), 28)
+    assert torch.equal(plain(same), same.pixels)
+    assert same.description == "images of 28x28x1"
+
+
+def test_baselines_and_corruptions_see_that_size_too():
+    samples = at_size(images(28, 28, 1), 20)
+    assert raw_pixels(samples)[0].shape == (3, 400)
+    seen = []
+
+    def encode(some):
+        seen.append(some.shape)
+        return torch.rand(len(some), 4), torch.arange(len(some))
+
+    part = type("Part", (), {"x": torch.rand(3, 4), "y": samples.labels, "samples": samples})()
+    network = type("Network", (), {"encode": staticmethod(encode)})()
+    Corruptions(k=1, temperature=0.1, images=3, seed=0).fit(part, part, network).score(part)
+    assert set(seen) == {(1, 20, 20)}
+
+
+@dataclass(frozen=True)
+class OfMine(TensorSamples):
+    """Images of a class of one's own, which knows no sizes."""
+
+
+def test_samples_of_another_class_must_have_that_size():
+    mine = OfMine(images(28, 28).x)
+    assert at_size(mine, 28) is mine
+    for wrong, words in ((mine, "28x28"), (OfMine(images(28, 20).x), "28x20")):
+        with pytest.raises(ValueError, match=rf"data\.image_size=20, but OfMine gives images of {words}"):
+            at_size(wrong, 20)
+
+
+def test_earlier_configs_get_the_size_of_their_run():
+    config = yaml.safe_load((ROOT / "tests/runs/first_edition/config.yaml").read_text(encoding="utf-8"))
+    config["data"]["image_size"] = 20
+    datamodule = load_config(config).data.datamodule
+    assert plain(instantiate(datamodule.prepare)(images(28, 28))).shape[-2:] == (20, 20)
+    config["data"]["datamodule"]["prepare"] = None  # turned off by hand
+    assert load_config(config).data.datamodule.prepare is None
+
+
+def test_views_of_another_size_are_told():
+    module = type("Module", (), {"target": None})()
+    assert notes(config(), module, 1) == []
+    (note,) = notes(config("views.augmentation.size=20"), module, 1)
+    assert "20 pixels a side" in note
+    assert "28" in note
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [20, 36])
+@pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(case))
+def test_training_and_evaluation_use_one_size(case, size, tmp_path, monkeypatch):
+    """An epoch with every option of the groups that have to do with images, and the report at its end."""
+    seen, views = sizes_seen(case, size, tmp_path, monkeypatch)
+    assert seen["train"] == views
+    assert seen["eval"] - views == set()  # validation's views, and what is not augmented
+    assert (size, size) in seen["eval"]
+
+
+@pytest.mark.slow
+def test_a_vit_of_224_pixels_on_the_bundled_images(tmp_path, monkeypatch):
+    vit = ("encoder=timm", "encoder.name=vit_tiny_patch16_224", "+encoder.options={depth:1,embed_dim:24,num_heads:2}")
+    seen, _ = sizes_seen(vit, 224, tmp_path, monkeypatch)
+    assert seen["train"] == seen["eval"] == {(224, 224)}
