@@ -121,8 +121,8 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
-    limits = [cfg.trainer.get(key, -1) for key in ("max_epochs", "max_steps")]
-    if limits == [-1, -1] and cfg.trainer.get("max_time") is None:
+    epochs, steps, time = (cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time"))
+    if epochs == -1 and steps in (None, -1) and time is None:
         raise ValueError("trainer.max_epochs=-1 is without an end: set trainer.max_steps or trainer.max_time")
     if cfg.sweep.resume is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
         raise ValueError("sweep.resume= resumes a sweep: add -m; resume= resumes one run")

@@ -176,7 +176,7 @@ def ends(trainer: Trainer, time: str | None) -> str:
     """When training ends, in words, by the first limit that is reached."""
     limits = {"epochs": trainer.max_epochs, "steps": trainer.max_steps}
     words = [f"{limit} {unit}" for unit, limit in limits.items() if limit not in (None, -1)]
-    return " or ".join([*words, *([f"{time} (DD:HH:MM:SS)"] if time else [])])
+    return " or ".join([*words, *([f"{time} (DD:HH:MM:SS)"] if time else [])]) or "Lightning's default of epochs"
 
 
 def print_skipped(folder: Path) -> None:
