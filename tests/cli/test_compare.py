@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 from sweep_runs import make_run
 
 from repel.cli import compare
+from repel.cli import sweep_report as script
 from repel.cli.sweeps import identity
 from repel.engine import runs
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import report as script
 
 VALUES = {  # (loss, negatives) -> accuracy of seeds 1, 2, 3
     ("ntxent", "uniform"): (0.80, 0.82, 0.84),

@@ -12,12 +12,10 @@ from conftest import ROOT, TINY, check_mistake, command, config, left_over
 from sweep_runs import BATCHES, count, in_process, make_run, small, steps
 
 from repel.cli import compare
+from repel.cli import sweep_report as script
 from repel.cli.sweeps import identity, job_folder
 from repel.engine import runs
 from repel.engine.configs import to_container
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import report as script
 
 
 def test_a_jobs_identity_is_its_overrides_in_any_order():

@@ -12,7 +12,9 @@ from repel.engine import runs
 
 SCRIPTS = {"train": "train.py", "evaluate": "evaluate.py", "embed": "embed.py", "export": "export.py"}
 SCRIPTS["show-views"] = "scripts/show_views.py"
-OTHERS = {"search": "search.py", "pack-shards": "pack_shards.py", "doctor": "doctor.py"}  # which Hydra does not run
+OTHERS = {  # which Hydra does not run
+    "report": "report.py", "search": "search.py", "pack-shards": "pack_shards.py", "doctor": "doctor.py",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -202,3 +202,9 @@ def curve(cell: Cell, column: str) -> dict[int, list[float]]:
 def known_metrics(found: list[Run]) -> list[str]:
     """What finished runs have measured."""
     return sorted({name for run in found if run.state in DONE for name in run.metrics})
+
+
+def baselines_of(metric: str, known: list[str]) -> list[str]:
+    """The baselines of a metric, such as baseline/raw_knn_top1 for test/knn_top1."""
+    tail = metric.rsplit("/", 1)[-1]
+    return [name for name in known if name.startswith("baseline/") and name.endswith(f"_{tail}") and name != metric]

@@ -75,6 +75,13 @@ def show_views(cfg: DictConfig, folder: Path) -> None:
     print(f"{folder.relative_to(Path.cwd())}/views.png")
 
 
+def report() -> int:
+    """Report a sweep in tables and figures: SWEEP [metric=NAME] [against=ROW]"""
+    from repel.cli import sweep_report
+
+    return sweep_report.main()
+
+
 def search() -> int:
     """Find the images of an embedded set that are nearest to one image: QUERY.png FOLDER"""
     from repel.cli import search
@@ -102,6 +109,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "embed": embed,
     "export": export,
     "show-views": show_views,
+    "report": report,
     "search": search,
     "pack-shards": pack_shards,
     "doctor": doctor,
