@@ -32,6 +32,12 @@ def pytest_configure(config):
             config.pluginmanager.import_plugin(name)
 
 
+def thinned(cases, every: int) -> list:
+    """Parameters of a test of texts: one of so many is in make test, the others are marked slow."""
+    return [pytest.param(case, id=case, marks=() if number % every == 0 else pytest.mark.slow)
+            for number, case in enumerate(cases)]  # fmt: skip
+
+
 def options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from composing import composed
-from conftest import CONF, ROOT, TINY, check_mistake, command, config, made_once
+from conftest import CONF, ROOT, TINY, check_mistake, command, config, made_once, thinned
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -88,8 +88,7 @@ def answers(request, tmp_path_factory) -> dict[str, subprocess.CompletedProcess]
     return {typed: subprocess.CompletedProcess(typed, *answer) for typed, answer in json.loads(written).items()}
 
 
-@pytest.mark.parametrize("typed", [pytest.param(typed, marks=() if number % 4 == 0 else pytest.mark.slow)
-                                   for number, typed in enumerate(MISTAKES)], ids=str)  # fmt: skip
+@pytest.mark.parametrize("typed", thinned(MISTAKES, 4))
 def test_config_mistakes_get_one_line_before_torch_is_imported(answers, typed):
     check_mistake(answers[typed], MISTAKES[typed])
     assert answers[typed].stdout == ""  # without_torch.py adds each file that is left
@@ -184,7 +183,10 @@ def test_later_mistakes_raise_before_training(typed, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("typed", [t for t in [*MISTAKES, *LATER] if not re.search("devices|-m|resume", t)], ids=str)
+ON_TWO_DEVICES = [typed for typed in [*MISTAKES, *LATER] if not re.search("devices|-m|resume", typed)]
+
+
+@pytest.mark.parametrize("typed", thinned(ON_TWO_DEVICES, 3))
 def test_mistakes_on_two_devices(typed, tmp_path, monkeypatch):
     """The same line from the second of two ranks, before it needs the first; and before anything is written."""
     words = {**MISTAKES, **LATER}[typed]

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from conftest import check_mistake, command
+from conftest import check_mistake, command, thinned
 from export_runs import checkpoint, folder_data
 
 from repel.export import export as exports
@@ -35,7 +35,7 @@ MISTAKES = {  # what is typed -> what the line must hold
 }
 
 
-@pytest.mark.parametrize("typed", MISTAKES)
+@pytest.mark.parametrize("typed", thinned(MISTAKES, 3))
 def test_mistakes_get_one_line_and_leave_nothing(typed, tmp_path):
     (tmp_path / "image.png").write_bytes(b"")
     script, *args = typed.split()

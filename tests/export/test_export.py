@@ -128,6 +128,7 @@ def test_timm_and_torchvision_load_the_file_by_themselves(elsewhere):
             torch.testing.assert_close(model(images), trained.encoder(images))
 
 
+@pytest.mark.slow
 def test_onnx_that_normalises_and_validation_images(run, done):
     import onnxruntime
 

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from loss_cases import IDS, LABELS, ROWWISE, batch, make, value_and_gradient
+from loss_cases import IDS, LABELS, ROWWISE, batch, each_once, make, value_and_gradient
 
 from repel.losses import SCE, LogRatioLoss, ReSSL, negative_weights
 from repel.losses.rowwise import CandidateSet
@@ -14,7 +14,7 @@ from repel.negatives import Strategy
 ALONE = {"supcon": {"all"}, "nnclr": {"all", "cross", "same"}}  # sets of candidates that a loss takes, if not all
 
 
-@pytest.mark.parametrize("pair", ROWWISE, ids="-".join)
+@pytest.mark.parametrize("pair", each_once(ROWWISE))
 def test_starts_with_an_empty_queue(pair):
     """The first call, and with `queue`, where it has no candidates, what the monitor sees of it and the next call."""
     z, target = batch(), batch(seed=1).detach()

@@ -37,8 +37,8 @@ def test_make_test_covers_all_pairs_and_each_part_with_and_without_a_memory():
     assert len(covered) < 0.6 * 2 * len(PAIRS)
 
 
-@with_and_without_memory()
-class TestContract:
+@with_and_without_memory(every_pair=True)
+class TestEveryPair:
     def test_scalar_with_finite_gradient(self, pair, memory):
         for views in (2, 3):
             made, arguments = setting(pair, views, memory)
@@ -48,6 +48,25 @@ class TestContract:
             assert torch.isfinite(gradient).all()
             if pair != ("ressl", "semi_hard"):  # six samples leave hardly any anchor two candidates to relate
                 assert gradient.abs().sum() > 0
+
+    def test_gradcheck(self, pair, memory):
+        if not stops_gradient(pair, memory):
+            made, arguments = setting(pair, 2, memory)
+            assert torch.autograd.gradcheck(lambda z: made(z, **arguments), batch(), fast_mode=True)
+
+
+@with_and_without_memory()
+class TestContract:
+    def test_row_chunks_change_nothing(self, pair, memory):
+        if pair[0] in NO_NEGATIVES:
+            return
+        for views, chunk in ((2, 1), (2, 12), (3, 5)):
+            z = batch(views)
+            results = []
+            for row_chunk in (None, chunk):
+                made, arguments = setting(pair, views, memory, row_chunk=row_chunk)
+                results.append(value_and_gradient(made, z, **arguments))
+            assert_equal(*results, rtol=1e-12, atol=1e-14)
 
     def test_a_call_changes_nothing(self, pair, memory):
         made, arguments = setting(pair, 2, memory)
@@ -63,28 +82,12 @@ class TestContract:
         if not made.supervised:
             assert torch.equal(made(batch(), **(arguments | {"labels": None})), values[0])
 
-    def test_gradcheck(self, pair, memory):
-        if not stops_gradient(pair, memory):
-            made, arguments = setting(pair, 2, memory)
-            assert torch.autograd.gradcheck(lambda z: made(z, **arguments), batch(), fast_mode=True)
-
     def test_local_anchors_average_to_the_whole(self, pair, memory):
         for views in (2, 3):
             (made, arguments), z = setting(pair, views, memory), batch(views)
             whole = value_and_gradient(made, z, **arguments)
             parts = [value_and_gradient(made, z, **arguments, local=slice(i, i + 2)) for i in (0, 2, 4)]
             assert_equal(whole, [sum(p) / 3 for p in zip(*parts, strict=True)], rtol=1e-12, atol=1e-14)
-
-    def test_row_chunks_change_nothing(self, pair, memory):
-        if pair[0] in NO_NEGATIVES:
-            return
-        for views, chunk in ((2, 1), (2, 12), (3, 5)):
-            z = batch(views)
-            results = []
-            for row_chunk in (None, chunk):
-                made, arguments = setting(pair, views, memory, row_chunk=row_chunk)
-                results.append(value_and_gradient(made, z, **arguments))
-            assert_equal(*results, rtol=1e-12, atol=1e-14)
 
     def test_order_of_samples_and_views_and_rotation_do_not_matter(self, pair, memory):
         made, arguments = setting(pair, 2, memory)

@@ -46,6 +46,7 @@ def test_constant_images(tmp_path, capsys):
     assert "every one of 16 inputs has the same value everywhere" in lines[0]
 
 
+@pytest.mark.slow
 def test_identical_images(tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     same = torch.randint(0, 256, (12, 12), dtype=torch.uint8, generator=generator).expand(80, -1, -1).contiguous()
@@ -60,6 +61,7 @@ def test_a_batch_of_two(tmp_path, capsys):
     assert "an anchor has 2 negatives, in a batch of 2 samples" in lines[0]
 
 
+@pytest.mark.slow
 def test_features_of_zero(tmp_path, capsys, monkeypatch):
     forward = SmallResNet.forward
     monkeypatch.setattr(SmallResNet, "forward", lambda self, x: 0 * forward(self, x))
@@ -79,6 +81,7 @@ def test_features_that_are_all_the_same(tmp_path, capsys, monkeypatch):
     assert "100% of the feature dimensions do not vary" in lines[1]
 
 
+@pytest.mark.slow
 def test_a_learning_rate_100_times_too_high(tmp_path, capsys):
     lines = said(tmp_path / "a", capsys, "optimizer.lr=0.3")
     assert any(re.search(r"one step moves the weights by \d+% .* Divide optimizer.lr by 10", line) for line in lines)
@@ -90,6 +93,7 @@ def test_a_temperature_100_times_too_low(tmp_path, capsys):
     assert any(re.search(words, line) for line in lines)
 
 
+@pytest.mark.slow
 def test_debiasing_at_its_floor(tmp_path, capsys):
     lines = said(tmp_path / "a", capsys, "loss.temperature=0.1", "negatives=debiased", "views=plain")
     assert any(re.search(r"debiasing is clamped for \d+% of the anchors", line) for line in lines)

@@ -57,7 +57,9 @@ def test_histograms_have_fixed_edges(tmp_path):
     assert shown[0].histogram_value.num == 32 * 30  # 16 samples, 2 views: 30 negatives each
 
 
-@pytest.mark.parametrize("experiment", ["barlow", "byol", "swav", "moco", "supcon"])
+@pytest.mark.parametrize("experiment", [
+    "swav", *(pytest.param(name, marks=pytest.mark.slow) for name in ("barlow", "byol", "moco", "supcon")),
+])  # fmt: skip
 def test_losses_of_all_kinds_are_watched(tmp_path, experiment):
     train(tmp_path / "a", f"experiment=[debug,{experiment}]", "head.out_features=8", "queue.size=40")
     row = next(row for row in history(tmp_path / "a") if row["train/loss"])

@@ -46,23 +46,34 @@ def in_make_test(loss: str, strategy: str, memory: bool) -> bool:
 
 def each_once(pairs) -> list:
     """The pairs as parameters of a test: in make test each loss and each strategy once, the others marked slow."""
-    seen: set[tuple[int, str]] = set()
-    cases = []
-    for pair in pairs:
-        new = set(enumerate(pair)) - seen
-        seen |= new
-        cases.append(pytest.param(pair, id="-".join(pair), marks=() if new else pytest.mark.slow))
-    return cases
+    fewer = _with_a_part_that_is_new([(pair, None) for pair in pairs])
+    return [pytest.param(pair, id="-".join(pair), marks=() if (pair, None) in fewer else pytest.mark.slow)
+            for pair in pairs]  # fmt: skip
 
 
-def with_and_without_memory():
-    """Parameters `pair` and `memory` of a test: the whole product, half of it marked slow."""
+def _with_a_part_that_is_new(cases: list) -> set:
+    """Of cases (pair, memory): those whose loss or strategy was in none before, with that memory."""
+    seen, kept = set(), set()
+    for pair, memory in cases:
+        parts = {(*part, memory) for part in enumerate(pair)}
+        kept |= set() if parts <= seen else {(pair, memory)}
+        seen |= parts
+    return kept
+
+
+def with_and_without_memory(every_pair: bool = False):
+    """Parameters `pair` and `memory` of a test: the whole product, most of it marked slow.
+
+    In make test is every pair (half of the product), or every loss and every strategy, both ways.
+    """
+    cases = [(pair, memory) for pair in PAIRS for memory in (False, True)]
+    fewer = {(p, m) for p, m in cases if in_make_test(*p, m)} if every_pair else _with_a_part_that_is_new(cases)
     return pytest.mark.parametrize(
         ("pair", "memory"),
         [
             pytest.param(pair, memory, id=f"{'-'.join(pair)}-{'queue and target' if memory else 'batch'}",
-                         marks=() if in_make_test(*pair, memory) else pytest.mark.slow)
-            for pair in PAIRS for memory in (False, True)
+                         marks=() if (pair, memory) in fewer else pytest.mark.slow)
+            for pair, memory in cases
         ],
     )  # fmt: skip
 
