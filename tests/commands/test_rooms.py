@@ -19,7 +19,7 @@ def lint_imports(folder):
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rooms")
     ignore = shutil.ignore_patterns("__pycache__", "*.npz")

@@ -18,7 +18,7 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
     """Built with what is installed here: nothing is downloaded."""
     folder = tmp_path_factory.mktemp("wheel")
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installed(wheel, tmp_path_factory) -> Path:
     """The bin/ of an environment with the wheel, which finds this one's other packages behind it."""
     folder = tmp_path_factory.mktemp("environment")

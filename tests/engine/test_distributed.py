@@ -1,8 +1,11 @@
 """W ranks of B take the gradient of one rank of W*B: real processes, gloo, float64, every loss with every strategy."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.multiprocessing as mp
+from conftest import made_once
 from loss_cases import with_and_without_memory
 from rank_gradients import SHAPES, Network, data, normalized, rank_main
 from ranks import start_server
@@ -11,14 +14,19 @@ from repel.base.collectives import gather
 from repel.engine.batch_norm import CrossRankBatchNormSync, has_unsynced_batch_norm
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["two", "four"])
+@pytest.fixture(scope="session", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["two", "four"])
 def ranks(request, tmp_path_factory):
-    folder, world = tmp_path_factory.mktemp("ranks"), request.param
-    start_server()
-    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    cases = {(params["pair"], params["memory"]) for params in chosen if {"pair", "memory"} <= params.keys()}
-    arguments = world, f"file://{folder}/store", str(folder), sorted(cases)
-    mp.start_processes(rank_main, arguments, nprocs=world, start_method="forkserver")
+    world = request.param
+
+    def make(folder: Path) -> Path:
+        start_server()
+        chosen = [item.callspec.params for item in request.session.items if "ranks" in item.fixturenames]
+        cases = {(params["pair"], params["memory"]) for params in chosen if "pair" in params}
+        arguments = world, f"file://{folder}/store", str(folder), sorted(cases)
+        mp.start_processes(rank_main, arguments, nprocs=world, start_method="forkserver")
+        return folder
+
+    folder = made_once(tmp_path_factory, f"ranks{world}", make)
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

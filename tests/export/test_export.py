@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import config
+from conftest import config, made_once
 from export_runs import checkpoint
 from PIL import Image
 
@@ -61,10 +61,15 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def elsewhere(tmp_path_factory) -> dict[str, Path]:
     """Each encoder exported, and its features computed by a process that cannot import repel."""
-    root, folders = tmp_path_factory.mktemp("elsewhere"), {}
+    root = made_once(tmp_path_factory, "elsewhere", export_all)
+    return {name: root / name for name in ENCODERS}
+
+
+def export_all(root: Path) -> Path:
+    folders = {}
     pixels = torch.randint(0, 256, (30, 37, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for name, overrides in ENCODERS.items():
         run, out = checkpoint(root / f"{name}_run", *overrides), root / name
@@ -78,7 +83,7 @@ def elsewhere(tmp_path_factory) -> dict[str, Path]:
     paths = [str(folder) for folder in folders.values()]
     result = subprocess.run([sys.executable, "-c", ELSEWHERE, *paths], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return folders
+    return root
 
 
 @pytest.mark.slow

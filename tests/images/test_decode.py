@@ -85,7 +85,7 @@ def test_names_that_cannot_be_printed():
     assert list(PackedStrings(names)) == names
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile")
     return root, *make_hostile(root)

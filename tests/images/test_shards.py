@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import ranks
 import torch
-from conftest import TINY, command, config, make_folder, same
+from conftest import TINY, command, config, made_once, make_folder, same
 from folder_runs import QUICK
 from hydra.utils import instantiate
 from runs_here import status, train, train_until_killed
@@ -24,16 +24,20 @@ from repel.images.shards import Shards, stream
 from repel.images.sources import Files
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shards(tmp_path_factory):
     """90 pictures, of which one cannot be read, in chunks of about ten; packed by the script."""
-    root = tmp_path_factory.mktemp("shards")
-    make_folder(root / "images", ["a", "b", "c"], 30, size=(14, 12))
-    (root / "images/a/000.png").write_bytes(b"")
-    result = command("scripts/pack_shards.py", f"{root}/images", f"{root}/packed", "--chunk-bytes", "6KB", cwd=root)
-    assert result.returncode == 0, result.stderr
-    assert "skipped" in result.stderr
-    assert "000.png" in result.stderr
+
+    def make(root: Path) -> Path:
+        make_folder(root / "images", ["a", "b", "c"], 30, size=(14, 12))
+        (root / "images/a/000.png").write_bytes(b"")
+        result = command("scripts/pack_shards.py", f"{root}/images", f"{root}/packed", "--chunk-bytes", "6KB", cwd=root)
+        assert result.returncode == 0, result.stderr
+        assert "skipped" in result.stderr
+        assert "000.png" in result.stderr
+        return root
+
+    root = made_once(tmp_path_factory, "shards", make)
     return root / "packed", root / "images"
 
 

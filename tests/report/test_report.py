@@ -5,10 +5,11 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import BANK, SMALL, command, config, make_folder, run_folder, thinned
+from conftest import BANK, SMALL, command, config, made_once, make_folder, run_folder, thinned
 from PIL import Image
 
 from repel.engine import checkpoint_io, runs
@@ -29,13 +30,19 @@ def measured(folder) -> dict[str, float]:
     return json.loads((folder / "metrics.json").read_text())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(finished, tmp_path_factory):
     """The whole default table of a run, in its folder."""
-    cwd = tmp_path_factory.mktemp("evaluated")
-    result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, OMP_NUM_THREADS="1")
-    assert result.returncode == 0, result.stderr
-    return run_folder(result, cwd), result.stdout
+
+    def make(cwd: Path) -> Path:
+        result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+        folder = run_folder(result, cwd)
+        (folder / "printed.txt").write_text(result.stdout, encoding="utf-8")
+        return folder
+
+    folder = made_once(tmp_path_factory, "evaluated", make)
+    return folder, (folder / "printed.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
