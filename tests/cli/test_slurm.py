@@ -32,3 +32,27 @@ def test_outside_slurm_nothing_is_noted(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     slurm.remember(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_of_one_job_at_the_same_time_keep_their_notes(started, monkeypatch):
+    """Two that read and wrote one file would lose one of them, which then began anew."""
+    stale = slurm._entries(started)
+    monkeypatch.setattr(slurm, "_entries", lambda parent: stale)  # what the second one had read
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=2"])
+    slurm.remember(started / "second")
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=3"])
+    slurm.remember(started / "third")
+    monkeypatch.undo()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert [entry["folder"] for entry in slurm._entries(started)] == [
+        str(started / name) for name in ("first", "second", "third")
+    ]
+
+
+def test_a_job_that_was_requeued_across_an_update_finds_its_notes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
+    (tmp_path / ".slurm").mkdir()
+    (tmp_path / ".slurm/7.json").write_text('[{"command": ["seed=1"], "folder": "of 0.1"}]', encoding="utf-8")
+    assert slurm.earlier_folder(tmp_path) == "of 0.1"

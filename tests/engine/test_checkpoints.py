@@ -1,8 +1,10 @@
 """Checkpoints: whole or not at all, of plain containers, checked when read; never of weights that are not finite."""
 
+import errno
 import os
 import shutil
 import signal
+import stat
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +68,29 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     for value in (tmp_path, np.float64(1), OmegaConf.create({}), signal.SIGTERM):
         with pytest.raises(TypeError, match=rf"callbacks.*Best.*0.*{type(value).__name__}"):
             checkpoint_io.AtomicCheckpointIO().save_checkpoint({"callbacks": {"Best": [value]}}, tmp_path / "x.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "of_folders_only"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_flushes_no_folders_gets_its_checkpoints(tmp_path, monkeypatch, number, of_folders_only):
+    """As CIFS, sshfs and WSL's drives; some FUSE file systems flush nothing at all."""
+
+    def fsync(file):
+        if not of_folders_only or stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoint_io.AtomicCheckpointIO().save_checkpoint({"config": {}, "state_dict": {}}, tmp_path / "last.ckpt")
+    assert checkpoint_io.read(tmp_path / "last.ckpt") == {"config": {}, "state_dict": {}}
+
+
+def test_a_file_that_cannot_be_flushed_is_an_error(tmp_path, monkeypatch):
+    def fsync(file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"cannot write .*last.ckpt: \[Errno 5\]"):
+        checkpoint_io.AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
 
 

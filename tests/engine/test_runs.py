@@ -21,7 +21,7 @@ def test_a_new_folder_is_complete_and_locked(folder):
     assert runs.read_environment(folder)["overrides"] == ["seed=1"]
     assert runs.is_locked(folder)
     assert runs.exists(folder)
-    with pytest.raises(ValueError, match=r"already holds a run; resume it by resume="):
+    with pytest.raises(ValueError, match=r"already holds a run; name another folder"):
         runs.create(folder, {"seed": 2}, [])
     with pytest.raises(ValueError, match="still running in another process"):
         runs.lock(folder)

@@ -22,8 +22,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
+from repel.cli import folders, sweeps
 from repel.cli import optuna_study as study
-from repel.cli import slurm, sweeps
 from repel.cli.baseline import own_folders, task_overrides
 from repel.cli.checks import check
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
@@ -37,18 +37,15 @@ from repel.engine.redact import without_secrets
 __all__ = ["entry_point"]
 
 
-def run_folder(resume: str | None, new: str) -> str:
-    """A run's folder: the one that resume names, or where a requeued SLURM job began it, or a new one."""
-    return str(runs.find(resume)) if resume else slurm.earlier_folder(Path(new).parent) or new
-
-
 def job_folder(resume: str | None, sweep: str, number: int, overrides: ListConfig) -> str:
     return sweeps.job_folder(resume, sweep, number, task_overrides(overrides))
 
 
-for resolver in (run_folder, sweeps.sweep_folder, job_folder, study.trials_left, study.sampler_seed):
+for resolver in (
+    folders.run_folder, folders.sweep_folder, folders.out_folder, folders.own_folder,
+    job_folder, study.trials_left, study.sampler_seed,
+):  # fmt: skip
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-OmegaConf.register_new_resolver("given", lambda value, otherwise: otherwise if value is None else value, replace=True)
 
 
 def entry_point(name: str) -> Callable:
@@ -98,6 +95,8 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
         # the sweeper misses the best of trials that all failed
         status, message = MISTAKE, "" if failures else one_line(error)
+    except OSError as error:  # of Hydra, which makes the folder that was typed
+        status, message = MISTAKE, folders.cannot_make(error) if error.filename else one_line(error)
     except LauncherFailed as error:
         status, message = CRASHED, str(error)
     except JobFailed:  # the sweeper ends a search with too many of them

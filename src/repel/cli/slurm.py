@@ -24,12 +24,15 @@ def requeued() -> bool:
 
 
 def _notes(parent: Path) -> Path:
-    return parent / ".slurm" / f"{_job()}.json"
+    """A folder with a note for each run and sweep that this job started: commands at a time share no file."""
+    return parent / ".slurm" / str(_job())
 
 
 def _entries(parent: Path) -> list[dict[str, Any]]:
     """What this job's attempts started below parent: commands and their folders."""
-    return json.loads(_notes(parent).read_text(encoding="utf-8")) if _notes(parent).exists() else []
+    old = parent / ".slurm" / f"{_job()}.json"  # version 0.1 had one file for all
+    entries = json.loads(old.read_text(encoding="utf-8")) if old.exists() else []
+    return entries + [json.loads(note.read_text(encoding="utf-8")) for note in sorted(_notes(parent).glob("*.json"))]
 
 
 def earlier_folder(parent: Path) -> str | None:
@@ -42,6 +45,6 @@ def earlier_folder(parent: Path) -> str | None:
 def remember(folder: Path) -> None:
     """Note the folder of this command's run or sweep for a later attempt of this job, if it is one of SLURM."""
     entry = {"command": sys.argv[1:], "folder": str(folder)}
-    if _job() is not None and entry not in (known := _entries(folder.parent)):
-        _notes(folder.parent).parent.mkdir(exist_ok=True)
-        runs.write_json(_notes(folder.parent), [*known, entry])
+    if _job() is not None and entry not in _entries(folder.parent):
+        _notes(folder.parent).mkdir(parents=True, exist_ok=True)
+        runs.write_json(_notes(folder.parent) / f"{folder.name}.json", entry)

@@ -18,17 +18,6 @@ from repel.engine.configs import flatten
 FINISHED, RESUME, NEW = "finished", "resume", "new"  # what prepare_run() found in a run's folder
 
 
-def sweep_folder(resume: str | None, new: str) -> str:
-    """A sweep's folder: the one that sweep.resume names, or where a requeued SLURM job began it, or a new one.
-
-    Raises:
-        ValueError: sweep.resume is not a folder.
-    """
-    if resume and not Path(str(resume)).expanduser().is_dir():
-        raise ValueError(f"sweep.resume={resume}: there is no such folder; name one that a sweep was run in")
-    return str(Path(str(resume)).expanduser()) if resume else slurm.earlier_folder(Path(new).parent) or new
-
-
 def job_folder(resume: str | None, sweep: str, number: int, overrides: list[str]) -> str:
     """The name of a job's folder: its number; in a resumed sweep, that of the folder where the job ran before."""
     if not resume and not slurm.requeued():

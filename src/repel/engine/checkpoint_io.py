@@ -1,5 +1,7 @@
 """Checkpoints as files: written atomically, plain containers and tensors only, and read without running code."""
 
+import contextlib
+import errno
 import os
 import zipfile
 from collections import OrderedDict, defaultdict
@@ -43,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
-                os.fsync(file.fileno())
+                _flush_to_disk(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
             cause = error if isinstance(error, OSError) else error.__context__ or error
@@ -51,9 +53,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(f"cannot write {path}: {cause}{kept}") from error
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        # the file itself is on disk: that its new name is there too is a bonus, which CIFS, sshfs and WSL's drives lack
+        with contextlib.suppress(OSError):
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _flush_to_disk(file: int) -> None:
+    """fsync of a file, where its file system has one. That the disk is full or broken is an error."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
 
 
 def _check_plain(value: Any, key: str = "checkpoint") -> None:

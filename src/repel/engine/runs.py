@@ -56,7 +56,7 @@ def create(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
         with (folder / "config.yaml").open("x", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     except FileExistsError:
-        raise ValueError(f"{folder} already holds a run; resume it by resume={folder}, or choose name=...") from None
+        raise ValueError(f"{folder} already holds a run; name another folder, or none") from None
     lock(folder)
     write_environment(folder, overrides)
 
@@ -85,9 +85,12 @@ def lock(folder: Path) -> None:
     """Keep other processes from a run until unlock(), or until this process ends, however it ends.
 
     Raises:
-        ValueError: another process holds the lock.
+        ValueError: another process holds the lock, or the folder cannot be written.
     """
-    file = (folder / "config.yaml").open("r+")
+    try:
+        file = (folder / "config.yaml").open("r+")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}): a run goes on in its own folder") from error
     for last in (False,) * 9 + (True,):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
