@@ -31,6 +31,7 @@ from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
 from repel.engine import runs, targets
 from repel.engine.configs import CONF, to_container
+from repel.engine.isolation import isolated_job
 from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE, one_line
 from repel.engine.redact import without_secrets
 
@@ -143,20 +144,23 @@ def run_job(
         JobFailed: in a sweep, see launchers.py.
     """
     sys.argv = arguments  # another process of the launcher's has its own
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+    status = CRASHED
     try:
         for own in own_folders():
             targets.allow_folder(own)
         targets.allow(roots=[str(Path.cwd())])
         check(cfg, name)
         targets.allow(targets.targets(to_container(cfg)))  # what was typed: ranks read it from a file
-        result = task(cfg, folder)
+        with isolated_job() if several else contextlib.nullcontext():
+            result = task(cfg, folder)
         print(f"run: {relative_to_cwd(folder)}", flush=True)
+        status = 0
         return result
     except (KeyboardInterrupt, Stopped) as stop:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # another one would cut off the line that says how to resume
-        print(f"{str(stop) or 'interrupted'}; {_resume_hint(folder)}", file=sys.stderr)
+        status = stop.status if isinstance(stop, Stopped) else Stopped(signal.SIGINT).status
+        with _ignored_signals():  # another one would cut off the line that says how to resume
+            print(f"{str(stop) or 'interrupted'}; {_resume_hint(folder)}", file=sys.stderr)
         raise
     except Exception as error:
         status, message = explain(error, name)
@@ -164,12 +168,29 @@ def run_job(
             traceback.print_exc()
         resumed = status == MISTAKE and cfg.get("resume")  # a mistake about another run's folder
         _record_failure(folder, status, message, keep_traceback=not resumed)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise JobFailed(status) from None
-        failures.append(status)  # raised, Hydra would print it a second time
     finally:
         runs.unlock(folder)
+        _close_loggers(status)
+    # not raised above: Hydra keeps it for the sweep, and with it would keep all that the failed job had in memory
+    if several:
+        raise JobFailed(status)
+    failures.append(status)  # raised, Hydra would print it a second time
     return math.nan
+
+
+@contextlib.contextmanager
+def _ignored_signals() -> Iterator[None]:
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _close_loggers(status: int) -> None:
+    if "repel.monitoring.services" in sys.modules:  # which imports torch
+        sys.modules["repel.monitoring.services"].close_loggers(status)
 
 
 def _resume_hint(folder: Path) -> str:

@@ -125,13 +125,15 @@ def build_trainer(
     from repel.engine.batch_norm import CrossRankBatchNormSync
     from repel.engine.checkpoint_callbacks import ConfigInCheckpoint
     from repel.engine.checkpoint_io import AtomicCheckpointIO
+    from repel.monitoring.services import keep_logger
 
     agreement = RankAgreement(signals or DeferredSignals())
     chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
     purge_step = resume_from and resume_from[1]["global_step"]
 
     def logger(node: DictConfig) -> "Logger":
-        return _instantiate(node, save_dir=str(folder), **({"purge_step": purge_step} if "purge_step" in node else {}))
+        purge = {"purge_step": purge_step} if "purge_step" in node else {}
+        return keep_logger(_instantiate(node, save_dir=str(folder), **purge))
 
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     # set explicitly: Lightning would take any SLURM job for one whose ranks srun started

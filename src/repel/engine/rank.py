@@ -72,6 +72,8 @@ def run_rank(folder: Path, task: str, store: str | None = None, print_error: boo
         _record_failure(folder, rank, status, message)
         if print_error:
             print(f"error: rank {rank}: {message}", file=sys.stderr)
+    if "repel.monitoring.services" in sys.modules:  # os._exit runs no handlers of exit, which wandb counts on
+        sys.modules["repel.monitoring.services"].close_loggers(status)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     return status

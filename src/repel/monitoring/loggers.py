@@ -1,4 +1,4 @@
-"""metrics.csv, and Weights & Biases."""
+"""metrics.csv: the history of a run as a table."""
 
 import csv
 import os
@@ -11,9 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from repel.base.installation import install_extra
-
-__all__ = ["CSVHistory", "wandb_logger"]
+__all__ = ["CSVHistory"]
 
 
 class CSVHistory(Logger):
@@ -110,17 +108,3 @@ class _HistoryFile:
             writer.writeheader()
             writer.writerows(rows)
         os.replace(temporary, self.path)
-
-
-def wandb_logger(save_dir: str, project: str, offline: bool) -> Logger:
-    """Lightning's logger for Weights & Biases, in the run folder; run names are the folders'.
-
-    Raises:
-        ValueError: wandb is missing.
-    """
-    from lightning.pytorch.loggers import WandbLogger
-
-    try:
-        return WandbLogger(name=Path(save_dir).name, save_dir=save_dir, project=project, offline=offline)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"logger=wandb needs wandb: {install_extra('wandb')}") from error
