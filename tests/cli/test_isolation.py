@@ -44,7 +44,8 @@ def sweep(monkeypatch, tmp_path):
 def state() -> dict:
     """What a job can change for all of its process."""
     return {
-        "environment": dict(os.environ), "folder": os.getcwd(), "path": list(sys.path), "filters": list(warnings.filters),
+        "environment": dict(os.environ), "folder": os.getcwd(), "path": list(sys.path),
+        "filters": list(warnings.filters),
         "root": (logging.root.level, list(logging.root.handlers)), "threads": torch.get_num_threads(),
         "seeds": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
         "matplotlib": (matplotlib.rcParams["font.size"], plt.get_fignums()), "dtype": torch.get_default_dtype(),

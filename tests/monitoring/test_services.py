@@ -69,9 +69,10 @@ def test_a_sweep_logs_its_jobs_apart(wandb, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_mlflow_stores_says_how_the_job_ended(tmp_path):
+def test_what_mlflow_stores_says_how_the_job_ended(tmp_path, monkeypatch):
     """Also where the evaluation fails, after a training that succeeded."""
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     logger = {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": f"file:{tmp_path}/store"}
     client = mlflow.MlflowClient(logger["tracking_uri"])
     text = "+logger.mlflow={" + ",".join(f"{key}:'{value}'" for key, value in logger.items()) + "}"
