@@ -1,19 +1,25 @@
 """Ranks that others have started: which is one, and what the first tells the rest."""
 
 import json
+import os
+import signal
+import socket
 
 import pytest
 import torch.distributed as dist
 
+from repel.base.signals import Stopped
 from repel.engine import external_launcher as external
 from repel.engine import targets
-from repel.engine.outcomes import CRASHED
+from repel.engine.outcomes import CRASHED, MISTAKE, RankFailed
 
 
 @pytest.fixture
 def store(monkeypatch):
     made = dist.HashStore()
     monkeypatch.setattr(external, "_store", lambda: made)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
     return made
 
 
@@ -32,6 +38,7 @@ def test_which_process_is_one_of_several_ranks(monkeypatch, environment, several
 
 def test_an_announced_run_is_run_with_what_it_may_name(store, tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "_names", {"mine.Part"})
+    store.add(external.CAME, 3)
     external.announce_run(tmp_path, "repel.engine.fit:fit_new")
     monkeypatch.setattr(targets, "_names", set())
     done = []
@@ -44,7 +51,95 @@ def test_an_announced_run_is_run_with_what_it_may_name(store, tmp_path, monkeypa
 
 
 def test_ranks_end_where_the_first_failed(store, monkeypatch):
+    store.add(external.LEFT, 3)  # it waits for them to learn of it
     external.abort_waiting_ranks(2)
     assert external.run_announced() == 2
     monkeypatch.setattr(external, "_store", lambda: 1 / 0)  # the connection is lost
     assert external.run_announced() == CRASHED
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Waiting takes no time: each look is a second later."""
+    now = iter(range(100_000))
+    monkeypatch.setattr(external.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(external.time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("store", "clock")
+def test_no_rank_waits_for_ever(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    assert external.run_announced() == CRASHED
+    assert capsys.readouterr().err.startswith("error: rank 2: the first rank announced no run in 300 seconds")
+    with pytest.raises(RankFailed, match="not all of the 4 ranks .* have started in 300 seconds"):
+        external.announce_run(tmp_path, "repel.engine.fit:fit_new")
+    with pytest.raises(RankFailed, match="not all of the 4 ranks .* have read the data in 1800 seconds"):
+        external.meet()
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_first_rank_that_failed_waits_for_nobody(store, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    external.abort_waiting_ranks(2)
+    assert external.time.monotonic() < 20
+    assert json.loads(store.get(external.RUN)) == {"failed": 2}
+
+
+def test_ranks_learn_of_one_that_failed_while_it_read_the_data(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    store.add(external.CAME, 3)
+    external.announce_run(tmp_path, "repel.engine.fit:fit_new")
+    monkeypatch.setattr(external, "run_rank", lambda *args, **kwargs: 2)
+    assert external.run_announced() == 2
+    with pytest.raises(RankFailed, match="rank 3 ended before training began") as ended:
+        external.meet()
+    assert ended.value.status == 2
+
+
+def test_all_that_came_go_on(store, tmp_path):
+    store.add(external.CAME, 3)
+    external.announce_run(tmp_path, "repel.engine.fit:fit_new")
+    store.add(external.READY, 3)
+    external.meet()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_signal_ends_a_rank_that_waits(monkeypatch):
+    def sleep(seconds):
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(external.time, "sleep", sleep)
+    assert external.run_announced() == 143
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_shell_that_srun_opened_is_no_rank(monkeypatch, capsys, terminal):
+    """srun -n 4 --pty bash, and then python: no one else will come."""
+    from repel.cli.main import embed
+
+    for name, value in {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr("repel.cli.command.raise_on_signal", lambda: None)
+    usual = os.open
+    place = os.devnull if terminal else "/nowhere/tty"
+    monkeypatch.setattr(os, "open", lambda path, *rest: usual(place if path == "/dev/tty" else path, *rest))
+    assert external.is_shell_of_srun() is terminal
+    if terminal:
+        with pytest.raises(SystemExit) as ended:
+            embed()
+        assert ended.value.code == MISTAKE
+        assert "unset SLURM_STEP_NUM_TASKS, or start it by srun" in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert not external.is_shell_of_srun()
+
+
+def test_a_store_at_an_address_that_nobody_serves(monkeypatch, clock):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "RANK": "1", "WORLD_SIZE": "2"}
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RankFailed, match=r"cannot be reached at 127\.0\.0\.1:\d+ in 300 seconds"):
+            external._store.__wrapped__()

@@ -136,7 +136,8 @@ def test_tasks_of_srun_meet_in_one_run(tmp_path):
             task = {"SLURM_JOB_ID": port, "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(rank),
                     "SLURM_LOCALID": str(rank), "SLURM_STEP_NODELIST": "localhost", "OMP_NUM_THREADS": "1"}  # fmt: skip
             tasks.append(subprocess.Popen([sys.executable, str(ROOT / "train.py"), *options, *more], cwd=tmp_path,
-                                          env={**os.environ, **task}, stdout=subprocess.DEVNULL))  # fmt: skip
+                                          env={**os.environ, **task}, stdout=subprocess.DEVNULL,
+                                          start_new_session=True))  # fmt: skip
         try:
             statuses = [task.wait(200) for task in tasks]
             assert statuses[0] == status

@@ -111,8 +111,13 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
 
 def _is_first_rank(name: str) -> bool:
     """Whether this is the first of several ranks that torchrun or srun started. Another one does its part and ends."""
-    from repel.engine.external_launcher import is_external_rank, run_announced
+    from repel.engine.external_launcher import is_external_rank, is_shell_of_srun, run_announced
 
+    if is_shell_of_srun():
+        tasks = os.environ["SLURM_STEP_NUM_TASKS"]
+        print(f"error: this shell is one of {tasks} tasks that srun started, and the others run no {name}.py: "
+              "unset SLURM_STEP_NUM_TASKS, or start it by srun python", file=sys.stderr)  # fmt: skip
+        sys.exit(MISTAKE)
     if not is_external_rank():
         return False
     if name != "train" or "-m" in sys.argv or "--multirun" in sys.argv:
@@ -126,7 +131,8 @@ def _is_first_rank(name: str) -> bool:
 def _abort_waiting_ranks(status: int) -> None:
     from repel.engine.external_launcher import abort_waiting_ranks
 
-    abort_waiting_ranks(status)
+    with contextlib.suppress(Stopped):  # a signal: nobody needs to wait for
+        abort_waiting_ranks(status)
     sys.stdout.flush()
     os._exit(status)  # not sys.exit: destroying the process group would hang if other ranks are gone
 

@@ -1,24 +1,35 @@
 """Ranks that torchrun or srun has started: how they find each other, and the run that the first one makes.
 
-Only the first rank reads the command line. The others wait until it announces the run folder, or that it failed.
+Only the first rank reads the command line. The others wait until it announces the run folder, or that it failed. Every
+wait has a limit, and looks again and again instead of waiting inside torch, where no signal would end it.
 """
 
+import contextlib
 import functools
 import json
 import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from repel.base.signals import Stopped
 from repel.engine import targets
-from repel.engine.outcomes import CRASHED
+from repel.engine.outcomes import CRASHED, RankFailed
 from repel.engine.rank import run_rank
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-__all__ = ["abort_waiting_ranks", "announce_run", "is_external_rank", "run_announced"]
+__all__ = ["abort_waiting_ranks", "announce_run", "is_external_rank", "is_shell_of_srun", "meet", "run_announced"]
 
-RUN = "run"  # the store's key under which the first rank announces the run
+RUN, FAILED = "run", "failed"  # the store's keys: the run that the first rank announces; why a rank ended
+CAME, READY, LEFT = "came", "ready", "left"  # the store's counters of ranks
+START, DATA = 300.0, 1800.0  # seconds in which all ranks must have started, and have read the data
+GOODBYE = 10.0  # seconds that a first rank which failed stays, for the others to learn of it
 
 
 def is_external_rank() -> bool:
@@ -28,39 +39,127 @@ def is_external_rank() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
 
 
+def is_shell_of_srun() -> bool:
+    """Whether this process was typed in a shell that srun opened on a terminal: the step's other tasks run nothing."""
+    first_task = os.environ.get("SLURM_PROCID") == "0" and "RANK" not in os.environ
+    if not first_task or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))  # srun gives its tasks none, but for the first one of srun --pty
+    except OSError:
+        return False
+    return True
+
+
 def announce_run(folder: Path, task: str) -> None:
-    """Called by the first rank: the others, which wait in run_announced, do their part of the task in this folder."""
-    _announce({"folder": str(folder.resolve()), "task": task, "allowed": targets.allowed()})
+    """Called by the first rank: the others, which wait in run_announced, do their part of the task in this folder.
+
+    Raises:
+        RankFailed: not all of them came.
+    """
+    run = {"folder": str(folder.resolve()), "task": task, "allowed": targets.allowed()}
+    _store().set(RUN, json.dumps(run))
+    _wait_for_all(CAME, _world() - 1, START, "started")
 
 
 def abort_waiting_ranks(status: int) -> None:
-    """Called by the first rank where it failed: ranks that still wait for a run end with the same status."""
-    if not _store().check([RUN]):
-        _announce({"failed": status})
+    """Called by the first rank where it failed: ranks that still wait end with the same status, if they exist."""
+    with contextlib.suppress(Exception):  # of a store that cannot be opened, or whose ranks are not there
+        _store().set(FAILED, json.dumps({"rank": 0, "status": status}))
+        if not _store().check([RUN]):
+            _store().set(RUN, json.dumps({"failed": status}))
+            if not _agent_has_store():
+                _wait_for_all(LEFT, _world() - 1, GOODBYE, "left")
 
 
 def run_announced() -> int:
     """Called by every other rank: wait for the run, then do this rank's part of it. Returns the exit status."""
     try:
-        run = json.loads(_store().get(RUN))
+        store = _store()
+        store.add(CAME, 1)
+        _wait(lambda: store.check([RUN]), START, "the first rank announced no run")
+        run = json.loads(store.get(RUN))
+        if "failed" in run:
+            store.add(LEFT, 1)
+    except RankFailed as failed:
+        print(f"error: rank {os.environ['RANK']}: {failed}", file=sys.stderr)
+        run = {"failed": failed.status}
+    except Stopped as stopped:
+        run = {"failed": stopped.status}
     except Exception:  # a lost connection: the first rank printed why it ended
         run = {"failed": CRASHED}
     if "failed" in run:
         return run["failed"]
     targets.allow(**run["allowed"])
-    return run_rank(Path(run["folder"]), run["task"], print_error=True)
+    status = run_rank(Path(run["folder"]), run["task"], print_error=True)
+    if status:
+        with contextlib.suppress(Exception):  # the first rank has ended, too
+            store.set(FAILED, json.dumps({"rank": int(os.environ["RANK"]), "status": status}))
+    return status
 
 
-def _announce(run: dict[str, Any]) -> None:
-    _store().set(RUN, json.dumps(run))
+def meet() -> None:
+    """Wait until every rank has read its data, just before they join in torch's process group.
+
+    Raises:
+        RankFailed: one has failed, or did not come.
+    """
+    _store().add(READY, 1)
+    _wait_for_all(READY, _world(), DATA, "read the data")
+
+
+def _wait_for_all(counter: str, ranks: int, seconds: float, done: str) -> None:
+    store = _store()
+
+    def all_are_there() -> bool:
+        if counter == READY and store.check([FAILED]):
+            failed = json.loads(store.get(FAILED))
+            raise RankFailed(failed["status"], f"rank {failed['rank']} ended before training began")
+        return store.add(counter, 0) >= ranks
+
+    _wait(all_are_there, seconds, f"not all of the {_world()} ranks that torchrun or srun was to start have {done}")
+
+
+def _wait(done: Callable[[], bool], seconds: float, failure: str) -> None:
+    """Raises RankFailed where nothing was done in so many seconds. A signal ends the wait at once."""
+    until = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > until:
+            raise RankFailed(CRASHED, f"{failure} in {seconds:.0f} seconds; end the job, and start all ranks again")
+        time.sleep(0.1)
+
+
+def _world() -> int:
+    return int(os.environ["WORLD_SIZE"])
+
+
+def _agent_has_store() -> bool:
+    """Whether torchrun itself holds the store, and ends its ranks by itself where one fails."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 @functools.cache  # the first rank's store may be the server: it must live as long as the process
 def _store() -> "Store":
-    """A key-value store that all ranks reach."""
-    from torch.distributed import PrefixStore, rendezvous
+    """A key-value store that all ranks reach: torch's own, at the same place, but that nobody waits in it.
 
-    store, _, _ = next(rendezvous("env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])))
+    Raises:
+        RankFailed: it cannot be reached.
+    """
+    from torch.distributed import PrefixStore, TCPStore
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    server = os.environ["RANK"] == "0" and not _agent_has_store()
+
+    def reachable() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5):
+            return True
+        return False
+
+    if not server:
+        _wait(reachable, START, f"the first rank cannot be reached at {host}:{port}")
+    store = TCPStore(
+        host, port, _world(), server, timeout=timedelta(seconds=START), wait_for_workers=False, multi_tenant=server
+    )
     return PrefixStore("repel", store)
 
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -19,6 +20,7 @@ from repel.data.length import planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
 from repel.engine.configs import flatten, load_config, to_container
+from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.notes import end_notes, length_notes, notes
 from repel.module import Contrastive, Diverged
 
@@ -100,6 +102,8 @@ def train(
 ) -> None:
     """Lightning's fit, with its failures as the exceptions that fit() documents."""
     try:
+        if is_external_rank() and not dist.is_initialized():
+            meet()
         with signals:
             trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except SystemExit:

@@ -51,7 +51,7 @@ def launch(cfg: DictConfig, folder: Path, resume: bool) -> "PairData | None":
         if (started := int(os.environ["WORLD_SIZE"])) != devices * nodes:
             raise ValueError(
                 f"trainer.devices={devices} on trainer.num_nodes={nodes} are not the {started} ranks that torchrun or "
-                "srun started; set both to what was started"
+                "srun started; set both to what was started; in a shell that srun opened, unset SLURM_STEP_NUM_TASKS"
             )
         announce_run(folder, task)
     elif nodes > 1:
