@@ -72,9 +72,9 @@ def test_no_rank_waits_for_ever(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "2")
     assert external.run_announced() == CRASHED
     assert capsys.readouterr().err.startswith("error: rank 2: the first rank announced no run in 300 seconds")
-    with pytest.raises(RankFailed, match="not all of the 4 ranks .* have started in 300 seconds"):
+    with pytest.raises(RankFailed, match=r"not all of the 4 ranks .* have started in 300 seconds"):
         external.announce_run(tmp_path, "repel.engine.fit:fit_new")
-    with pytest.raises(RankFailed, match="not all of the 4 ranks .* have read the data in 1800 seconds"):
+    with pytest.raises(RankFailed, match=r"not all of the 4 ranks .* have read the data in 1800 seconds"):
         external.meet()
 
 

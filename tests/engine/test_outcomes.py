@@ -1,15 +1,22 @@
 """How a failure becomes an exit status and a line, here and on another rank."""
 
+import errno
 import json
+import multiprocessing
+import os
 import signal
+import types
 
 import pytest
+from conftest import config
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.signals import Stopped
 from repel.data.samples import UnreadableSample
+from repel.engine.build import build_trainer
+from repel.engine.fit import check_shared_memory
 from repel.engine.launch import _failure
 from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE, RankFailed, explain
 from repel.engine.rank import failure_records, run_rank
@@ -98,3 +105,50 @@ def test_ranks_that_left_no_record(tmp_path):
     assert explain(_failure(killed, tmp_path)) == (CRASHED, "rank 1 was killed by signal 9 (SIGKILL); out of memory?")
     assert isinstance(_failure(Ended(r0=143), tmp_path), Stopped)
     assert explain(_failure(Ended(r0=5), tmp_path)) == (CRASHED, "rank 0 ended with status 5")
+
+
+def test_an_exception_without_words_names_its_place():
+    def find():
+        raise NotImplementedError
+
+    with pytest.raises(NotImplementedError) as caught:
+        find()
+    status, line = explain(caught.value)
+    assert status == CRASHED
+    assert line.startswith("NotImplementedError in find (")
+    assert "test_outcomes.py, line " in line
+
+
+def test_shared_memory_that_is_full_is_named(monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        multiprocessing.get_context("fork").Queue()
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+    for error in (caught.value, killed):
+        status, line = explain(error)
+        assert status == MISTAKE
+        assert "/dev/shm" in line
+        assert "data.workers" in line
+    of_a_file = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/metrics.csv")
+    assert explain(of_a_file) == (CRASHED, "OSError: [Errno 28] No space left on device: 'runs/metrics.csv'")
+
+
+def test_shared_memory_that_is_too_small_is_refused_before_training(tmp_path, monkeypatch):
+    cfg = config("data=image_folder", "data.root=x", "data.image_size=224", "data.batch_size=256")
+    monkeypatch.setattr("shutil.disk_usage", lambda place: types.SimpleNamespace(free=64 * 2**20))
+    with pytest.raises(ValueError, match=r"has 64.0 MB free, and .* data.workers=1 need at least 73.5 MB .*--shm-size"):
+        check_shared_memory(cfg, 1, tmp_path)
+    check_shared_memory(cfg, 0, tmp_path)
+    check_shared_memory(config("data.batch_size=16"), 2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("finder", "key"), [("BatchSizeFinder", "data.batch_size"), ("LearningRateFinder", "optimizer.lr")]
+)
+def test_lightnings_finders_are_refused_before_data_is_read(tmp_path, finder, key):
+    cfg = config(f"+callbacks.find={{_target_:lightning.pytorch.callbacks.{finder}}}")
+    with pytest.raises(ValueError, match=f"callbacks.find: {finder} does not work here: .* {key}"):
+        build_trainer(cfg, tmp_path)

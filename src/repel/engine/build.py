@@ -129,6 +129,7 @@ def build_trainer(
 
     agreement = RankAgreement(signals or DeferredSignals())
     chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
+    _check_finders(cfg.callbacks, chosen)
     purge_step = resume_from and resume_from[1]["global_step"]
 
     def logger(node: DictConfig) -> "Logger":
@@ -151,6 +152,21 @@ def build_trainer(
         enable_model_summary=False,
         enable_progress_bar=cfg.callbacks.get("progress") is not None,
     )
+
+
+def _check_finders(nodes: DictConfig, callbacks: Collection[Any]) -> None:
+    """Raises ValueError where Lightning is to find the batch size or the learning rate, before any data is read."""
+    from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+
+    instead = {
+        BatchSizeFinder: "the batch is a part of the loss here, its negatives; set data.batch_size",
+        LearningRateFinder: "a contrastive loss is no measure of a learning rate; set optimizer.lr",
+    }
+    names = [name for name, node in nodes.items() if node]
+    for name, callback in zip(names, callbacks, strict=True):
+        for finder, words in instead.items():
+            if isinstance(callback, finder):
+                raise ValueError(f"callbacks.{name}: {finder.__name__} does not work here: {words}")
 
 
 def on_gpu(cfg: DictConfig) -> bool:

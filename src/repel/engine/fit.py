@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import DeferredSignals, Stopped
@@ -22,6 +23,7 @@ from repel.engine.build import build_data, build_evaluators, build_module, build
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.notes import end_notes, length_notes, notes
+from repel.engine.outcomes import MORE_SHARED_MEMORY
 from repel.module import Contrastive, Diverged
 
 __all__ = ["fit", "fit_new", "fit_resumed"]
@@ -61,6 +63,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
     data.setup()
     check_data(data, cfg.data.batch_size, trainer.world_size)
+    check_shared_memory(cfg, data.splits.train.workers)
     if module.loss.supervised and not data.labelled:
         raise ValueError("the loss or its negatives use labels, and this data has none; choose others, or other data")
     module.give_data_info(data.splits.train.info())
@@ -152,6 +155,20 @@ def check_data(data: PairData, batch_size: int, world: int) -> None:
         )
     if data.batches_per_epoch() < 1:
         raise ValueError("trainer.limit_train_batches leaves no batch in an epoch; raise it")
+
+
+def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
+    """Raises ValueError where the data workers' batches do not fit: a worker would fail, and training wait for it."""
+    side, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
+    if not (workers and side and channels and views and place.is_dir()):
+        return
+    # of all ranks on this machine, each with these workers; a worker holds a batch at least
+    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * side**2
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise ValueError(
+            f"{place} has {free / 2**20:,.1f} MB free, and the batches of data.workers={workers} need at least "
+            f"{needed / 2**20:,.1f} MB there: {MORE_SHARED_MEMORY}"
+        )
 
 
 def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Trainer, step: int | None) -> None:

@@ -1,15 +1,19 @@
 """Exit statuses, and the line that says why a run failed. Imports neither torch nor lightning."""
 
+import errno
 import re
+import traceback
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["CRASHED", "DIVERGED", "MISTAKE", "RankFailed", "explain", "one_line"]
+__all__ = ["CRASHED", "DIVERGED", "MISTAKE", "MORE_SHARED_MEMORY", "RankFailed", "explain", "one_line"]
 
 CRASHED, MISTAKE, DIVERGED = 1, 2, 3  # exit statuses; 0: done; 130 and 143: stopped by a signal
 # exceptions that report a user's mistake, by name: importing their modules would import torch
 MISTAKE_NAMES = ("MisconfigurationException", "UnreadableSample")
+
+MORE_SHARED_MEMORY = "give it more (docker run --shm-size=8g), or use fewer data.workers, 0 for none"
 
 
 class RankFailed(Exception):
@@ -46,4 +50,25 @@ def explain(error: Exception) -> tuple[int, str]:
         return MISTAKE, one_line(error)
     if type(error).__name__ == "Diverged":
         return DIVERGED, one_line(error)
-    return CRASHED, f"{type(error).__name__}: {one_line(error)}"
+    if _lacks_shared_memory(error):
+        return MISTAKE, f"{one_line(error)}: /dev/shm, where workers leave batches, is full; {MORE_SHARED_MEMORY}"
+    return CRASHED, f"{type(error).__name__}: {one_line(error)}" if one_line(error) else _where(error)
+
+
+def _lacks_shared_memory(error: Exception) -> bool:
+    """Semaphores and batches of data workers that found no place: none names a file of the user's."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return error.filename is None and any("multiprocessing" in f.filename for f in _frames(error))
+    words = str(error)
+    return isinstance(error, RuntimeError) and ("unable to write to file </torch_" in words or "Bus error" in words)
+
+
+def _frames(error: Exception) -> traceback.StackSummary:
+    return traceback.extract_tb(error.__traceback__)
+
+
+def _where(error: Exception) -> str:
+    """A line for an exception without a message: what it is, and the place that raised it."""
+    frames = _frames(error)
+    place = f" in {frames[-1].name} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{place}"
