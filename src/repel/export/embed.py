@@ -20,7 +20,7 @@ from repel.engine.build import build_data, with_data
 from repel.engine.configs import load_config
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
-from repel.images.decode import decode, shown
+from repel.images.decode import shown
 from repel.images.encoded import Encoded
 
 __all__ = ["COLUMNS", "RECORD", "FeatureLayers", "embed", "file_names", "split_parts"]
@@ -154,7 +154,7 @@ def _describe_unread(images: Samples, places: Tensor) -> list[str]:
     lines: list[str] = []
     for place in sorted(set(range(len(images))) - set(places.tolist())):
         assert isinstance(images, Encoded), "what is held in memory was read"
-        images.read_or_skip(place, lambda file: [decode(file, images.size, images.channels)], lines)
+        images.read_or_skip(place, images.center, lines)
     return lines
 
 
