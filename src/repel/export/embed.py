@@ -128,7 +128,10 @@ def _check_shape(layers: FeatureLayers, config: dict[str, Any], data: PairData, 
 def _read_splits(data: PairData) -> Splits:
     """The data as its reader splits it, nothing held out."""
     splits = data.read()
-    return label_by_table(splits, data.table) if data.table is not None and splits.train.labels is None else splits
+    if data.table is None or splits.train.labels is not None:
+        return splits
+    data.print_table_notes(splits)
+    return label_by_table(splits, data.table)
 
 
 def split_parts(splits: Splits) -> dict[str, Samples]:

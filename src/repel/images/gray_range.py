@@ -27,9 +27,11 @@ def note_narrow_range(paths: Sequence[Path], gray_range: GrayRange | None) -> No
         return
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if high <= 65535 and (levels := (high >> 8) - (low >> 8) + 1) < LEVELS:
+        whole = 2 ** max(1, high.bit_length())  # of the camera, which keeps what is black, and is that of other files
+        start, end = (0, whole - 1) if (high - low) * 4 >= whole else (low, max(high, low + 1))
         print(
-            f"note     the 16-bit images use the values {low} to {high} of 65535, by {len(ends)} of them: {levels} of "
-            f"256 gray levels are left; data.range=[{low},{high}] spreads these values over all"
+            f"note     the 16-bit images have values from {low} to {high} of 65535 in {len(ends)} that were looked at: "
+            f"{levels} of 256 gray levels are left; data.range=[{start},{end}] spreads this range over all levels"
         )
 
 

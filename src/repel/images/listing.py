@@ -49,13 +49,13 @@ class Listing:
     def describe(self, read: int) -> str:
         """How many files there are, how many are read, and what the others are, in one line."""
         left_out = self.left_out + Counter({"images in no split": len(self.files) - read})
-        common = left_out.most_common(KINDS_SHOWN)
+        common = _most_common(left_out)
         kinds = [f"{count:,} {_with_fix(kind)}" for kind, count in common]
         if more := left_out.total() - sum(count for _, count in common):
             kinds.append(f"{more:,} of other kinds")
         parts = [f"found {len(self.files) + self.left_out.total():,} files, read {read:,}"]
         parts += [f"left out: {', '.join(kinds)}"] if kinds else []
-        names = [shown(name) + (f" ({count:,})" if count > 1 else "") for name, count in self.closed.most_common(5)]
+        names = [shown(name) + (f" ({count:,})" if count > 1 else "") for name, count in _most_common(self.closed)]
         return "; ".join([*parts, *([f"not looked into: {', '.join(names)}"] if names else [])])
 
 
@@ -109,6 +109,11 @@ def _kind_left_out(root: str, name: str) -> str | None:
     if os.path.islink(path) and not os.path.exists(path):
         return "broken links"
     return shown(ending) if ending else "without an ending"
+
+
+def _most_common(counts: Counter[str]) -> list[tuple[str, int]]:
+    """In an order that does not depend on the file system's."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:KINDS_SHOWN]
 
 
 def _with_fix(kind: str) -> str:
