@@ -26,7 +26,7 @@ def test_tables_that_contradict_themselves_are_refused(tmp_path, text, words):
 
 
 def test_rows_of_a_file_that_agree_are_one(tmp_path):
-    found = table(tmp_path, "file,x,y\na.png,1,\nb.png,2,3\na.png,,4\na.png,1,4\n")
+    found = table(tmp_path, "file, x,y\na.png,1,\nb.png,2,3\na.png,,4\na.png, 1,4 \n")
     assert {name: labels.tolist() for name, labels in found.lookup(NAMES).items()} == {"x": [0, 1, -1], "y": [1, 0, -1]}
 
 

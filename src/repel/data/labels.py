@@ -34,7 +34,8 @@ class Table:
         try:
             with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
-                columns, rows = list(reader.fieldnames or []), list(reader)
+                columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+                rows = list(reader)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"data.labels={path} cannot be read ({error})") from error
         if "file" not in columns or len(columns) < 2 or not rows:
@@ -104,7 +105,8 @@ def _merge_rows(path: str, rows: list[dict[str, str]]) -> dict[str, dict[str, st
     for row in rows:
         file = row["file"] or ""
         known = merged.setdefault(file, {})
-        for column, label in row.items():
+        for column, cell in row.items():
+            label = (cell or "").strip()
             if label and known.setdefault(column, label) != label:
                 raise ValueError(
                     f"data.labels={path}: two rows of {file} differ in the column {column}: {known[column]!r} and "
