@@ -30,9 +30,16 @@ def test_rows_of_a_file_that_agree_are_one(tmp_path):
     assert {name: labels.tolist() for name, labels in found.lookup(NAMES).items()} == {"x": [0, 1, -1], "y": [1, 0, -1]}
 
 
+def test_names_match_however_they_are_spelled(tmp_path):
+    found = table(tmp_path, "file,x\n./a\u0308.png,1\n\u00f6.png,2\n")
+    names = np.array(["\u00e4.png", "o\u0308.png"], dtype=object)
+    assert found.lookup(names)["x"].tolist() == [0, 1]
+    assert found.notes(list(names)) == []
+
+
 def test_what_does_not_fit_is_counted(tmp_path):
     assert table(tmp_path, "file,x\na.png,1\nb.png,2\nc.png,2\n").notes(list(NAMES)) == []
-    notes = table(tmp_path, "file,x\na.png,1\nB.png,2\n./c.png,2\n").notes(list(NAMES))
+    notes = table(tmp_path, "file,x\na.png,1\nB.png,2\nx/c.png,2\n").notes(list(NAMES))
     assert [note.split(": ", 1)[1] for note in notes] == [
         "2 of 3 files name no sample, the first: 'B.png'",
         "2 of 3 samples have no row, the first: 'b.png'",

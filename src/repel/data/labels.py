@@ -1,6 +1,7 @@
 """Further labels of samples, next to their class: several tasks from one representation."""
 
 import csv
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ class Table:
         """
         if names is None:
             raise ValueError(f"data.labels={self.path}: the samples of this data have no file names; leave it out")
-        places = torch.tensor([self.row.get(name, -1) for name in names], dtype=torch.int64)
+        places = torch.tensor([self.row.get(_match_key(name), -1) for name in names], dtype=torch.int64)
         return {name: codes[places].where(places >= 0, -1) for name, codes in self.codes.items()}
 
     def notes(self, names: Collection[str]) -> list[str]:
@@ -67,9 +68,9 @@ class Table:
         Args:
             names: of all samples.
         """
-        known = set(names)
+        known = {_match_key(name) for name in names}
         unmatched = [file for file in self.row if file not in known]
-        unlisted = [name for name in names if name not in self.row]
+        unlisted = [name for name in names if _match_key(name) not in self.row]
         lines = []
         if unmatched:
             lines.append(f"{len(unmatched):,} of {len(self.row):,} files name no sample, the first: {unmatched[0]!r}")
@@ -95,6 +96,11 @@ class Table:
         return f"data.labels={self.path} lists none of the samples, which are named such as {name}"
 
 
+def _match_key(name: str) -> str:
+    """A name as rows and samples are matched: without ./, and an umlaut is one letter, which macOS writes as two."""
+    return unicodedata.normalize("NFC", name).removeprefix("./")
+
+
 def _merge_rows(path: str, rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
     """file -> column -> label, of what is known.
 
@@ -103,7 +109,7 @@ def _merge_rows(path: str, rows: list[dict[str, str]]) -> dict[str, dict[str, st
     """
     merged: dict[str, dict[str, str]] = {}
     for row in rows:
-        file = row["file"] or ""
+        file = _match_key(row["file"] or "")
         known = merged.setdefault(file, {})
         for column, cell in row.items():
             label = (cell or "").strip()

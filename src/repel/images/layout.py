@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repel.base.collectives import rank
+from repel.images.decode import shown
 from repel.images.listing import Listing
 
 __all__ = ["LAYOUTS", "SPLITS", "Part", "class_names", "empty_folders", "split_folders", "split_named"]
 
 SPLITS = ("train", "val", "test")
+NAMED = 5  # folders in a line
 LAYOUTS = ("splits", "classes", "imagenet")
 SPELLINGS = {
     "train": "train", "training": "train", "trainval": "train",
@@ -200,10 +202,11 @@ def class_names(root: Path, parts: dict[str, Part]) -> list[str]:
 
 
 def empty_folders(listing: Listing, parts: dict[str, Part]) -> list[str]:
-    """Folders in the place of a class without any image below, relative to data.root; none of unlabeled images."""
+    """Names of folders in the place of a class without an image below; none where no image is in a class."""
     found = []
     for part in parts.values():
         filled = {os.path.join(part.folder, file.split(os.sep, 1)[0]) for file in part.files if os.sep in file}
         beside = (folder for folder in listing.folders if os.path.dirname(folder) == part.folder)
         found += [folder for folder in beside if filled and folder not in filled]
-    return sorted(found)
+    names = [shown(folder) for folder in sorted(found)]
+    return names if len(names) <= NAMED else [*names[:NAMED], f"{len(names) - NAMED:,} more"]
