@@ -4,7 +4,7 @@ import pytest
 from conftest import make_folder
 
 from repel.images.folder import image_folder
-from repel.images.layout import split_named
+from repel.images.split_names import split_named, splits_among
 
 SPELLED = {
     "train": "Train TRAIN Training train_set TrainingSet trainset seg_train train2017 train_images trainA trainval",
@@ -12,7 +12,7 @@ SPELLED = {
     "test": "Test testing TESTING testset seg_test test-images test_data",
 }
 CLASSES = ["train_station", "bullet train", "test_tube", "trainer", "valley", "valve", "contest", "Testament",
-           "train_test", "développement", "n02917067", "1", "a", "latest", "protest"]  # fmt: skip
+           "train_test", "2_3", "...", "développement", "n02917067", "1", "a", "latest", "protest"]  # fmt: skip
 
 
 def read(root, layout="splits"):
@@ -23,6 +23,7 @@ def read(root, layout="splits"):
 def test_names_of_splits_in_any_spelling():
     for split, names in SPELLED.items():
         assert {name: split_named(name) for name in names.split()} == dict.fromkeys(names.split(), split)
+    assert splits_among(CLASSES) == {}
     assert {name: split_named(name) for name in CLASSES} == dict.fromkeys(CLASSES)
 
 
@@ -31,6 +32,8 @@ def test_names_of_splits_in_any_spelling():
     (("train", "valid", "test"), [4, 2, 2]),
     (("seg_train/seg_train", "seg_test/seg_test"), [4, 0, 2]),  # as archives unpack
     (("train2017", "VALIDATION"), [4, 2, 0]),
+    (("birds_train", "birds_test"), [4, 0, 2]),
+    (("trn-10%", "tst-10%"), [4, 0, 2]),
 ])  # fmt: skip
 def test_splits_are_taken_in_any_spelling(tmp_path, capsys, names, sizes):
     make_folder(tmp_path, [f"{names[0]}/a", f"{names[0]}/b"], 2)
@@ -47,6 +50,8 @@ REFUSED = {  # folders -> what the error says
     "Testing/a other/a": "put the classes into train",
     "train/a training/a": "train and training look like the train split",
     "trainA trainB testA": "trainA and trainB look like the train split",
+    "fold1/a fold2/a": "fold1 and fold2 look like",
+    "birds_train/a birds_test/a birds_val2/a other/a": "put the classes into train",
     "archive/train/a archive/test/a": "point data.root at DIR/archive",
     "cat/train cat/test dog/train dog/test": "which look like splits",
     "train/x/Train/a train/x/valid/a": "DIR/train/x has Train and valid, which look like splits",

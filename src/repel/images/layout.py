@@ -1,7 +1,6 @@
 """Where the splits and classes of a folder of images lie."""
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,22 +9,13 @@ from pathlib import Path
 from repel.base.collectives import rank
 from repel.images.decode import shown
 from repel.images.listing import Listing
+from repel.images.split_names import SPELLINGS, split_named, splits_among
 
-__all__ = ["LAYOUTS", "SPLITS", "Part", "class_names", "empty_folders", "split_folders", "split_named"]
+__all__ = ["LAYOUTS", "SPLITS", "Part", "class_names", "empty_folders", "split_folders"]
 
 SPLITS = ("train", "val", "test")
 NAMED = 5  # folders in a line
 LAYOUTS = ("splits", "classes", "imagenet")
-SPELLINGS = {
-    "train": "train", "training": "train", "trainval": "train",
-    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-# what names of splits have besides: seg_train, TrainingSet, train2017, test_images
-AROUND = {
-    "data", "dataset", "files", "folder", "image", "images", "img", "imgs", "photos", "pictures", "raw", "seg", "set",
-    "split",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,29 +24,6 @@ class Part:
 
     folder: str
     files: list[str]
-
-
-def split_named(name: str) -> str | None:
-    """The split that a folder of this name looks like: Training, valid, seg_test, train2017; None for others.
-
-    Names with any other word are none: train_station, bullet train.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9 _.()+-]+", name):
-        return None
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
-    known = [_split_word(word) for word in words]
-    others = [word for word, split in zip(words, known, strict=True) if split is None]
-    found = {split for split in known if split}
-    plain = all(word in AROUND or word.isdigit() or len(word) == 1 for word in others)
-    return found.pop() if len(found) == 1 and plain else None
-
-
-def _split_word(word: str) -> str | None:
-    """The split of one word, also where the next has grown on to it: testset."""
-    for spelling, split in SPELLINGS.items():
-        if word.startswith(spelling) and word[len(spelling) :] in ("", *AROUND):
-            return split
-    return None
 
 
 def split_folders(root: Path, listing: Listing, layout: str) -> dict[str, Part]:
@@ -94,9 +61,8 @@ def _folders_of_splits(root: Path, listing: Listing, last: str) -> dict[str, str
     top = sorted(folder for folder in listing.folders if os.sep not in folder)
     filled = {file.split(os.sep, 1)[0] for file in listing.files if os.sep in file}
     by_split: dict[str, list[str]] = defaultdict(list)
-    for name in top:
-        split = split_named(name)
-        if split and (name in filled or name.lower() in SPELLINGS):  # else notes or tables on a split
+    for name, split in splits_among(top).items():
+        if name in filled or name.lower() in SPELLINGS:  # else notes or tables on a split
             by_split[split].append(name)
     answer = "if all of these are classes, data.layout=classes"
     for split, names in by_split.items():
@@ -137,17 +103,17 @@ def _part(root: Path, split: str, folder: str, files: list[str]) -> Part:
 
 def _refuse_inner_splits(root: Path, files: list[str]) -> None:
     """Raises ValueError where folders that look like train and another split lie inside what would be a class."""
-    inside: dict[str, dict[str, str]] = defaultdict(dict)  # folder -> split -> name
-    for folder in sorted({os.path.dirname(file) for file in files}):
+    inside: dict[str, set[str]] = defaultdict(set)  # folder -> those in it
+    for folder in {os.path.dirname(file) for file in files}:
         while folder:
             parent, name = os.path.split(folder)
-            if split := split_named(name):
-                inside[parent][split] = name
+            inside[parent].add(name)
             folder = parent
-    for folder, splits in inside.items():
-        if "train" in splits and len(splits) > 1:
+    for folder in sorted(inside):
+        splits = splits_among(sorted(inside[folder]))
+        if {"train"} < set(splits.values()):
             raise ValueError(
-                f"{root / folder} has {' and '.join(splits.values())}, which look like splits and would be read as "
+                f"{root / folder} has {' and '.join(splits)}, which look like splits and would be read as "
                 f"one: point data.root at {root / folder}, or move them to train, val and test in data.root itself; "
                 "if they are no splits, rename them, or set data.layout=classes"
             )
