@@ -79,13 +79,14 @@ def validation_batches(n, size, rank=0, world=1):
     return [batch.places.tolist() for batch in ValidationBatches(places, size, rank, world)]
 
 
-@pytest.mark.parametrize(("n", "size"), [(600, 128), (23, 4), (7, 16), (17, 16), (9, 4), (8, 4)])
+@pytest.mark.parametrize(("n", "size"), [(600, 128), (23, 4), (7, 16), (17, 16), (9, 4), (8, 4), (3, 2), (7, 2)])
 def test_validation_takes_every_sample_once_in_batches_of_equal_size(n, size):
     whole = validation_batches(n, size)
     assert sorted(itertools.chain(*whole)) == list(range(n))
     sizes = {len(batch) for batch in whole}
     assert max(sizes) - min(sizes) <= 1
-    assert len(whole) == max(1, round(n / size))
+    assert len(whole) == max(1, min(round(n / size), n // 2))
+    assert min(sizes) > 1  # one image alone has nothing to be compared with
     for world in (w for w in (2, 4) if 2 * w <= n):
         parts = [validation_batches(n, size, rank, world) for rank in range(world)]
         assert all(piece for part in parts for piece in part)
