@@ -162,7 +162,7 @@ def _check_finders(nodes: DictConfig, callbacks: Collection[Any]) -> None:
         BatchSizeFinder: "the batch is a part of the loss here, its negatives; set data.batch_size",
         LearningRateFinder: "a contrastive loss is no measure of a learning rate; set optimizer.lr",
     }
-    names = [name for name, node in nodes.items() if node]
+    names = [str(name) for name, node in nodes.items() if node]
     for name, callback in zip(names, callbacks, strict=True):
         for finder, words in instead.items():
             if isinstance(callback, finder):
