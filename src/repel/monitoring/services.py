@@ -80,6 +80,6 @@ def _log_in() -> None:
     try:
         known = wandb.login()
     except wandb.Error as error:
-        raise ValueError(f"logger=wandb: {' '.join(str(error).split())}; {instead}") from error
+        raise ValueError(f"logger=wandb: {' '.join(str(error).split()).rstrip('.')}; {instead}") from error
     if not known:
         raise ValueError(f"logger=wandb: there is no account; {instead}")
