@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from repel.base import seeding
+from repel.data.identity import Record, record_of
 from repel.data.labels import Table, labels_from_classes
 from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
@@ -44,6 +46,7 @@ class PairData(LightningDataModule):
         normalize: makes evaluation's single plain view of a batch, an encoder's input.
         seed: of the order and of the views' draws.
         prepare: samples as read -> as used, for each split; None: as read.
+        split_by: name or place, by which samples are held out, see splits.py.
     """
 
     def __init__(
@@ -60,15 +63,19 @@ class PairData(LightningDataModule):
         normalize: Callable[[Any], Any],
         seed: int,
         prepare: Callable[[Samples], Samples] | None = None,
+        split_by: str = "place",
     ):
         super().__init__()
         for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
             if not 0 < fraction < 0.5:
                 raise ValueError(f"data.{name} must be between 0 and 0.5, got {fraction}")
+        if split_by not in ("name", "place"):
+            raise ValueError(f"data.split_by must be name or place, got {split_by!r}")
         if device_cache not in (True, False, "auto"):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
         self.reader, self.prepare, self.batch_size, self.seed = read, prepare, batch_size, seed
-        self.fractions, self.split_seed, self.device_cache = (val_fraction, test_fraction), split_seed, device_cache
+        self.fractions, self.device_cache = (val_fraction, test_fraction), device_cache
+        self.split_seed, self.split_by = split_seed, split_by
         self.tasks, self.table = tasks, None if labels is None else Table(labels)
         self.class_column: str | None = None  # the table's column that became the class
         self.views, self.normalize = views, normalize
@@ -86,7 +93,7 @@ class PairData(LightningDataModule):
             if self.table is not None and splits.train.labels is None:
                 splits = label_by_table(splits, self.table)
                 self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
-            self._splits = held_out(splits, *self.fractions, self.split_seed)
+            self._splits = held_out(splits, *self.fractions, self.split_seed, self.split_by)
             self._check_tasks()
 
     def read(self) -> Splits:
@@ -105,6 +112,11 @@ class PairData(LightningDataModule):
     @splits.setter
     def splits(self, splits: CompleteSplits) -> None:
         self._splits = splits
+
+    @cached_property
+    def record(self) -> Record:
+        """Which samples the run has, for its checkpoints: see identity.py."""
+        return record_of(self.splits)
 
     @property
     def labelled(self) -> bool:
