@@ -105,7 +105,7 @@ def test_nothing_is_tested_that_was_trained_on(split_by):
     kept = members(splits)
     assert not kept["test"] & (was["train"] | was["val"])
     assert not kept["val"] & was["train"]
-    assert words.startswith("1 samples added (the first: news/new.txt), 150 samples removed")
+    assert words.startswith("1 sample added (the first: news/new.txt), 150 samples removed")
     left_out = len(now.test) + len(now.val) - len(splits.test) - len(splits.val)
     assert (left_out == 0) == (split_by == "name")
     assert (f"{left_out} of validation and test are left out" in words) == (left_out > 0)

@@ -75,7 +75,7 @@ def test_resume_refuses_data_that_changed(trained):
     count = remove(data, 4)
     (data / "red/more.png").write_bytes((data / "red/001.png").read_bytes())
     before = (run / "checkpoints/last.ckpt").read_bytes()
-    line = rf"data\.root=.*1 samples added \(the first: red/more\.png\), {count} samples removed.*data_root="
+    line = rf"data\.root=.*1 sample added \(the first: red/more\.png\), {count} samples removed.*data_root="
     with pytest.raises(ValueError, match=line):
         fit_resumed(run)
     assert (run / "checkpoints/last.ckpt").read_bytes() == before
@@ -155,11 +155,8 @@ def typed(monkeypatch):
 def test_data_that_moved(trained, typed, done, monkeypatch):  # noqa: F811
     run, data = trained
     moved = data.rename(data.with_name("elsewhere"))
-    for act in (
-        lambda: fit_resumed(run),
-        lambda: evaluated(run),
-        lambda: done(embed, f"ckpt={run}", "checkpoint=last", name="lost"),
-    ):
+    lost = [f"ckpt={run}", "checkpoint=last"]
+    for act in (lambda: fit_resumed(run), lambda: evaluated(run), lambda: done(embed, *lost, name="lost")):
         with pytest.raises(ValueError, match=r"there is no such folder.*data_root=FOLDER"):
             act()
     monkeypatch.chdir(moved.parent)

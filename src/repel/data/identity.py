@@ -41,7 +41,7 @@ class Changes(NamedTuple):
         """In words; empty where nothing has changed."""
         first = f" (the first: {self.first})" if self.first else ""
         words = {"added" + first: self.added, "removed": self.removed, "moved to another split": self.moved}
-        return ", ".join(f"{count:,} samples {word}" for word, count in words.items() if count)
+        return ", ".join(f"{count:,} sample{'s' * (count > 1)} {word}" for word, count in words.items() if count)
 
 
 def name_keys(names: Iterable[str]) -> Tensor:
