@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from repel.base import seeding
-from repel.data.identity import Record, record_of
 from repel.data.labels import Table, labels_from_classes
 from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
@@ -112,11 +110,6 @@ class PairData(LightningDataModule):
     @splits.setter
     def splits(self, splits: CompleteSplits) -> None:
         self._splits = splits
-
-    @cached_property
-    def record(self) -> Record:
-        """Which samples the run has, for its checkpoints: see identity.py."""
-        return record_of(self.splits)
 
     @property
     def labelled(self) -> bool:

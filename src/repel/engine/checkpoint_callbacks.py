@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from repel.data.datamodule import pair_data
+from repel.data.identity import Record, record_of
 from repel.module import Diverged
 
 __all__ = ["BestCheckpoint", "ConfigInCheckpoint", "LastCheckpoint", "objective", "optimizer_stepped", "save_last"]
@@ -84,10 +85,12 @@ class ConfigInCheckpoint(Callback):
 
     def __init__(self, config: dict[str, Any]):
         self.config = config
+        self.samples: Record | None = None  # computed once
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
-        checkpoint["samples"] = pair_data(trainer).record
+        self.samples = self.samples or record_of(pair_data(trainer).splits)
+        checkpoint["samples"] = self.samples
 
 
 def _path(trainer: Trainer, name: str) -> Path:
