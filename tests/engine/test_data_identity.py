@@ -11,7 +11,7 @@ from export_runs import done  # noqa: F401  # a fixture
 from folder_runs import QUICK
 from runs_here import train
 
-from repel.cli import resume, sweeps
+from repel.cli import compare, resume, sweeps
 from repel.cli.suggestions import check_names
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data
@@ -178,6 +178,7 @@ def test_a_sweep_whose_data_moved(tmp_path, typed):
     runs.unlock(tmp_path / "0")
     again = [*overrides, f"sweep.resume={tmp_path}", "data_root=/new"]
     assert sweeps.identity(again) == sweeps.identity(overrides)
+    assert compare.cell_of(again) == compare.cell_of(overrides)
     for folder in ("0", "1"):  # one that began and one that did not
         cfg, state = typed(tmp_path / folder, *again)
         assert (cfg.data.root, cfg.data.datamodule.read.root, state) == ("/new", "/new", sweeps.NEW)

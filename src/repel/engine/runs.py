@@ -179,7 +179,7 @@ def move_data(folder: Path, root: str) -> None:
     Raises:
         ValueError: its data is in no folder.
     """
-    root = os.path.abspath(Path(root).expanduser())
+    root = os.path.abspath(Path(str(root)).expanduser())
     with_data_root(read_config(folder), root)
     update_environment(folder, data_root=root)
 
