@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.cli import optuna_study as study
 from repel.cli import slurm, sweeps
+from repel.cli.arguments import spelled_for_hydra, to_type
 from repel.cli.baseline import own_folders, task_overrides
 from repel.cli.checks import check
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
@@ -69,6 +70,7 @@ def entry_point(name: str) -> Callable:
             job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
+                sys.argv[1:] = spelled_for_hydra(sys.argv[1:])
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:
@@ -145,6 +147,9 @@ def run_job(
     """
     sys.argv = arguments  # another process of the launcher's has its own
     folder = Path(HydraConfig.get().runtime.output_dir)
+    os.chdir(
+        HydraConfig.get().runtime.cwd
+    )  # under hydra.job.chdir too: paths are typed from here, a run knows its folder
     try:
         for own in own_folders():
             targets.allow_folder(own)
@@ -175,9 +180,9 @@ def run_job(
 
 def _resume_hint(folder: Path) -> str:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return f"the same command with sweep.resume={relative_to_cwd(folder.parent)} runs what is missing"
+        return f"the same command with {to_type(f'sweep.resume={relative_to_cwd(folder.parent)}')} runs what is missing"
     if (folder / "checkpoints" / "last.ckpt").exists():
-        return f"resume with: {' '.join(runs.program())} resume={relative_to_cwd(folder)}"
+        return f"resume with: {' '.join(runs.program())} {to_type(f'resume={relative_to_cwd(folder)}')}"
     return "no checkpoint yet"
 
 
