@@ -128,7 +128,7 @@ def test_words_of_lightning_for_devices(key, value, words):
 
 @pytest.mark.slow
 def test_data_and_runs_in_folders_with_any_letters(tmp_path):
-    """All the way: train, embed and measure again, a sweep; with class names that matplotlib could take for formulas."""
+    """All the way: train, embed, measure again, a sweep; class names that matplotlib could take for formulas."""
     home = tmp_path / "mül ler=1, 数据 (2)"
     make_folder(home / "it's [me]", ["数据", "$_&_ ^$", "_private"], 40)
     data = ["data=image_folder", "data.root=it's [me]", "data.image_size=12", "data.val_fraction=0.2"]
