@@ -55,7 +55,7 @@ def group_options(group: str) -> list[str]:
 
 def default_groups(name: str) -> list[str]:
     """The groups in a command's list of defaults: one chooses another by GROUP=, not by +GROUP=."""
-    members = OmegaConf.load(CONF / f"{name}.yaml")["defaults"]
+    members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
     keys = (str(key) for member in members if isinstance(member, DictConfig) for key in member)
     return [key.removeprefix("optional ") for key in keys]
 

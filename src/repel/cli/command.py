@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
+from repel.base.terminal import outlive_readers
 from repel.cli import optuna_study as study
 from repel.cli import slurm, sweeps
 from repel.cli.arguments import spelled_for_hydra, to_type
@@ -63,6 +64,7 @@ def entry_point(name: str) -> Callable:
         @functools.wraps(task)
         def command() -> None:
             raise_on_signal()
+            outlive_readers()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
@@ -93,8 +95,6 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
         sys.exit(stopped.status)
     except KeyboardInterrupt:
         sys.exit(Stopped(signal.SIGINT).status)
-    except BrokenPipeError:  # of --help | head
-        os._exit(CRASHED)
     except (HydraException, OmegaConfBaseException) as error:  # the config could not be composed
         status, message = MISTAKE, config_mistake(error, name)
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
@@ -150,6 +150,7 @@ def run_job(
     os.chdir(
         HydraConfig.get().runtime.cwd
     )  # under hydra.job.chdir too: paths are typed from here, a run knows its folder
+    outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
             targets.allow_folder(own)

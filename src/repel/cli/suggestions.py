@@ -117,7 +117,8 @@ def _check_choice_of_group(override: Override, name: str) -> None:
     """Choices that Hydra's list of defaults could not take, or could only mix."""
     group = override.key_or_group
     if override.is_add() and group in default_groups(name):
-        raise ValueError(f"+{group}: {group} is chosen already; leave out the +, {override.input_line.lstrip('+')}")
+        plain = str(override.input_line).lstrip("+")
+        raise ValueError(f"+{group}: {group} is chosen already; leave out the +, {plain}")
     recipes = override.value()
     if group != "experiment" or not isinstance(recipes, list):
         return
