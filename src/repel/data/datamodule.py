@@ -166,8 +166,8 @@ class PairData(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """The validation split in one random order, that of every epoch, of every run on this data; see the sampler."""
         trainer, samples = self.active_trainer, self.splits.val
-        order = samples.order(seeding.generator(self.split_seed, seeding.VALIDATION_ORDER))
-        places = torch.cat(list(order))
+        # not samples.order, which may shuffle in windows, as large sets do: each would hold few classes
+        places = torch.randperm(len(samples), generator=seeding.generator(self.split_seed, seeding.VALIDATION_ORDER))
         sampler = ValidationBatches(places, self.batch_size, trainer.global_rank, trainer.world_size)
         return self.loader(samples, sampler, seeding.VALIDATION)
 

@@ -20,6 +20,7 @@ from repel.export.embed import COLUMNS, RECORD, FeatureLayers, file_names, split
 from repel.images.contact_sheet import CELL, picture
 from repel.images.decode import decode, decode_files, reason, shown
 from repel.images.memory import Images
+from repel.images.views.normalize import Normalize
 
 __all__ = ["Embedded", "Match", "draw_matches", "nearest_matches", "open_folder", "query_feature", "read_pictures"]
 
@@ -102,7 +103,8 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
             f"{record['epoch']}, step {record['step']}: make them again, or name that checkpoint: ckpt=FILE"
         )
     images = Images(torch.from_numpy(pixels.copy())[None])
-    features, _ = encode(FeatureLayers(trained, embedded.layer), images, trained.normalize, torch.device("cpu"))
+    normalize = Normalize(record["mean"], record["std"])  # embed.py may have been given others than the run's
+    features, _ = encode(FeatureLayers(trained, embedded.layer), images, normalize, torch.device("cpu"))
     return features[0]
 
 
