@@ -49,7 +49,14 @@ def test_a_path_that_hydra_reads_otherwise_is_one_where_it_exists(tmp_path, monk
 
 
 def test_a_sweep_over_paths_is_cut_at_its_commas():
-    assert spelled_for_hydra(["-m", "data.root=a,née,it's"])[1] == 'data.root=a,"née","it\'s"'
+    assert spelled_for_hydra(["-m", "data.root=a,née,it's"])[0] == 'data.root=a,"née","it\'s"'
+
+
+def test_flags_may_stand_between_options():
+    """They go to the end: argparse would refuse what follows one that stands between options."""
+    typed = ["seed=1,2", "-m", "loss=ntxent", "--cfg", "job", "name=a", "--config-dir=x", "--resolve", "b=1"]
+    flags = ["-m", "--cfg", "job", "--config-dir=x", "--resolve"]
+    assert spelled_for_hydra(typed) == ["seed=1,2", "loss=ntxent", "name=a", "b=1", *flags]
 
 
 def test_texts_of_other_keys_and_in_lists():
@@ -77,6 +84,7 @@ SLIPS = {  # command and what is typed -> what the line must hold
     ("train", "loss=["): ["brackets", "'loss=\"[\"'"],
     ("train", "trainer.max_epochs 5"): ["'trainer.max_epochs' is not KEY=VALUE", "spaces"],
     ("train", "--seed=1"): ["without dashes, seed=1"],
+    ("train", "-lr=1"): ["without dashes, lr=1"],
     ("train", "--gpus 2"): ["without dashes, gpus=VALUE"],
     ("train", "losss=(a"): ["losss", "did you mean loss?"],
     ("train", "loss=ñtxent"): ["did you mean ntxent?"],

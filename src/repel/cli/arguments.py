@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-__all__ = ["parsed", "quoted_for_hydra", "spelled_for_hydra", "to_type"]
+__all__ = ["overrides_of", "parsed", "quoted_for_hydra", "spelled_for_hydra", "to_type"]
 
 WRITTEN_BY_HYDRA = ("out", "hydra.run.dir", "hydra.sweep.dir")  # which knows no ~
 TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "data_root", "sweep.resume", "data.root", "data.labels")
@@ -51,7 +51,21 @@ def spelled_for_hydra(arguments: list[str]) -> list[str]:
     given = [argument.rstrip("\r") for argument in arguments]
     given = [text for text, typed in zip(given, arguments, strict=True) if text or not typed]
     sweeps = "-m" in given or "--multirun" in given
-    return [_spelled(argument, sweeps) for argument in given]
+    spelled = [_spelled(argument, sweeps) for argument in given]
+    options = overrides_of(spelled)
+    flags = [argument for argument in spelled if argument not in options]
+    return [*options, *flags]  # behind a flag that stands between options, argparse would refuse the rest
+
+
+def overrides_of(arguments: list[str]) -> list[str]:
+    """The arguments that are neither flags nor the value of the flag before them, as `job` is in `--cfg job`."""
+
+    def belongs(argument: str, before: str) -> bool:
+        switch = before in ("-m", "--multirun", "--run", "-r", "--resolve")
+        return before[:1] == "-" and not switch and "=" not in argument + before
+
+    pairs = zip(arguments, ["", *arguments], strict=False)
+    return [argument for argument, before in pairs if argument[:1] != "-" and not belongs(argument, before)]
 
 
 def _spelled(argument: str, sweeps: bool) -> str:

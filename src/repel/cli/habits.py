@@ -39,6 +39,7 @@ ACCELERATORS = {"cuda": GPU, "rocm": GPU, "gpus": GPU, "mps": "Apple's GPU is no
 ROOMS = ("", "trainer", "training", "train", "data", "model", "optimizer", "optim")  # where other programs have them
 FLAGS = ("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion",
          "config-path", "config-name", "config-dir", "experimental-rerun", "info")  # fmt: skip
+SHORT = ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")
 
 
 def instead_of_key(key: str, known: list[str]) -> str:
@@ -69,8 +70,8 @@ def instead_of_value(key: str, value: Any) -> str:
 
 
 def instead_of_flag(argument: str) -> str:
-    """What to type in place of --KEY=VALUE or --KEY; empty for a flag of Hydra's, or the start of one."""
+    """What to type in place of --KEY=VALUE, --KEY or -KEY; empty for a flag of Hydra's, or the start of one."""
     word = argument.lstrip("-").partition("=")[0]
-    if not argument.startswith("--") or any(flag.startswith(word) for flag in FLAGS):
+    if argument[:1] != "-" or word in SHORT or any(flag.startswith(word) for flag in FLAGS):
         return ""
     return f"options are typed without dashes, {argument.lstrip('-') if '=' in argument else f'{word}=VALUE'}"

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.installation import install_extra
-from repel.cli.arguments import parsed, quoted_for_hydra, to_type
+from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
 from repel.cli.baseline import baseline, default_groups, group_options, groups_of_recipe, is_group, known_keys
 from repel.cli.habits import instead_of_flag, instead_of_key
 from repel.engine import outcomes
@@ -68,9 +68,7 @@ def check_names(name: str, arguments: list[str]) -> None:
     for flag in arguments:
         if instead := instead_of_flag(flag):
             raise ValueError(f"{flag}: {instead}")
-    before = ["", *arguments]
-    typed = [a for a, flag in zip(arguments, before, strict=False) if not (a[:1] == "-" or _is_value(a, flag))]
-    overrides = [_readable(argument, name) for argument in typed]
+    overrides = [_readable(argument, name) for argument in overrides_of(arguments)]
     for override in overrides:
         _check_choice_of_group(override, name)
     if any(argument.startswith(("-", "hydra")) for argument in arguments):
@@ -106,11 +104,6 @@ def _readable(argument: str, name: str) -> Override:
         raise ValueError(_unknown_option(key, name))
     text = to_type(f"{key}={quoted_for_hydra(value)}")
     raise ValueError(f"{argument}: brackets, quotes or commas that do not fit; for a text with them, type {text}")
-
-
-def _is_value(argument: str, before: str) -> bool:
-    """Whether an argument belongs to the flag before it, as `job` does in `--cfg job`."""
-    return before[:1] == "-" and before not in ("-m", "--multirun", "--run", "-r") and "=" not in argument + before
 
 
 def _check_choice_of_group(override: Override, name: str) -> None:
