@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,15 @@ def test_names_without_a_font_are_in_the_caption(only_dejavu):
     assert numbered_names(NAMES) == " (3: 数据)"
     assert numbered_names(["a", "b"]) == ""
     assert numbered_names(["\udcff"] * 30).encode().endswith(b"19: \\udcff, ...)")
+
+
+def test_matplotlibs_font_of_boxes_is_no_font_for_a_name(monkeypatch):
+    from matplotlib import font_manager, get_data_path
+
+    bundled = [font for font in font_manager.fontManager.ttflist if font.fname.startswith(get_data_path())]
+    elsewhere = font_manager.FontEntry(fname="/fonts/LastResort.otf", name="LastResort")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*bundled, elsewhere])
+    assert [Path(file).name for file in drawing._files()] == ["DejaVuSans.ttf"]
 
 
 def test_an_installed_font_is_found_by_its_letters(monkeypatch):

@@ -1,6 +1,7 @@
 """Figures: names as users wrote them, by a font that has their letters; and what fails costs a line."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ def _files() -> Iterator[str]:
     import matplotlib
     from matplotlib import font_manager
 
-    yield str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
-    upright = (font for font in font_manager.fontManager.ttflist if font.style == "normal")
-    yield from dict.fromkeys(font.fname for font in sorted(upright, key=_plainness))
+    own = matplotlib.get_data_path()  # with fonts for formulas, and Last Resort, which has a box for every letter
+    yield str(Path(own) / "fonts/ttf/DejaVuSans.ttf")
+    fonts = [font for font in font_manager.fontManager.ttflist if font.style == "normal"]
+    fonts = [f for f in fonts if not (f.fname.startswith(own) or re.search("last ?resort|blank", f.name.lower()))]
+    yield from dict.fromkeys(font.fname for font in sorted(fonts, key=_plainness))
 
 
 def _plainness(font: Any) -> tuple[int, bool]:

@@ -65,7 +65,10 @@ def write_report(folder: Path, title: str, report: Report, history: Path) -> lis
     runs.write_json(folder / "evaluation.json", {"title": title, "records": records})
     if missing := [name for name in report.classes if not is_drawable(name)]:
         names = f"{one_line(missing[0])}{f' and {len(missing) - 1} more' if missing[1:] else ''}"
-        print(f"note     no font here has the letters of a class's name, {names}: figures show its number", flush=True)
+        print(
+            f"note     no font here has the letters of a class's name, {names}: figures show numbers; Noto fonts have most",
+            flush=True,
+        )
 
     def curves() -> Plot | None:
         figure = plots.curves_figure(history, CURVES)
