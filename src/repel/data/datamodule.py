@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from repel.base import seeding
+from repel.base.collectives import rank
 from repel.data.labels import Table, labels_from_classes
 from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
@@ -88,6 +89,7 @@ class PairData(LightningDataModule):
                 self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
             self._splits = held_out(splits, *self.fractions, self.split_seed)
             self._check_tasks()
+            self.print_table_notes(splits)
 
     def read(self) -> Splits:
         """The data as its reader splits it, nothing held out."""
@@ -128,6 +130,13 @@ class PairData(LightningDataModule):
         listed = any((labels >= 0).any() for one in columns for labels in one.values())
         if self.table is not None and self.class_column is None and not listed:
             raise ValueError(self.table.lists_none(self.splits.train))
+
+    def print_table_notes(self, splits: Splits) -> None:
+        """Say what of the table of labels does not fit these samples."""
+        if self.table is not None and rank() == 0:
+            parts = [part.names for part in (splits.train, splits.val, splits.test) if part is not None]
+            for note in self.table.notes([name for names in parts if names is not None for name in names]):
+                print(f"note     {note}")
 
     # -------------------------------------------------------------------------------------------------------- batches
 

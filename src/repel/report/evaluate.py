@@ -64,10 +64,10 @@ def write_report(folder: Path, title: str, report: Report, history: Path) -> lis
     records = [m.record() for m in report.measurements]
     runs.write_json(folder / "evaluation.json", {"title": title, "records": records})
     if missing := [name for name in report.classes if not is_drawable(name)]:
-        names = f"{one_line(missing[0])}{f' and {len(missing) - 1} more' if missing[1:] else ''}"
+        first = one_line(missing[0]).encode(errors="backslashreplace").decode()
+        names = first + f" and {len(missing) - 1} more" * bool(missing[1:])
         print(
-            f"note     no font here has the letters of a class's name, {names}: figures show numbers; Noto fonts have most",
-            flush=True,
+            f"note     no font here has the letters of {names}: figures show numbers; Noto fonts have most", flush=True
         )
 
     def curves() -> Plot | None:
