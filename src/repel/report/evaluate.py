@@ -66,9 +66,7 @@ def write_report(folder: Path, title: str, report: Report, history: Path) -> lis
     if missing := [name for name in report.classes if not is_drawable(name)]:
         first = one_line(missing[0]).encode(errors="backslashreplace").decode()
         names = first + f" and {len(missing) - 1} more" * bool(missing[1:])
-        print(
-            f"note     no font here has the letters of {names}: figures show numbers; Noto fonts have most", flush=True
-        )
+        print(f"note     no font has the letters of {names}: figures show numbers; Noto fonts have many", flush=True)
 
     def curves() -> Plot | None:
         figure = plots.curves_figure(history, CURVES)
