@@ -35,7 +35,7 @@ def whole(finished, tmp_path_factory):
     """The whole default table of a run, in its folder."""
 
     def make(cwd: Path) -> Path:
-        result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, OMP_NUM_THREADS="1")
+        result = command("evaluate.py", f"ckpt={finished}", "evaluation.bank=null", cwd=cwd, OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
         folder = run_folder(result, cwd)
         (folder / "printed.txt").write_text(result.stdout, encoding="utf-8")
@@ -108,7 +108,12 @@ def test_raw_pixels_on_the_bundled_images_are_what_they_are(whole):
 
 @pytest.mark.slow
 def test_two_devices_and_a_second_time_give_the_same_numbers(finished, whole, tmp_path):
-    few = ["evaluators=[knn,linear,retrieval,corruptions]", "evaluators.corruptions.images=60", "layers=[h]"]
+    few = [
+        "evaluation.bank=null",
+        "evaluators=[knn,linear,retrieval,corruptions]",
+        "evaluators.corruptions.images=60",
+        "layers=[h]",
+    ]
     found = []
     for devices in (1, 1, 2):
         result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path,
@@ -130,7 +135,8 @@ def test_other_data_with_columns_of_labels(finished, tmp_path):
         table.writerow(["file", "warm", "odd"])
         for path in files:
             table.writerow([path.relative_to(tmp_path / "images"), "yes" if path.parent.name == "red" else "no", ""])
-    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", f"data.labels={tmp_path / 'labels.csv'}"]
+    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", f"data.labels={tmp_path / 'labels.csv'}",
+              "data.split_by=place"]  # fmt: skip
     result = command("evaluate.py", f"ckpt={finished}", *source, *QUICK, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = run_folder(result, tmp_path)
@@ -262,7 +268,9 @@ def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")
     job = to_container(cfg) | {"layers": ["h"]}
-    assert make_report(cfg, job, {}, {}, select_device("cpu"), None).metrics == {}
+    data = build_data(cfg)
+    data.setup()
+    assert make_report(cfg, job, {}, {}, select_device("cpu"), data).metrics == {}
     assert "no labels" in capsys.readouterr().out
 
 

@@ -12,9 +12,11 @@ from torch import nn
 from repel.base.collectives import rank
 from repel.data.datamodule import PairData
 from repel.engine import checkpoint_io
-from repel.engine.build import build_data, build_evaluators, build_module
+from repel.engine.build import build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
+from repel.engine.data_identity import read_to_evaluate
 from repel.engine.pretrained import build_pretrained, without_weights
+from repel.evaluation.class_names import numbered_names
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
@@ -29,13 +31,15 @@ LABELS = {"last": "last epoch", "best": "best on validation", "checkpoint": "che
 
 
 class Report(NamedTuple):
-    """Measurements and figures; the validation split with the headline's features, or None; names of the classes.
+    """Measurements; names of figures, and what draws them once the numbers are written.
+
+    The validation split with the headline's features, or None; names of the classes.
 
     All are empty for data without labels.
     """
 
     measurements: list[Measurement]
-    plots: list[Plot]
+    drawings: list[tuple[str, Callable[[], Plot | None]]]
     validation: Part | None
     classes: list[str]
 
@@ -74,15 +78,14 @@ def make_report(
 
     Args:
         cfg: the run's config.
-        job: `evaluators`, `layers`, and `evaluation` with `bank` and `map`.
+        job: `evaluators`, `layers`, `evaluation` with `bank` and `map`, and `data` where it is not the run's own.
         paths: source -> checkpoint file, see run_checkpoints.
         contents: source -> its contents.
         data: read here if None.
     """
     evaluators = build_evaluators(job["evaluators"])
     if data is None:
-        data = build_data(cfg)
-        data.setup()
+        data = read_to_evaluate(cfg, contents[headline_of(contents)], job.get("data"))
     splits, options, figures, kept = data.splits, job["evaluation"], [], []
     if not data.labelled or splits.test.labels is None or not len(splits.test.labelled):
         print("no labels: there is no label metric to report")
@@ -91,14 +94,14 @@ def make_report(
     def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
         if row.headline and row.layer == "h":
             kept.append(val)
-            figures.extend(feature_plots(train, test, splits.classes, options["map"], cfg.seed))
+            figures.extend(feature_drawings(train, test, splits.classes, options["map"], cfg.seed))
 
     rows = report_rows(cfg, paths, contents, job["layers"], data, device)
     measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if rank() == 0 else None)
     if rank() == 0:
         noun = splits.test.modality.noun
         print_table(make_table(measurements), f"test split, {len(splits.test.labelled):,} {noun}")
-        figures += [plot for e in evaluators.values() if (plot := e.plot(measurements)) is not None]
+        figures += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
     return Report(measurements, figures, kept[0] if kept else None, splits.classes)
 
 
@@ -162,12 +165,22 @@ def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) 
     return Network(encode_samples, None, data.normalize, device)
 
 
-def feature_plots(train: Part, test: Part, classes: list[str], method: str | None, seed: int) -> list[Plot]:
+def feature_drawings(
+    train: Part, test: Part, classes: list[str], method: str | None, seed: int
+) -> list[tuple[str, Callable[[], Plot | None]]]:
     """Neighbors, a map where a method is given, and similarities, of the test split's features."""
     modality = test.samples.modality
-    figures = [modality.neighbor_plot(test, train, classes)]
-    if method:
-        figure = plots.map_figure(test.x, test.y, classes, method, seed, modality.noun)
-        figures.append(Plot("map", f"Map of the test {modality.noun}' features", figure))
-    figure = plots.similarity_figure(test.x, test.y, modality.noun)
-    return [*figures, Plot("similarities", "Similarities", figure)]
+
+    def neighbors() -> Plot:
+        plot = modality.neighbor_plot(test, train, classes)
+        return plot._replace(caption=plot.caption + numbered_names(classes))
+
+    def feature_map() -> Plot:
+        figure = plots.map_figure(test.x, test.y, classes, method or "pca", seed, modality.noun)
+        return Plot("map", f"Map of the test {modality.noun}' features{numbered_names(classes)}", figure)
+
+    def similarities() -> Plot:
+        return Plot("similarities", "Similarities", plots.similarity_figure(test.x, test.y, modality.noun))
+
+    chosen = [("map", feature_map)] if method else []
+    return [("neighbors", neighbors), *chosen, ("similarities", similarities)]
