@@ -19,7 +19,7 @@ from repel.data.memory import TensorSamples
 from repel.data.pair import Pair, to_float_dtype
 from repel.data.sampler import BatchIndices, GlobalBatches, ValidationBatches
 from repel.data.samples import CompleteSplits, Samples, Splits, UnreadableSample
-from repel.data.splits import held_out, label_by_table
+from repel.data.splits import held_out, label_by_table, without_single_class
 from repel.data.views import ViewDraws, Viewed, Views
 
 __all__ = ["PairData", "pair_data"]
@@ -71,6 +71,7 @@ class PairData(LightningDataModule):
         self.fractions, self.split_seed, self.device_cache = (val_fraction, test_fraction), split_seed, device_cache
         self.tasks, self.table = tasks, None if labels is None else Table(labels)
         self.class_column: str | None = None  # the table's column that became the class
+        self.single_class: str | None = None  # of all training samples, whose labels are left out then
         self.views, self.normalize = views, normalize
         self.cache: TensorSamples | None = None  # the training samples, on the device
         self.skipped: set[str] = set()
@@ -86,7 +87,11 @@ class PairData(LightningDataModule):
             if self.table is not None and splits.train.labels is None:
                 splits = label_by_table(splits, self.table)
                 self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
-            self._splits = held_out(splits, *self.fractions, self.split_seed)
+            self._splits, self.single_class = without_single_class(held_out(splits, *self.fractions, self.split_seed))
+            if self.single_class is not None and self.table is not None and self.class_column is None:
+                self.class_column = next(iter(self.table.codes))
+                labelled = label_by_table(self._splits, self.table)
+                self._splits, self.single_class = without_single_class(labelled)
             self._check_tasks()
 
     def read(self) -> Splits:

@@ -55,7 +55,7 @@ class TensorSamples:
         known = self.labels >= 0
         return self if bool(known.all()) else self[known]
 
-    def with_labels(self, labels: Tensor) -> Self:
+    def with_labels(self, labels: Tensor | None) -> Self:
         return replace(self, labels=labels)
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:

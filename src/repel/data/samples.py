@@ -99,8 +99,8 @@ class Samples(Protocol):
     def labelled(self) -> "Samples":
         """Those whose label is known."""
 
-    def with_labels(self, labels: Tensor) -> "Samples":
-        """The same samples with these labels (N,)."""
+    def with_labels(self, labels: Tensor | None) -> "Samples":
+        """The same samples with these labels (N,), or with none."""
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """All places in random order, in pieces that are as large as can be afforded."""

@@ -1,6 +1,7 @@
 """Training, validation and test samples: what the data does not split itself is held out here."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -8,7 +9,9 @@ from repel.base import seeding
 from repel.data.labels import Table
 from repel.data.samples import CompleteSplits, Samples, Splits
 
-__all__ = ["held_out", "label_by_table", "split_off"]
+__all__ = ["held_out", "label_by_table", "split_off", "without_single_class"]
+
+AnySplits = TypeVar("AnySplits", Splits, CompleteSplits)
 
 
 def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: int) -> CompleteSplits:
@@ -35,7 +38,18 @@ def split_off(samples: Samples, fraction: float, seed: int, part: int) -> tuple[
     return samples[~out], samples[out]
 
 
-def label_by_table(splits: Splits, table: Table) -> Splits:
+def without_single_class(splits: CompleteSplits) -> tuple[CompleteSplits, str | None]:
+    """Splits without labels where all training samples are of one class, and its name: one class is no label."""
+    labels = splits.train.labels
+    found = [] if labels is None else labels[labels >= 0].unique().tolist()
+    if len(found) != 1:
+        return splits, None
+    train, test, val = (part.with_labels(None) for part in (splits.train, splits.test, splits.val))
+    name = splits.classes[found[0]] if splits.classes else str(found[0])
+    return replace(splits, train=train, test=test, val=val, classes=[]), name
+
+
+def label_by_table(splits: AnySplits, table: Table) -> AnySplits:
     """Splits of unlabeled samples, labeled by the first column of a table."""
     column, classes = next(iter(table.classes.items()))
     if (table.lookup(splits.train.names)[column] < 0).all():

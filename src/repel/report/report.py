@@ -14,6 +14,7 @@ from repel.data.datamodule import PairData
 from repel.engine import checkpoint_io
 from repel.engine.build import build_data, build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
+from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
@@ -85,7 +86,8 @@ def make_report(
         data.setup()
     splits, options, figures, kept = data.splits, job["evaluation"], [], []
     if not data.labelled or splits.test.labels is None or not len(splits.test.labelled):
-        print("no labels: there is no label metric to report")
+        one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
+        print(f"no labels{one}: there is no label metric to report")
         return Report([], [], None, [])
 
     def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
@@ -97,6 +99,8 @@ def make_report(
     measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if rank() == 0 else None)
     if rank() == 0:
         noun = splits.test.modality.noun
+        for note in notes_on_test_labels(data, options["bank"]):
+            print(f"note     {note}")
         print_table(make_table(measurements), f"test split, {len(splits.test.labelled):,} {noun}")
         figures += [plot for e in evaluators.values() if (plot := e.plot(measurements)) is not None]
     return Report(measurements, figures, kept[0] if kept else None, splits.classes)
