@@ -120,7 +120,7 @@ FOLDER = ["data=image_folder", "data.image_size=12", "data.batch_size=4", "callb
     [
         (
             {".": ["images"]},
-            "note     all training images are of one class, images: that is no label; val/loss",
+            "note     all training samples are of one class, images: that is no label; val/loss",
         ),
         ({"train": ["a", "b"], "val": ["c"]}, "note     all 10 validation images are of classes that training lacks"),
     ],

@@ -48,7 +48,7 @@ def whole(finished, tmp_path_factory):
 @pytest.mark.slow
 def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
     """Of a run that was measured as it is by default; it trained as `finished` did."""
-    result = command("train.py", *SMALL, "evaluators=[knn,linear]", cwd=tmp_path, OMP_NUM_THREADS="1")
+    result = command("train.py", *SMALL, BANK, "evaluators=[knn,linear]", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     run = measured(run_folder(result, tmp_path))
     known = {n: v for n, v in run.items() if re.match("test/|baseline/|val/.*linear", n)}

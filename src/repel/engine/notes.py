@@ -81,22 +81,24 @@ def notes_on_val_labels(data: PairData, bank: int | None) -> Iterator[str]:
     Args:
         bank: at most so many training samples are compared with.
     """
-    noun = data.splits.train.modality.noun
     if data.single_class is not None:
         yield (
-            f"all training {noun} are of one class, {data.single_class}: that is no label; val/loss chooses the best "
+            f"all training samples are of one class, {data.single_class}: that is no label; val/loss chooses the best "
             "checkpoint"
         )
     if not data.labelled:
         return
     train, val = _labels(subset(data.splits.train.labelled, bank)), _labels(data.splits.val)
-    new, lacks = count_new(train, val), _lacks(data, bank)
+    new = count_new(train, val)
+    if not new:
+        return
+    noun, lacks = data.splits.val.modality.noun, _lacks(data, bank)
     if new == len(val):
         yield (
             f"all {new:,} validation {noun} are of classes that {lacks}: kNN cannot get one right; val/loss chooses "
             "the best checkpoint"
         )
-    elif new:
+    else:
         yield (
             f"{new:,} of {len(val):,} validation {noun} are of classes that {lacks}: val/knn_top1 is at most "
             f"{1 - new / len(val):.4f}"
@@ -113,8 +115,9 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
     if not data.labelled or test.labels is None or not len(test.labelled):
         return
     known = torch.cat([_labels(subset(data.splits.train.labelled, bank)), _labels(data.splits.val)])
-    truth, noun = _labels(test), test.modality.noun
+    truth = _labels(test)
     if new := count_new(known, truth):
+        noun = test.modality.noun
         yield (
             f"{new:,} of {len(truth):,} test {noun} are of classes that {_lacks(data, bank)}, and validation: kNN and "
             f"linear are at most {1 - new / len(truth):.4f}; evaluators=[retrieval] needs no training {noun}"
