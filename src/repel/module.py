@@ -141,8 +141,10 @@ class Contrastive(LightningModule):
             self.target.follow(self.encoder, self.head)
 
     def validation_step(self, batch: Pair, batch_idx: int) -> None:
-        loss, _ = self.shared_step(batch)
-        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=batch.batch_size)
+        (loss, _), W = self.shared_step(batch), world_size()
+        N = batch.total or batch.batch_size * W
+        # equal weights on all ranks: Lightning rounds the mean of the ranks' own down to a whole number
+        self.log("val/loss", loss * (batch.batch_size * W / N), on_epoch=True, sync_dist=True, batch_size=N)
 
     def shared_step(self, batch: Pair) -> tuple[Tensor, StepOutput]:
         """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks."""

@@ -122,6 +122,7 @@ def test_names_are_judged_before_hydra_runs(monkeypatch, capsys):
     "predictor=mlp predictor.hidden=3", "data_views=null", "evaluators=[knn]", "+loss.x=1", "~callbacks.knn",
     "queue.dim=3", "loss.negatives.beta=1", "-m losss=a", "hydra.searchpath=[file:///a] loss=mine", "loss=[",
     "loss=ntxent,triplet loss.margin=1", "views.local=null", "loss=ntxent,infonce", "data.mean.0=1",
+    "evaluators=[knn,corruptions] evaluators.corruptions.images=20", "logger=[default,wandb] ~logger.wandb",
 ])  # fmt: skip
 def test_what_may_be_right_is_left_to_hydra(typed):
     check_names("train", typed.split())

@@ -1,5 +1,6 @@
 """A run that was killed and resumed ends in the same bits."""
 
+import copy
 import json
 import signal
 
@@ -11,6 +12,7 @@ from runs_here import patch_dropout, table, train, train_until_killed
 
 from repel.engine import checkpoint_io, runs
 from repel.engine.configs import to_container
+from repel.engine.fit import fit
 from repel.module import Contrastive
 
 RESUMABLE = ["head=linear", "trainer.max_epochs=3", "schedule.warmup_epochs=2", "trainer.accumulate_grad_batches=2"]
@@ -55,6 +57,15 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, dropout, killed_after,
         assert same(resumed[part], whole[part]), part
     columns = ("step", "train/loss", "val/loss", "val/knn_top1")
     assert table(folder / "metrics.csv", columns) == table(tmp_path / "whole/metrics.csv", columns)
+
+
+def test_float64_weights_resume_without_rounding(tmp_path, monkeypatch):
+    short = ["trainer.precision=64-true", "trainer.limit_train_batches=1"]
+    written = train(tmp_path, *short, "trainer.max_epochs=1")
+    resumed = {}
+    monkeypatch.setattr(Contrastive, "on_train_start", lambda self: resumed.update(copy.deepcopy(self.state_dict())))
+    fit(config(*TINY, *short), tmp_path, resume=True)
+    assert same(resumed, written)
 
 
 def test_dropout_differs_between_steps_and_ranks(monkeypatch):

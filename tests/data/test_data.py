@@ -79,13 +79,14 @@ def validation_batches(n, size, rank=0, world=1):
     return [batch.places.tolist() for batch in ValidationBatches(places, size, rank, world)]
 
 
-@pytest.mark.parametrize(("n", "size"), [(600, 128), (23, 4), (7, 16), (17, 16), (9, 4), (8, 4)])
+@pytest.mark.parametrize(("n", "size"), [(600, 128), (23, 4), (7, 16), (17, 16), (9, 4), (8, 4), (3, 2), (7, 2)])
 def test_validation_takes_every_sample_once_in_batches_of_equal_size(n, size):
     whole = validation_batches(n, size)
     assert sorted(itertools.chain(*whole)) == list(range(n))
     sizes = {len(batch) for batch in whole}
     assert max(sizes) - min(sizes) <= 1
-    assert len(whole) == max(1, round(n / size))
+    assert len(whole) == max(1, min(round(n / size), n // 2))
+    assert min(sizes) > 1  # one image alone has nothing to be compared with
     for world in (w for w in (2, 4) if 2 * w <= n):
         parts = [validation_batches(n, size, rank, world) for rank in range(world)]
         assert all(piece for part in parts for piece in part)
@@ -93,10 +94,17 @@ def test_validation_takes_every_sample_once_in_batches_of_equal_size(n, size):
             assert [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)] == whole
 
 
-def validation_of(labels, **options) -> list[list[int]]:
+class Sorted(Images):
+    """Shuffled in windows of one sample, as a set in shards is in windows of a few chunks."""
+
+    def order(self, generator):
+        yield torch.arange(len(self))
+
+
+def validation_of(labels, kind=Images, **options) -> list[list[int]]:
     """The labels of each validation batch of a datamodule."""
     pixels = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
-    train, val = Images(pixels[:20], torch.zeros(20, dtype=torch.int64)), Images(pixels, labels)
+    train, val = Images(pixels[:20], torch.zeros(20, dtype=torch.int64)), kind(pixels, labels)
     data = PairData(
         lambda: Splits(train, train, val), 16, 0.1, 0.1, tasks={}, labels=None, device_cache=False, views=None,
         normalize=None, **{"split_seed": 0, "seed": 1, **options},
@@ -113,6 +121,7 @@ def test_validation_does_not_follow_the_order_of_the_data():
     batches = validation_of(by_class)
     assert all(set(batch) == {0, 1, 2, 3} for batch in batches)
     assert batches == validation_of(by_class) == validation_of(by_class, seed=2)  # of every run on this data
+    assert batches == validation_of(by_class, kind=Sorted)  # read in shards, too
     assert batches != validation_of(by_class, split_seed=1)
 
 

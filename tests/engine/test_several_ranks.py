@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import faults
 import pytest
@@ -14,8 +15,10 @@ from conftest import ROOT, TINY, command, config, same
 from runs_here import history, train
 from stateful_runs import last, losses
 
+from repel.data.pair import Pair
 from repel.engine import agreement
 from repel.engine.rank import failure_records
+from repel.module import Contrastive
 
 
 @pytest.mark.slow
@@ -69,9 +72,25 @@ def test_ranks_that_read_other_data_are_named(monkeypatch):
         agreement.check_same({"training images": 5, "batches": 2}, torch.device("cpu"))
 
 
+def test_validation_weighs_ranks_by_their_samples(monkeypatch):
+    """Where they share a batch unevenly. Lightning averages the ranks' batch sizes in whole numbers: equal ones."""
+    logged = []
+    monkeypatch.setattr("repel.module.world_size", lambda: 2)
+    for loss, samples in ((1.0, 2), (4.0, 3)):
+        rank = SimpleNamespace(
+            shared_step=lambda batch, loss=loss: (torch.tensor(loss), None),
+            log=lambda name, value, batch_size, **_: logged.append((float(value), batch_size)),
+        )
+        ids = torch.zeros(2, samples, dtype=torch.int64)
+        Contrastive.validation_step(rank, Pair(torch.zeros(2, samples, 1), ids, None, total=5), 0)
+    (first, second), sizes = zip(*logged, strict=True)
+    assert sizes == (5, 5)
+    assert (first + second) / 2 == pytest.approx((2 * 1.0 + 3 * 4.0) / 5)
+
+
 SAME = ["experiment=debug", "data.batch_size=16", "trainer.limit_train_batches=10", "trainer.precision=64-true",
         "callbacks.knn=null", "callbacks.monitor=null", "callbacks.pairs=null", "evaluators=[]",
-        "data.val_fraction=0.01"]  # fmt: skip
+        "data.val_fraction=0.01017"]  # fmt: skip
 
 
 NETWORKS = {
@@ -98,7 +117,7 @@ def test_any_number_of_ranks_trains_the_same(tmp_path, network):
         assert found[world][1].keys() == found[1][1].keys()
         for step, loss in found[1][1].items():
             assert float(found[world][1][step]) == pytest.approx(float(loss), abs=1e-12), (world, step)
-        assert found[world][2] == pytest.approx(found[1][2], abs=1e-12)  # in batches of 15, which 2 or 4 share unevenly
+        assert found[world][2] == pytest.approx(found[1][2], abs=1e-12)  # 61 images, shared unevenly
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from repel.images import datasets
 from repel.images.decode import decode
 
 
-@pytest.mark.parametrize("format", ["npy", "parquet"])
-def test_an_image_of_the_set_is_its_own_nearest(run, pictures, done, format):
-    out = done(embed, f"ckpt={run}", *folder_data(pictures), f"format={format}", "layer=both")
+@pytest.mark.parametrize("typed", [["format=npy"], ["format=parquet"], ["data.mean=[0.1]", "data.std=[0.5]"]])
+def test_an_image_of_the_set_is_its_own_nearest(run, pictures, done, typed):
+    out = done(embed, f"ckpt={run}", *folder_data(pictures), *typed, "layer=both")
     for layer in ("h", "z"):
         embedded = open_folder(out, layer, None)
         for file in ("train/red/002.png", "test/green/001.png"):

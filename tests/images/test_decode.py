@@ -12,6 +12,7 @@ from runs_here import status
 from repel.engine.outcomes import MISTAKE
 from repel.images import folder
 from repel.images.decode import MAX_PIXELS, decode, decode_crops, shown
+from repel.images.listing import list_images
 from repel.images.sources import PackedStrings
 from repel.images.views import crop
 
@@ -132,4 +133,4 @@ def test_a_folder_that_holds_itself_is_walked_once(tmp_path):
     (tmp_path / "a/up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b/here").symlink_to(tmp_path / "b", target_is_directory=True)
     (tmp_path / "twin").symlink_to(tmp_path / "a", target_is_directory=True)  # another name is no loop
-    assert folder.image_files(tmp_path) == [f"{c}/{n:03d}.png" for c in ("a", "b", "twin") for n in range(2)]
+    assert list_images(tmp_path).files == [f"{c}/{n:03d}.png" for c in ("a", "b", "twin") for n in range(2)]

@@ -1,20 +1,24 @@
 """Folders of one's own images: layouts, links, broken files, modes, sizes."""
 
+import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_folder
-from PIL import Image
+from PIL import Image, features
 
+from repel.base.installation import install_extra
 from repel.data.samples import Splits
 from repel.images import folder
 from repel.images.decode import decode
+from repel.images.listing import list_images
 
 
-def read(root, size=8, channels=3, on_error="raise") -> Splits:
-    return folder.image_folder(str(root), size, channels, on_error, in_memory=True, workers=0, layout="splits")
+def read(root, size=8, channels=3, on_error="raise", in_memory=True, gray_range=None) -> Splits:
+    return folder.image_folder(str(root), size, channels, on_error, in_memory, 0, "splits", gray_range)
 
 
 def test_folder_layouts(tmp_path):
@@ -65,7 +69,7 @@ def test_broken_files_are_named_or_skipped(tmp_path):
 
 
 def test_layouts_that_could_mix_the_splits_are_refused(tmp_path):
-    for number, folders in enumerate((["test", "training"], ["train", "bus", "car"], ["val"])):
+    for number, folders in enumerate((["test", "training", "bus"], ["train", "bus", "car"], ["val"])):
         make_folder(tmp_path / str(number), folders, 2)
         with pytest.raises(ValueError, match="train, val and test"):
             read(tmp_path / str(number))
@@ -94,7 +98,7 @@ def test_hidden_files_are_no_images(tmp_path):
     make_folder(tmp_path / ".hidden/root", ["a"], 2)  # the user named it
     for name in ("._000.png", ".DS_Store", "Thumbs.db"):
         (tmp_path / ".hidden/root/a" / name).write_bytes(b"no image")
-    assert folder.image_files(tmp_path / ".hidden/root") == ["a/000.png", "a/001.png"]
+    assert list_images(tmp_path / ".hidden/root").files == ["a/000.png", "a/001.png"]
 
 
 def test_a_test_set_without_labels_is_left_out_and_a_line_says_so(tmp_path, capsys):
@@ -103,7 +107,8 @@ def test_a_test_set_without_labels_is_left_out_and_a_line_says_so(tmp_path, caps
     make_folder(tmp_path, ["test", "val"], 2)
     splits = read(tmp_path)
     assert (splits.classes, len(splits.train), splits.val, splits.test) == (["a", "b"], 6, None, None)
-    val, test = capsys.readouterr().out.splitlines()
+    val, test, files = capsys.readouterr().out.splitlines()
+    assert files == "files    found 10 files, read 6; left out: 4 images in no split"
     assert val.startswith(f"note     {tmp_path / 'val'} has no class folders: its 2 images are left out")
     assert "data.test_fraction" in test
     assert f"data.root={tmp_path / 'test'} reads them" in test
@@ -131,7 +136,7 @@ def test_imagenet_has_a_test_set_without_labels(tmp_path, capsys):
     for name in "ab":
         shutil.rmtree(tmp_path / "val" / name)
     make_folder(tmp_path, ["val"], 2)
-    with pytest.raises(ValueError, match=r"val/000\.png lies outside"):
+    with pytest.raises(ValueError, match="val has no class folders, train has"):
         imagenet()
 
 
@@ -151,6 +156,119 @@ def test_folders_that_cannot_be_used(tmp_path):
                                   ("bad", "skip", "can be read"), ("bad", "ignore", "on_error")]:  # fmt: skip
         with pytest.raises(ValueError, match=words):
             read(tmp_path / root, on_error=on_error)
+
+
+def test_a_line_says_what_is_not_read(tmp_path, capsys):
+    make_folder(tmp_path, ["train/a", "train/b"], 3)
+    read(tmp_path)
+    assert capsys.readouterr().out == ""  # nothing
+    make_folder(tmp_path, ["."], 1)
+    for name in (".DS_Store", "labels.CSV", "train/a/x.txt", "train/a/y.txt", "train/a/00017", "train/disp.pfm"):
+        (tmp_path / name).write_text("no image")
+    for name in ("train/c/deeper", "train/a/@eaDir", "@eaDir", ".git/annex"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "train/b/link").symlink_to("nowhere")
+    assert len(read(tmp_path).train) == 6
+    assert capsys.readouterr().out == (
+        "files    found 14 files, read 6; left out: 2 .txt, 1 .csv, 1 .pfm, 1 broken links, 1 hidden, 2 of other kinds"
+        "; not looked into: @eaDir (2), .git; no images in: train/c\n"
+    )
+
+
+def test_every_format_that_pillow_decodes_is_read(tmp_path, capsys):
+    endings = (".jfif", ".jp2", ".avif", ".tga", ".ico", ".JPE")
+    for ending in (e for e in endings if e != ".avif" or features.check("avif")):
+        forms = {".jfif": "JPEG", ".JPE": "JPEG", ".jp2": "JPEG2000", ".tga": "TGA", ".ico": "ICO", ".avif": "AVIF"}
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(tmp_path / f"x{ending}", forms[ending])
+    files = len(list(tmp_path.iterdir()))
+    assert len(read(tmp_path).train) == files >= 5
+    for name in ("x.eps", "x.h5", "x.mpg", "x.pdf", "x.heic"):  # named by Pillow, but decoded by other programs
+        (tmp_path / name).write_bytes(b"none")
+    assert len(read(tmp_path).train) == files
+    assert f"1 .heic ({install_extra('heic')} reads them)" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    make_folder(tmp_path, ["a", "b", "locked"], 2)
+    scan = os.scandir
+
+    def denied(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(ValueError, match=r"locked cannot be read \(Permission denied\)"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_in_which_nothing_can_be_read_is_refused(tmp_path, in_memory, split):
+    make_folder(tmp_path, ["train/a", "train/b", "val/a", "test/a"], 2)
+    (tmp_path / "val/a/000.png").write_bytes(b"one of two is no reason")
+    read(tmp_path, on_error="skip", in_memory=in_memory)
+    for file in (tmp_path / split).rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=rf"none of the \d images of the {split} split can be read, the first: .*000"):
+        read(tmp_path, on_error="skip", in_memory=in_memory)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_narrow_range_of_16_bit_images_is_said_and_can_be_set(tmp_path, capsys, in_memory):
+    dim = np.arange(0, 512, 8, dtype=np.uint16).reshape(8, 8)
+    (tmp_path / "a").mkdir()
+    for name in ("x.png", "y.tif"):
+        Image.fromarray(dim).save(tmp_path / "a" / name)
+
+    def levels(**options) -> list[int]:
+        images = read(tmp_path, channels=1, in_memory=in_memory, **options).train
+        return next(images.plain([torch.arange(2)]))[0].unique().tolist()
+
+    assert levels() == [0, 1]
+    assert "values from 0 to 504 of 65535 in 2" in (out := capsys.readouterr().out)
+    assert "2 of 256 gray levels are left; data.range=[0,511]" in out
+    assert levels(gray_range=[0, 511]) == [round(v * 255 / 511) for v in range(0, 512, 8)]
+    assert levels(gray_range=[200, 208]) == [0, 255]
+    assert capsys.readouterr().out == ""
+    Image.fromarray(dim * 128).save(tmp_path / "a/x.png")
+    levels()
+    assert capsys.readouterr().out == ""  # one that uses them all
+    for bad in ([5, 5], [1], [0, True], [0, float("inf")], 7, "ab"):
+        with pytest.raises(ValueError, match=r"data\.range must be two numbers"):
+            read(tmp_path, gray_range=bad)
+
+
+def test_floating_point_images_need_a_range(tmp_path):
+    values = np.linspace(-1, 2, 64, dtype=np.float32).reshape(8, 8)
+    values[0, 0] = np.nan
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=r"floating-point.*data\.range"):
+        read(tmp_path, channels=1)
+    pixels = read(tmp_path, channels=1, gray_range=[0.0, 1.0]).train.pixels
+    assert pixels.flatten().tolist() == (np.nan_to_num(values.clip(0, 1), nan=0) * 255).round().flatten().tolist()
+
+
+def test_pillow_does_not_warn_of_metadata(tmp_path):
+    """Of a file whose EXIF ends too early; other warnings are still shown once."""
+    exif = Image.Exif()
+    exif[0x010E] = "a description that is longer than four bytes"
+    Image.new("L", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
+    content = (tmp_path / "x.jpg").read_bytes()
+    start = content.index(b"Exif\0\0") + 6
+    order = "little" if content[start : start + 2] == b"II" else "big"
+    entry = start + 10  # the first of IFD0; its value's place is 8 bytes further on
+    (tmp_path / "x.jpg").write_bytes(content[: entry + 8] + (60_000).to_bytes(4, order) + content[entry + 12 :])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.resetwarnings()
+        with Image.open(tmp_path / "x.jpg") as image:
+            image.getexif()
+        assert seen  # without repel
+        seen.clear()
+        for _ in range(2):
+            decode(tmp_path / "x.jpg", 8, 1)
+            warnings.warn("ours", stacklevel=1)
+    assert [str(w.message) for w in seen] == ["ours"]
 
 
 def test_image_modes(tmp_path):

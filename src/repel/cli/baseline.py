@@ -76,9 +76,11 @@ def _composed(name: str, choices: tuple[str, ...]) -> DictConfig:
 
 
 def _is_choice(override: str) -> bool:
-    """Whether an override picks one option of a group, as in loss=ntxent."""
+    """Whether an override picks options of a group, as in loss=ntxent or evaluators=[knn,linear]."""
     group, _, choice = override.partition("=")
-    return bool(choice) and is_group(group) and choice in group_options(group)
+    several = choice.startswith("[") and choice.endswith("]")
+    chosen = [name.strip() for name in choice[1:-1].split(",")] if several else [choice]
+    return is_group(group) and set(chosen) <= {*group_options(group)}
 
 
 @contextlib.contextmanager

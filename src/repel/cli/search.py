@@ -58,7 +58,7 @@ def search(query: Path, folder: Path, options: dict[str, str]) -> None:
     for one in found:
         print(f"{one.similarity:.4f}  {one.label or one.split:<16}  {shown(one.file)}")
     out = Path(options.get("out", folder / f"nearest_{query.stem}.png")).expanduser()
-    sheet = draw_matches(query, found, read_pictures(found, embedded.record), embedded.record["channels"])
+    sheet = draw_matches(query, found, read_pictures(found, embedded.record), embedded.record)
     sheet.save(out)
     print(shown(out))
 

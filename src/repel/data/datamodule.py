@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from repel.base import seeding
+from repel.base.collectives import rank
 from repel.data.labels import Table, labels_from_classes
 from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
@@ -93,6 +94,7 @@ class PairData(LightningDataModule):
                 labelled = label_by_table(self._splits, self.table)
                 self._splits, self.single_class = without_single_class(labelled)
             self._check_tasks()
+            self.print_table_notes(splits)
 
     def read(self) -> Splits:
         """The data as its reader splits it, nothing held out."""
@@ -134,6 +136,13 @@ class PairData(LightningDataModule):
         if self.table is not None and self.class_column is None and not listed:
             raise ValueError(self.table.lists_none(self.splits.train))
 
+    def print_table_notes(self, splits: Splits) -> None:
+        """Say what of the table of labels does not fit these samples."""
+        if self.table is not None and rank() == 0:
+            parts = [part.names for part in (splits.train, splits.val, splits.test) if part is not None]
+            for note in self.table.notes([name for names in parts if names is not None for name in names]):
+                print(f"note     {note}")
+
     # -------------------------------------------------------------------------------------------------------- batches
 
     @property
@@ -171,8 +180,8 @@ class PairData(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """The validation split in one random order, that of every epoch, of every run on this data; see the sampler."""
         trainer, samples = self.active_trainer, self.splits.val
-        order = samples.order(seeding.generator(self.split_seed, seeding.VALIDATION_ORDER))
-        places = torch.cat(list(order))
+        # not samples.order, which may shuffle in windows, as large sets do: each would hold few classes
+        places = torch.randperm(len(samples), generator=seeding.generator(self.split_seed, seeding.VALIDATION_ORDER))
         sampler = ValidationBatches(places, self.batch_size, trainer.global_rank, trainer.world_size)
         return self.loader(samples, sampler, seeding.VALIDATION)
 

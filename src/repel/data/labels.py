@@ -1,7 +1,9 @@
 """Further labels of samples, next to their class: several tasks from one representation."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,14 @@ from repel.data.samples import Samples
 __all__ = ["Table", "labels_from_classes"]
 
 
+UNKNOWN = {"na", "n/a", "nan", "none", "null", "?", "unknown"}  # as programs write an empty cell, in lower case
+SINGLE = 0.5  # of the values of a column; where more stand in one row alone, it names things instead of classes
+
+
 class Table:
     """Labels from a CSV file: the column `file` with the samples' names, and any number of columns of labels.
+
+    A sample may have several rows, as long as no two of them give it two labels in one column.
 
     Args:
         path: the file.
@@ -27,15 +35,21 @@ class Table:
         try:
             with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
-                columns, rows = reader.fieldnames or [], list(reader)
+                columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+                rows = list(reader)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"data.labels={path} cannot be read ({error})") from error
         if "file" not in columns or len(columns) < 2 or not rows:
             raise ValueError(f"data.labels={path} needs a column `file` and a column of labels, has {columns}")
-        self.path, self.row = path, {row["file"]: i for i, row in enumerate(rows)}
+        if twice := [name for name, count in Counter(columns).items() if count > 1]:
+            raise ValueError(f"data.labels={path} has two columns of the name {twice[0]}; rename one or remove it")
+        if long := [row for row in rows if None in row]:
+            raise ValueError(f"data.labels={path}: the row of {long[0]['file']} has more cells than there are columns")
+        self.path, labels = path, _merge_rows(path, rows)
+        self.row = {name: i for i, name in enumerate(labels)}
         self.codes, self.classes = {}, {}
         for name in (name for name in columns if name != "file"):
-            self.codes[name], self.classes[name] = _encode_labels([row[name] for row in rows])
+            self.codes[name], self.classes[name] = _encode_labels([row.get(name) for row in labels.values()])
 
     def lookup(self, names: np.ndarray | None) -> dict[str, Tensor]:
         """name of a column -> labels (N,) int64 of the samples of these names, -1 where there is none.
@@ -45,13 +59,66 @@ class Table:
         """
         if names is None:
             raise ValueError(f"data.labels={self.path}: the samples of this data have no file names; leave it out")
-        places = torch.tensor([self.row.get(name, -1) for name in names], dtype=torch.int64)
+        places = torch.tensor([self.row.get(_match_key(name), -1) for name in names], dtype=torch.int64)
         return {name: codes[places].where(places >= 0, -1) for name, codes in self.codes.items()}
+
+    def notes(self, names: Collection[str]) -> list[str]:
+        """What of the table and of the samples of these names does not fit together, and columns that hold no classes.
+
+        Args:
+            names: of all samples.
+        """
+        known = {_match_key(name) for name in names}
+        unmatched = [file for file in self.row if file not in known]
+        unlisted = [name for name in names if _match_key(name) not in self.row]
+        lines = []
+        if unmatched:
+            lines.append(f"{len(unmatched):,} of {len(self.row):,} files name no sample, the first: {unmatched[0]!r}")
+        if unlisted:
+            lines.append(f"{len(unlisted):,} of {len(names):,} samples have no row, the first: {unlisted[0]!r}")
+        for column in self.codes:
+            lines += [f"column {column}: {note}" for note in self._doubts(column)]
+        return [f"data.labels={self.path}: {line}" for line in lines]
+
+    def _doubts(self, column: str) -> list[str]:
+        """What of a column looks like no class."""
+        names, codes = self.classes[column], self.codes[column]
+        unknown = [name for name in names if name.lower() in UNKNOWN]
+        found = [f"{name!r} counts as a class; leave cells empty where the label is unknown" for name in unknown]
+        single = int((torch.bincount(codes[codes >= 0], minlength=1) == 1).sum())
+        if len(names) > 2 and single > SINGLE * len(names):
+            found.append(f"{single:,} of {len(names):,} labels stand in one row alone; as classes they measure nothing")
+        return found
 
     def lists_none(self, samples: Samples) -> str:
         """The error where no sample stands in the table."""
         name = "" if samples.names is None else samples.names[0]
         return f"data.labels={self.path} lists none of the samples, which are named such as {name}"
+
+
+def _match_key(name: str) -> str:
+    """A name as rows and samples are matched: without ./, and an umlaut is one letter, which macOS writes as two."""
+    return unicodedata.normalize("NFC", name).removeprefix("./")
+
+
+def _merge_rows(path: str, rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    """file -> column -> label, of what is known.
+
+    Raises:
+        ValueError: two rows of a file have different labels in a column.
+    """
+    merged: dict[str, dict[str, str]] = {}
+    for row in rows:
+        file = _match_key(row["file"] or "")
+        known = merged.setdefault(file, {})
+        for column, cell in row.items():
+            label = (cell or "").strip()
+            if label and known.setdefault(column, label) != label:
+                raise ValueError(
+                    f"data.labels={path}: two rows of {file} differ in the column {column}: {known[column]!r} and "
+                    f"{label!r}; a file has one label in a column, so give each kind of label a column of its own"
+                )
+    return merged
 
 
 def _encode_labels(texts: Sequence[str | None]) -> tuple[Tensor, list[str]]:

@@ -88,11 +88,12 @@ class ValidationBatches:
     Args:
         places: (n,), all places in random order.
         batch_size: of training's global batch.
-        rank, world: which part of each batch is this rank's; every rank has at least one sample of each.
+        rank, world: which part of each batch is this rank's; every rank has at least one sample of each, and every
+            batch at least two: one alone has nothing to be compared with.
     """
 
     def __init__(self, places: Tensor, batch_size: int, rank: int, world: int):
-        count = max(1, min(round(len(places) / batch_size), len(places) // world))
+        count = max(1, min(round(len(places) / batch_size), len(places) // max(2, world)))
         self.pieces, self.rank, self.world = places.tensor_split(count), rank, world
 
     def __len__(self) -> int:

@@ -66,6 +66,8 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
         )
     module.give_data_info(data.splits.train.info())
     if resume_from is not None:
+        # Lightning would load the weights first, and so round those of 64-true to float32
+        trainer.precision_plugin.convert_module(module)
         checkpoint_io.check_fits(module, resume_from[1], last)
         module.on_load_checkpoint(resume_from[1])  # as Lightning does later; the notes need it now
         del resume_from  # the trainer has it, and frees it when it is restored

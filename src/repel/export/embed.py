@@ -20,7 +20,7 @@ from repel.engine.build import build_data, with_data
 from repel.engine.configs import load_config
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
-from repel.images.decode import decode, shown
+from repel.images.decode import shown
 from repel.images.encoded import Encoded
 
 __all__ = ["COLUMNS", "RECORD", "FeatureLayers", "embed", "file_names", "split_parts"]
@@ -128,7 +128,10 @@ def _check_shape(layers: FeatureLayers, config: dict[str, Any], data: PairData, 
 def _read_splits(data: PairData) -> Splits:
     """The data as its reader splits it, nothing held out."""
     splits = data.read()
-    return label_by_table(splits, data.table) if data.table is not None and splits.train.labels is None else splits
+    if data.table is None or splits.train.labels is not None:
+        return splits
+    data.print_table_notes(splits)
+    return label_by_table(splits, data.table)
 
 
 def split_parts(splits: Splits) -> dict[str, Samples]:
@@ -154,7 +157,7 @@ def _describe_unread(images: Samples, places: Tensor) -> list[str]:
     lines: list[str] = []
     for place in sorted(set(range(len(images))) - set(places.tolist())):
         assert isinstance(images, Encoded), "what is held in memory was read"
-        images.read_or_skip(place, lambda file: [decode(file, images.size, images.channels)], lines)
+        images.read_or_skip(place, images.center, lines)
     return lines
 
 

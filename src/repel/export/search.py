@@ -19,6 +19,7 @@ from repel.export.embed import COLUMNS, RECORD, FeatureLayers, file_names, split
 from repel.images.contact_sheet import CELL, picture
 from repel.images.decode import decode, decode_files, reason, shown
 from repel.images.memory import Images
+from repel.images.views.normalize import Normalize
 
 __all__ = ["Embedded", "Match", "draw_matches", "nearest_matches", "open_folder", "query_feature", "read_pictures"]
 
@@ -88,7 +89,7 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
     """
     record = embedded.record
     try:
-        pixels = decode(query, record["image_size"], record["channels"])
+        pixels = decode(query, record["image_size"], record["channels"], record["data"].get("range"))
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise ValueError(f"cannot read the image {shown(query)} ({reason(error)})") from error
     path = ckpt or record["checkpoint"]
@@ -101,7 +102,8 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
             f"{record['epoch']}, step {record['step']}: make them again, or name that checkpoint: ckpt=FILE"
         )
     images = Images(torch.from_numpy(pixels.copy())[None])
-    features, _ = encode(FeatureLayers(trained, embedded.layer), images, trained.normalize, torch.device("cpu"))
+    normalize = Normalize(record["mean"], record["std"])  # embed.py may have been given others than the run's
+    features, _ = encode(FeatureLayers(trained, embedded.layer), images, normalize, torch.device("cpu"))
     return features[0]
 
 
@@ -121,7 +123,7 @@ def read_pictures(matches: list[Match], record: dict[str, Any]) -> list[torch.Te
     root = record["data"].get("root")
     files = [] if root is None else [Path(root).expanduser() / f.file for f in matches]
     if any(file.is_file() for file in files):
-        arrays, errors = decode_files(files, CELL, record["channels"])
+        arrays, errors = decode_files(files, CELL, record["channels"], record["data"].get("range"))
         return [None if i in errors else torch.from_numpy(array) for i, array in enumerate(arrays)]
     try:
         parts = split_parts(build_data(load_config({"data": record["data"]})).read())
@@ -138,23 +140,26 @@ def read_pictures(matches: list[Match], record: dict[str, Any]) -> list[torch.Te
         raise ValueError(str(error)) from error
 
 
-def draw_matches(query: Path, matches: list[Match], pictures: list[torch.Tensor | None], channels: int) -> Image.Image:
+def draw_matches(
+    query: Path, matches: list[Match], pictures: list[torch.Tensor | None], record: dict[str, Any]
+) -> Image.Image:
     """A sheet: the query, then the matches in rows, nearest first, with class, cosine and file."""
     across, cell = min(COLUMNS_OF_SHEET, len(matches)), CELL + GAP
     tall = CELL + LINES * LINE + GAP
     sheet = Image.new("RGB", (across * cell + GAP, (1 + -(-len(matches) // across)) * tall + GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 1)
     cells: list[tuple[torch.Tensor | None, list[str]]]
-    cells = [(torch.from_numpy(decode(query, CELL, channels).copy()), ["query", query.name])]
+    pixels = decode(query, CELL, record["channels"], record["data"].get("range"))
+    cells = [(torch.from_numpy(pixels.copy()), ["query", query.name])]
     cells += [
         (pixels, [f.label or f.split, f"{f.similarity:.4f}", f.file])
         for f, pixels in zip(matches, pictures, strict=True)
     ]
-    for number, (pixels, lines) in enumerate(cells):
+    for number, (cell_pixels, lines) in enumerate(cells):
         row, column = (0, 0) if number == 0 else (1 + (number - 1) // across, (number - 1) % across)
         left, top = GAP + column * cell, GAP + row * tall
-        if pixels is not None:
-            sheet.paste(picture(pixels), (left, top))
+        if cell_pixels is not None:
+            sheet.paste(picture(cell_pixels), (left, top))
         pen.rectangle((left, top, left + CELL - 1, top + CELL - 1), outline="black" if number == 0 else "lightgray")
         for i, text in enumerate(lines):
             pen.text((left, top + CELL + i * LINE), _shorten(shown(text), font), "black", font)

@@ -5,27 +5,44 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Sequence
-from math import ceil, floor
+from math import ceil, floor, inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["Box", "File", "decode", "decode_crops", "decode_files", "opened", "reason", "shown", "upright_size"]
+try:
+    import pillow_heif
+except ImportError:
+    HEIC_READABLE = False  # which a line says where there are such files
+else:
+    pillow_heif.register_heif_opener()
+    HEIC_READABLE = True
+
+__all__ = [
+    "HEIC_ENDINGS", "HEIC_READABLE", "Box", "File", "GrayRange", "check_gray_range", "decode", "decode_crops",
+    "decode_files", "opened", "reason", "shown", "to_8_bit", "upright_size",
+]  # fmt: skip
 
 File = str | Path | bytes  # a path, or the file's contents
 Box = tuple[float, float, float, float]  # top, left, height, width in pixels
+GrayRange = Sequence[float]  # the pixel values that become black and white, where a file has more than 8 bits
+HEIC_ENDINGS = (".heic", ".heics", ".heif", ".heifs", ".hif")
 MAX_PIXELS = 100_000_000  # a 22 kB PNG can unfold to this and more: 100 megapixels take 300 MB in each worker
+PILLOW = r"PIL\."  # its modules
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
-def decode_files(files: list[Path], size: int, channels: int) -> tuple[np.ndarray, dict[int, str]]:
+def decode_files(
+    files: list[Path], size: int, channels: int, gray_range: GrayRange | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
     """(n, channels, size, size) uint8, and for the files that failed their index and the reason in one line."""
     arrays = np.zeros((len(files), channels, size, size), np.uint8)
     errors = {}
     for index, path in enumerate(files):
         try:
-            arrays[index] = decode(path, size, channels)
+            arrays[index] = decode(path, size, channels, gray_range)
         except Exception as error:  # a damaged file can make Pillow raise anything
             errors[index] = reason(error)
     return arrays, errors
@@ -43,14 +60,14 @@ def shown(path: str | Path) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def decode(file: File, size: int, channels: int) -> np.ndarray:
+def decode(file: File, size: int, channels: int, gray_range: GrayRange | None = None) -> np.ndarray:
     """One file -> (channels, size, size) uint8: its largest centered square, scaled."""
 
     def center(height: int, width: int) -> list[Box]:
         side = min(height, width)
         return [((height - side) / 2, (width - side) / 2, side, side)]
 
-    return decode_crops(file, center, [size], [False], channels)[0]
+    return decode_crops(file, center, [size], [False], channels, gray_range)[0]
 
 
 def decode_crops(
@@ -59,6 +76,7 @@ def decode_crops(
     sizes: Sequence[int],
     flips: Sequence[bool],
     channels: int,
+    gray_range: GrayRange | None = None,
 ) -> list[np.ndarray]:
     """Several crops of one file, which is decoded once: turned upright by EXIF, on white where transparent.
 
@@ -67,6 +85,7 @@ def decode_crops(
         sizes: side of each crop's square output.
         flips: whether each is mirrored.
         channels: 1 or 3.
+        gray_range: see to_8_bit.
 
     Returns:
         One array (channels, size, size) uint8 per crop; scaled bilinearly, antialiased.
@@ -78,7 +97,7 @@ def decode_crops(
         shrink = min(min(height, width) / size for (_, _, height, width), size in zip(wanted, sizes, strict=True))
         smallest = [max(1, int(side / max(1, shrink))) for side in image.size]
         image.draft(None, (smallest[0], smallest[1]))
-        image = on_white(to_8_bit(ImageOps.exif_transpose(image))).convert("L" if channels == 1 else "RGB")
+        image = on_white(to_8_bit(ImageOps.exif_transpose(image), gray_range)).convert("L" if channels == 1 else "RGB")
     by = (image.height / upright[0], image.width / upright[1])
     arrays = []
     for (top, left, height, width), size, flip in zip(wanted, sizes, flips, strict=True):
@@ -105,13 +124,24 @@ def opened(file: File) -> Image.Image:
     """
     if not isinstance(file, bytes) and not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError("not a regular file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is an error instead
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    _silence_pillow()
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; a decompression bomb?")
     return image
+
+
+def _silence_pillow() -> None:
+    """Ignore Pillow's warnings: of metadata that points outside the file, twice a file and read; of large images.
+
+    Of these the limit in `opened` is an error instead. A filter that stays, and is put back where somebody restored
+    older ones: warnings.catch_warnings() around each file would make Python forget which warnings it has shown.
+    """
+    if not any(
+        action == "ignore" and getattr(module, "pattern", "") == PILLOW for action, _, _, module, _ in warnings.filters
+    ):
+        warnings.filterwarnings("ignore", module=PILLOW)
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -122,15 +152,37 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit gray is scaled to 8; Pillow's own conversion would clip it to white. Wider types have no known range."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "I":
-        array = np.asarray(image)
-        if array.min() < 0 or array.max() > 65535:
-            raise ValueError("32-bit integer pixels beyond 16 bits have no known range")
-        return Image.fromarray((array >> 8).astype(np.uint8))
+def to_8_bit(image: Image.Image, gray_range: GrayRange | None = None) -> Image.Image:
+    """Gray of more than 8 bits is scaled to 8; Pillow's own conversion would clip it to white.
+
+    Args:
+        gray_range: the values that become 0 and 255, others are clipped; None: 0 and 65535, of 16-bit images. Wider
+            types have no known range.
+    """
+    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
+        return image
+    array = np.asarray(image)
+    if gray_range is not None:
+        low, high = gray_range
+        scaled = (np.nan_to_num(array.astype(np.float64), nan=low) - low) * (255 / (high - low))
+        return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the image to 8 or 16 bits")
-    return image
+        raise ValueError("floating-point pixels have no known range; set it by data.range=[LOW,HIGH]")
+    if image.mode == "I" and (array.min() < 0 or array.max() > 65535):
+        raise ValueError("32-bit integer pixels beyond 16 bits have no known range; set it by data.range=[LOW,HIGH]")
+    return Image.fromarray((array >> 8).astype(np.uint8))
+
+
+def check_gray_range(gray_range: Any) -> GrayRange | None:
+    """data.range as numbers.
+
+    Raises:
+        ValueError: it is no range.
+    """
+    if gray_range is None:
+        return None
+    ends = tuple(gray_range) if isinstance(gray_range, Sequence) else (gray_range,)
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+    if not (numbers and len(ends) == 2 and -inf < ends[0] < ends[1] < inf):
+        raise ValueError(f"data.range must be two numbers, the lower one first, such as [0,4095], got {gray_range}")
+    return ends

@@ -16,13 +16,13 @@ from torch.utils.data import Dataset
 from repel.data.loading import make_loader
 from repel.data.samples import DataInfo, Fetched, UnreadableSample
 from repel.data.views import Params, ViewDraws
-from repel.images.decode import Box, File, decode, decode_crops, opened, reason, shown, upright_size
+from repel.images.decode import Box, File, GrayRange, decode, decode_crops, opened, reason, shown, upright_size
 from repel.images.modality import IMAGES, ImageModality
 from repel.images.sources import Source
 from repel.images.views import crop
 from repel.images.views.views import Views
 
-__all__ = ["Encoded"]
+__all__ = ["Encoded", "none_readable"]
 
 GEOMETRY = ("area", "aspect", "position", "flip")  # what a worker needs of a view's parameters
 
@@ -40,6 +40,7 @@ class Encoded:
         skip: continue without files that cannot be read. A batch then takes the next one that can, so that all batches
             have the same size; evaluation leaves them out.
         workers: processes that read.
+        gray_range: data.range, see decode.to_8_bit.
     """
 
     source: Source
@@ -49,6 +50,7 @@ class Encoded:
     channels: int
     skip: bool
     workers: int
+    gray_range: GrayRange | None = None
 
     def __len__(self) -> int:
         return len(self.source) if self.index is None else len(self.index)
@@ -117,7 +119,7 @@ class Encoded:
         items = places if self.index is None else self.index[places]
         for row in items.argsort().tolist():  # in the source's order: a chunk of a shard is opened once
             draws = [{name: p[name][row : row + 1] for name in GEOMETRY} for p in params]
-            read = partial(decode_views, draws=draws, sizes=sizes, channels=self.channels)
+            read = partial(self._views, draws=draws, sizes=sizes)
             for attempt in range(len(self)):
                 found[row] = (int(places[row]) + attempt) % len(self)
                 made = self.read_or_skip(found[row], read, skipped)
@@ -128,6 +130,28 @@ class Encoded:
             crops[row] = made
         stacked = [torch.from_numpy(np.stack(view)) for view in zip(*crops, strict=True)]
         return Fetched(torch.tensor(found), stacked, skipped)
+
+    def center(self, file: File) -> list[np.ndarray]:
+        """The plain image (C, S, S) of a file, as a list of one."""
+        return [decode(file, self.size, self.channels, self.gray_range)]
+
+    def _views(self, file: File, draws: Params, sizes: Sequence[int]) -> list[np.ndarray]:
+        """The crops of one file that these draws, of one row each, ask for: (C, S, S) uint8, one per view."""
+
+        def boxes(height: int, width: int) -> list[Box]:
+            return [tuple(crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist()) for p in draws]
+
+        return decode_crops(file, boxes, sizes, [bool(p["flip"]) for p in draws], self.channels, self.gray_range)
+
+    def check_readable(self, split: str) -> None:
+        """Raises ValueError where none of the images can be read; where one must not be skipped, for the first."""
+        skipped = list[str]()
+        try:
+            if any(self.read_or_skip(place, self.center, skipped) is not None for place in range(len(self))):
+                return
+        except UnreadableSample as error:
+            raise ValueError(str(error)) from error
+        raise ValueError(none_readable(split, skipped))
 
     def read_or_skip(
         self, place: int, read: Callable[[File], list[np.ndarray]], skipped: list[str]
@@ -157,13 +181,9 @@ class Encoded:
             yield batch
 
 
-def decode_views(file: File, draws: Params, sizes: Sequence[int], channels: int) -> list[np.ndarray]:
-    """The crops of one file that these draws, of one row each, ask for: (channels, S, S) uint8, one per view."""
-
-    def boxes(height: int, width: int) -> list[Box]:
-        return [tuple(crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist()) for p in draws]
-
-    return decode_crops(file, boxes, sizes, [bool(p["flip"]) for p in draws], channels)
+def none_readable(split: str, skipped: Sequence[str]) -> str:
+    """The error of a split without images."""
+    return f"none of the {len(skipped):,} images of the {split} split can be read, the first: {skipped[0]}"
 
 
 class CenterCrops(Dataset):
@@ -176,7 +196,7 @@ class CenterCrops(Dataset):
         images, pixels = self.images, []
         try:
             for place in places.tolist():
-                pixels.append(images.read_or_skip(place, lambda f: [decode(f, images.size, images.channels)], []))
+                pixels.append(images.read_or_skip(place, images.center, []))
         except UnreadableSample as error:
             return error  # raised here, it would come out as a traceback of the worker
         good = [p is not None for p in pixels]

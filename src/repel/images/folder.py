@@ -13,26 +13,30 @@ from torch import Tensor
 from repel.base.collectives import rank
 from repel.base.cores import cores_per_rank
 from repel.data.samples import Splits
-from repel.images.decode import decode_files, shown
-from repel.images.encoded import Encoded
+from repel.images.decode import GrayRange, check_gray_range, decode_files, shown
+from repel.images.encoded import Encoded, none_readable
+from repel.images.gray_range import note_narrow_range
+from repel.images.layout import LAYOUTS, Part, class_names, empty_folders, split_folders
+from repel.images.listing import list_images
 from repel.images.memory import Images
 from repel.images.sources import Files, worker_count
 
-__all__ = ["image_files", "image_folder", "run_parallel"]
+__all__ = ["image_folder", "run_parallel"]
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-SERVICE = {  # of systems and archivers, in lower case; as all hidden ones, never a class, never images
-    "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information",
-}  # fmt: skip
-SPLITS = {"train": "train", "val": "val", "test": "test"}
-IMAGENET = {"train": "train", "test": "val"}  # its validation images are what everyone tests on
 SMALL = 96  # pixels a side, up to which a set is held in memory by data.in_memory=auto
 MEMORY_LIMIT = 16 * 2**30  # bytes of decoded pixels; beyond that, holding a set in memory is a mistake on most machines
 CHUNK = 500  # files a worker decodes before it reports back
 
 
 def image_folder(
-    root: str, size: int, channels: int, on_error: str, in_memory: bool | str, workers: int | str, layout: str
+    root: str,
+    size: int,
+    channels: int,
+    on_error: str,
+    in_memory: bool | str,
+    workers: int | str,
+    layout: str,
+    gray_range: GrayRange | None = None,
 ) -> Splits:
     """Read DIR/train/..., DIR/val/..., DIR/test/... where they exist, else all of DIR as the training set.
 
@@ -48,44 +52,60 @@ def image_folder(
         in_memory: True: plain images are decoded once and held, crops are made from these. False: files are decoded for
             every batch and crops made from the whole picture. `auto`: held up to 96 pixels a side, where they fit.
         workers: processes that decode batches, or auto.
-        layout: `splits`, or `imagenet`, where the folder val is the test split.
+        layout: `splits`, `classes` or `imagenet`, see layout.split_folders.
+        gray_range: the values of gray images of more than 8 bits that become black and white; None: 0 and 65535.
     """
-    _check_options(channels, on_error, in_memory)
+    _check_options(channels, on_error, in_memory, layout)
+    gray_range = check_gray_range(gray_range)
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise ValueError(f"data.root={root}: there is no such folder")
-    parts = _split_folders(folder, IMAGENET if layout == "imagenet" else SPLITS)
-    files = {split: image_files(part) for split, part in parts.items()}
-    for split, names in files.items():
-        if not names:
-            raise ValueError(f"data.root={root}: no images in {parts[split]} (looked for {' '.join(sorted(ENDINGS))})")
-    if layout == "splits":  # of ImageNet, whose val everyone tests on, no other images can stand in
-        _leave_out_unlabeled(parts, files)
-    classes = _class_names(parts, files)
-    labels = {split: _class_labels(names, classes) if classes else None for split, names in files.items()}
-    prefixes = {split: "" if part == folder else part.name for split, part in parts.items()}
-    if not _holds_in_memory(root, sum(map(len, files.values())), size, channels, in_memory):
-        how = size, channels, on_error == "skip", worker_count(workers)
-        sources = {split: Files(str(parts[split]), names, prefixes[split]) for split, names in files.items()}
-        encoded = {split: Encoded(source, labels[split], None, *how) for split, source in sources.items()}
+    parts = _list_parts(folder, layout)
+    classes = class_names(folder, parts)
+    labels = {split: _class_labels(part.files, classes) if classes else None for split, part in parts.items()}
+    paths = [folder / parts["train"].folder / file for file in parts["train"].files]
+    note_narrow_range(paths, gray_range)
+    if not _holds_in_memory(root, sum(len(part.files) for part in parts.values()), size, channels, in_memory):
+        options = size, channels, on_error == "skip", worker_count(workers), gray_range
+        encoded: dict[str, Encoded] = {}
+        for split, part in parts.items():
+            source = Files(str(folder / part.folder), part.files, part.folder)
+            encoded[split] = Encoded(source, labels[split], None, *options)
+            encoded[split].check_readable(split)
         return Splits(encoded["train"], encoded.get("test"), encoded.get("val"), classes)
     skipped: list[str] = []
-    decoded = {
-        split: _decode_all(parts[split], names, labels[split], size, channels, on_error, skipped, prefixes[split])
-        for split, names in files.items()
-    }
-    if not len(decoded["train"]):
-        raise ValueError(f"data.root={root}: none of the {len(files['train'])} training images can be read")
+    how = (channels, size, size), gray_range, on_error, skipped
+    decoded = {split: _decode_all(folder, split, part, labels[split], *how) for split, part in parts.items()}
     return Splits(decoded["train"], decoded.get("test"), decoded.get("val"), classes, skipped)
 
 
-def _check_options(channels: int, on_error: str, in_memory: bool | str) -> None:
+def _check_options(channels: int, on_error: str, in_memory: bool | str, layout: str) -> None:
     if on_error not in ("raise", "skip"):
         raise ValueError(f"data.on_error must be raise or skip, got {on_error!r}")
     if channels not in (1, 3):
         raise ValueError(f"data.channels must be 1 or 3, got {channels}")
     if in_memory not in (True, False, "auto"):
         raise ValueError(f"data.in_memory must be true, false or auto, got {in_memory!r}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"data.layout must be {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}, got {layout!r}")
+
+
+def _list_parts(folder: Path, layout: str) -> dict[str, Part]:
+    """Each split's folder and images; a line says what of the folder is left out.
+
+    Raises:
+        ValueError: no images in a split, or it is not clear what is a split.
+    """
+    listing = list_images(folder)
+    parts = split_folders(folder, listing, layout)
+    read = sum(len(part.files) for part in parts.values())
+    for part in parts.values():
+        if not part.files:
+            raise ValueError(f"no images in {folder / part.folder}; in data.root={folder}: {listing.describe(read)}")
+    empty = empty_folders(listing, parts)
+    if rank() == 0 and (listing.left_out or listing.closed or empty or read < len(listing.files)):
+        print(f"files    {listing.describe(read)}" + (f"; no images in: {', '.join(empty)}" if empty else ""))
+    return parts
 
 
 def _holds_in_memory(root: str, total: int, size: int, channels: int, in_memory: bool | str) -> bool:
@@ -103,82 +123,6 @@ def _holds_in_memory(root: str, total: int, size: int, channels: int, in_memory:
     return in_memory is True or (in_memory == "auto" and size <= SMALL and fits)
 
 
-def _split_folders(folder: Path, names: dict[str, str]) -> dict[str, Path]:
-    """Where each split lies; where train, val and test are not told apart by folders, all is train.
-
-    Raises:
-        ValueError: train, val or test stand next to other folders, or without train: a guess could mix the splits.
-    """
-    parts = {split: folder / name for split, name in names.items() if (folder / name).is_dir()}
-    if not parts:
-        return {"train": folder}
-    known = list(names.values())
-    beside = (p for p in folder.iterdir() if p.is_dir() and p.name not in known and not _is_service(p.name))
-    others = {p.name: files for p in sorted(beside) if (files := image_files(p))}
-    if others.keys() == {"test"} and known == [*IMAGENET.values()] and not any(os.sep in f for f in others["test"]):
-        _print_left_out(folder / "test", others.pop("test"), "val is the test split")  # as ImageNet's archive has it
-    if "train" not in parts or others:
-        raise ValueError(
-            f"data.root={folder} has {', '.join([*(p.name for p in parts.values()), *list(others)[:3]])}: put the "
-            f"classes into train, and nothing else next to {' and '.join([', '.join(known[:-1]), known[-1]])}, or "
-            "point data.root at a folder of classes"
-        )
-    return parts
-
-
-def image_files(folder: Path) -> list[str]:
-    """The images below a folder, relative to it, sorted, so that ids do not depend on the file system.
-
-    Hidden ones and those of systems and archivers are left out, such as .ipynb_checkpoints and __MACOSX/._1.jpg. Links
-    are followed, but not those that lead back to where they are.
-    """
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        here = os.path.realpath(root) + os.sep
-        folders[:], names = ([name for name in some if not _is_service(name)] for some in (folders, names))
-        folders[:] = [f for f in folders if not here.startswith(os.path.realpath(os.path.join(root, f)) + os.sep)]
-        inner = os.path.relpath(root, folder)
-        prefix = "" if inner == "." else inner + os.sep
-        found += [prefix + name for name in names if os.path.splitext(name)[1].lower() in ENDINGS]
-    return sorted(found, key=lambda path: path.split(os.sep))
-
-
-def _is_service(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SERVICE
-
-
-def _leave_out_unlabeled(parts: dict[str, Path], files: dict[str, list[str]]) -> None:
-    """Take out val or test without class folders where all of train is in some; train then gives its share instead."""
-    for split in ("val", "test"):
-        found = files.get(split, [])
-        if not found or any(os.sep in path for path in found) or any(os.sep not in path for path in files["train"]):
-            continue
-        _print_left_out(parts[split], found, f"as many as data.{split}_fraction says are held out of train")
-        del parts[split], files[split]
-
-
-def _print_left_out(folder: Path, files: list[str], instead: str) -> None:
-    if rank() == 0:
-        print(
-            f"note     {folder} has no class folders: its {len(files):,} images are left out, and {instead}; "
-            f"data.root={folder} reads them"
-        )
-
-
-def _class_names(parts: dict[str, Path], files: dict[str, list[str]]) -> list[str]:
-    """The class folders of all splits, sorted; none when no image is in one.
-
-    Raises:
-        ValueError: some images are in class folders and some are not.
-    """
-    outside = [parts[split] / path for split, found in files.items() for path in found if os.sep not in path]
-    if outside and len(outside) < sum(map(len, files.values())):
-        raise ValueError(
-            f"{outside[0]} lies outside the class folders next to it; move it into one, or all out of them"
-        )
-    return sorted({path.split(os.sep, 1)[0] for found in files.values() for path in found}) if not outside else []
-
-
 def _class_labels(files: list[str], classes: list[str]) -> Tensor:
     """(N,) int64, by the class folder of each file."""
     number = {name: i for i, name in enumerate(classes)}
@@ -186,22 +130,27 @@ def _class_labels(files: list[str], classes: list[str]) -> Tensor:
 
 
 def _decode_all(
-    folder: Path,
-    files: list[str],
+    root: Path,
+    split: str,
+    part: Part,
     labels: Tensor | None,
-    size: int,
-    channels: int,
+    shape: tuple[int, int, int],
+    gray_range: GrayRange | None,
     on_error: str,
     skipped: list[str],
-    prefix: str,
 ) -> Images:
-    """Decode files in parallel; those that cannot be read raise, or are appended to skipped and left out."""
-    pixels = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
-    good = torch.ones(len(files), dtype=torch.bool)
-    paths = [folder / file for file in files]
+    """Decode files in parallel; those that cannot be read raise, or are appended to skipped and left out.
+
+    Raises:
+        ValueError: none is left.
+    """
+    paths = [root / part.folder / file for file in part.files]
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    done = 0
-    for arrays, errors in run_parallel(partial(decode_files, size=size, channels=channels), chunks):
+    pixels = torch.empty(len(paths), *shape, dtype=torch.uint8)
+    good = torch.ones(len(paths), dtype=torch.bool)
+    decode = partial(decode_files, size=shape[1], channels=shape[0], gray_range=gray_range)
+    before, done = len(skipped), 0
+    for arrays, errors in run_parallel(decode, chunks):
         pixels[done : done + len(arrays)] = torch.from_numpy(arrays)
         for index, reason in errors.items():
             path = shown(paths[done + index])
@@ -212,7 +161,9 @@ def _decode_all(
             skipped.append(f"{path}: {reason}")
             good[done + index] = False
         done += len(arrays)
-    images = Images(pixels, labels, np.array([os.path.join(prefix, file) for file in files], dtype=object))
+    if not good.any():
+        raise ValueError(none_readable(split, skipped[before:]))
+    images = Images(pixels, labels, np.array([os.path.join(part.folder, file) for file in part.files], dtype=object))
     return images if good.all() else images[good]
 
 

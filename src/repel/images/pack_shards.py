@@ -17,15 +17,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from repel.data.splits import held_out
-from repel.images.decode import on_white, opened, reason, shown, to_8_bit
+from repel.images.decode import GrayRange, on_white, opened, reason, shown, to_8_bit
 from repel.images.encoded import Encoded
-from repel.images.folder import SPLITS, image_folder, run_parallel
+from repel.images.folder import image_folder, run_parallel
+from repel.images.layout import LAYOUTS, SPLITS
 from repel.images.shards import FORMAT
 
 CHUNK = 100  # files read at a time
 
 
-def contents(path: str, side: int | None) -> bytes:
+def contents(path: str, side: int | None, gray_range: GrayRange | None) -> bytes:
     """The file; if its shorter side exceeds `side`, a JPEG of quality 95 scaled to that shorter side."""
     with opened(path) as image:
         if side is None or min(image.size) <= side:
@@ -33,7 +34,7 @@ def contents(path: str, side: int | None) -> bytes:
         factor = side / min(image.size)
         width, height = (int(2 * factor * pixels) for pixels in image.size)
         image.draft(None, (width, height))
-        image = on_white(to_8_bit(ImageOps.exif_transpose(image))).convert("RGB")
+        image = on_white(to_8_bit(ImageOps.exif_transpose(image), gray_range)).convert("RGB")
     factor = side / min(image.size)
     width, height = (max(1, round(factor * pixels)) for pixels in image.size)
     file = io.BytesIO()
@@ -41,12 +42,12 @@ def contents(path: str, side: int | None) -> bytes:
     return file.getvalue()
 
 
-def read(paths: list[str], side: int | None) -> list[bytes | str]:
+def read(paths: list[str], side: int | None, gray_range: GrayRange | None) -> list[bytes | str]:
     """The contents of each file, or the reason why it cannot be read."""
     made: list[bytes | str] = []
     for path in paths:
         try:
-            made.append(contents(path, side))
+            made.append(contents(path, side, gray_range))
         except Exception as error:  # a damaged file can make Pillow raise anything
             made.append(reason(error))
     return made
@@ -64,7 +65,7 @@ def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int
     given = [-1] * len(part) if part.labels is None else part.labels.tolist()
     paths = [part.open(place)[0] for place in range(len(part))]
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    task = partial(read, side=side)
+    task = partial(read, side=side, gray_range=part.gray_range)
     labels: list[int] = []
     place, shards = 0, Cache(str(folder), chunk_bytes=chunk_bytes)
     # files that are stored as they are need no decoding, and so no further processes
@@ -92,17 +93,18 @@ def main() -> int:
     parser.add_argument("folder")
     parser.add_argument("out", type=Path)
     parser.add_argument("--side", type=int, help="scale images down to this shorter side, in pixels")
+    parser.add_argument("--range", type=float, nargs=2, help="values that become black and white, as by data.range")
     parser.add_argument("--chunk-bytes", default="64MB", help="size of a chunk, such as 64MB")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="of train, if there is no folder val")
     parser.add_argument("--test-fraction", type=float, default=0.1, help="of train, if there is no folder test")
-    parser.add_argument("--layout", default="splits", choices=("splits", "imagenet"))
+    parser.add_argument("--layout", default="splits", choices=LAYOUTS)
     args = parser.parse_args()
     # litdata warns about every chunk that is a little larger than requested
     warnings.filterwarnings("ignore", message="An item was larger than the target chunk size")
     try:
         if (args.out / "classes.json").exists() or any((args.out / name).exists() for name in SPLITS):
             raise ValueError(f"{args.out} already holds shards; choose another folder, or remove them")
-        read = image_folder(args.folder, 1, 3, "skip", False, 0, args.layout)
+        read = image_folder(args.folder, 1, 3, "skip", False, 0, args.layout, args.range)
         splits = held_out(read, args.val_fraction, args.test_fraction, seed=0)
         for name in SPLITS:
             (args.out / name).mkdir(parents=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from repel.base.installation import install_extra
 from repel.data.samples import Splits
-from repel.images.decode import File
+from repel.images.decode import File, GrayRange, check_gray_range
 from repel.images.encoded import Encoded
 from repel.images.sources import Source, worker_count
 
@@ -28,7 +28,15 @@ __all__ = ["Shards", "stream"]
 FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
 
 
-def stream(root: str, size: int, channels: int, on_error: str, workers: int | str, shuffle_chunks: int) -> Splits:
+def stream(
+    root: str,
+    size: int,
+    channels: int,
+    on_error: str,
+    workers: int | str,
+    shuffle_chunks: int,
+    gray_range: GrayRange | None = None,
+) -> Splits:
     """Read ROOT/train, ROOT/val and ROOT/test as `repel pack-shards` writes them.
 
     Args:
@@ -38,7 +46,9 @@ def stream(root: str, size: int, channels: int, on_error: str, workers: int | st
         on_error: what to do with an image that cannot be read: `raise`, or `skip` it and list it.
         workers: processes that read, or auto.
         shuffle_chunks: how many chunks are shuffled together; memory grows with it.
+        gray_range: the values of gray images of more than 8 bits that become black and white; None: 0 and 65535.
     """
+    gray_range = check_gray_range(gray_range)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"data.on_error must be raise or skip, got {on_error!r}")
     if channels not in (1, 3):
@@ -55,7 +65,9 @@ def stream(root: str, size: int, channels: int, on_error: str, workers: int | st
         if classes:
             labels = torch.from_numpy(np.load(folder / name / "labels.npy"))
         source = Shards(str(folder / name), shuffle_chunks)
-        return Encoded(source, labels, None, size, channels, on_error == "skip", worker_count(workers))
+        images = Encoded(source, labels, None, size, channels, on_error == "skip", worker_count(workers), gray_range)
+        images.check_readable(name)
+        return images
 
     return Splits(part("train"), part("test"), part("val"), classes)
 

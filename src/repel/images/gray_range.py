@@ -1,0 +1,47 @@
+"""Gray images of more than 8 bits that use few of them: nearly black, and nearly the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from repel.base.collectives import rank
+from repel.images.decode import GrayRange, opened
+
+__all__ = ["note_narrow_range"]
+
+LOOKED_AT = 20  # files of a set
+LEVELS = 64  # of 256; fewer are worth a line
+
+
+def note_narrow_range(paths: Sequence[Path], gray_range: GrayRange | None) -> None:
+    """Say once where 16-bit files would be left with few gray levels, and the range that keeps them all.
+
+    Microscopes, X-ray and depth cameras write 9 to 14 bits into 16. A set must not be scaled by what is in it without
+    being asked: brightness may mean something, and other data would then be scaled otherwise.
+    """
+    if gray_range is not None or rank() != 0:
+        return
+    ends = [found for path in paths[:: max(1, len(paths) // LOOKED_AT)] if (found := _ends(path))]
+    if not ends:
+        return
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if high <= 65535 and (levels := (high >> 8) - (low >> 8) + 1) < LEVELS:
+        whole = 2 ** max(1, high.bit_length())  # of the camera, which keeps what is black, and is that of other files
+        start, end = (0, whole - 1) if (high - low) * 4 >= whole else (low, max(high, low + 1))
+        print(
+            f"note     the 16-bit images have values from {low} to {high} of 65535 in {len(ends)} that were looked at: "
+            f"{levels} of 256 gray levels are left; data.range=[{start},{end}] spreads this range over all levels"
+        )
+
+
+def _ends(path: Path) -> tuple[int, int] | None:
+    """The lowest and highest value of a 16-bit image; None for others, and for what cannot be read."""
+    try:
+        with opened(path) as image:
+            if image.mode != "I" and not image.mode.startswith("I;16"):
+                return None
+            pixels = np.asarray(image)
+    except Exception:  # a damaged file can make Pillow raise anything; it is named where it is read
+        return None
+    return int(pixels.min()), int(pixels.max())

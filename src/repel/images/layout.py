@@ -1,0 +1,178 @@
+"""Where the splits and classes of a folder of images lie."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from repel.base.collectives import rank
+from repel.images.decode import shown
+from repel.images.listing import Listing
+from repel.images.split_names import SPELLINGS, split_named, splits_among
+
+__all__ = ["LAYOUTS", "SPLITS", "Part", "class_names", "empty_folders", "split_folders"]
+
+SPLITS = ("train", "val", "test")
+NAMED = 5  # folders in a line
+LAYOUTS = ("splits", "classes", "imagenet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: a folder relative to data.root, "" for all of it, and its images, relative to that folder."""
+
+    folder: str
+    files: list[str]
+
+
+def split_folders(root: Path, listing: Listing, layout: str) -> dict[str, Part]:
+    """Each split's folder and images; where splits are not told apart by folders, all is train.
+
+    Args:
+        layout: `splits`, `classes`: every folder is a class, whatever its name; or `imagenet`: val is the test split,
+            which everyone tests on, and a test without class folders is left out.
+
+    Raises:
+        ValueError: it is not clear what a folder that looks like a split is: a guess could mix the splits.
+    """
+    if layout == "classes":
+        return {"train": Part("", listing.files)}
+    names = _folders_of_splits(root, listing, "val" if layout == "imagenet" else "test")
+    if layout == "imagenet" and "val" in names:
+        names = {"train": names["train"], "test": names["val"]}
+    if not names:
+        _refuse_inner_splits(root, listing.files)
+        return {"train": Part("", listing.files)}
+    parts = {split: _part(root, split, name, listing.files) for split, name in names.items()}
+    if rank() == 0 and layout == "splits" and any(part.folder != split for split, part in parts.items()):
+        print(f"note     data.root={root}: " + ", ".join(f"{p.folder} is the {s} split" for s, p in parts.items()))
+    if layout == "splits":  # of ImageNet no other images can stand in for val
+        _leave_out_unlabeled(root, parts)
+    return parts
+
+
+def _folders_of_splits(root: Path, listing: Listing, last: str) -> dict[str, str]:
+    """Split -> its folder in root; none where no folder looks like a split.
+
+    Raises:
+        ValueError: two folders look like one split, some stand next to others, or there is no train.
+    """
+    top = sorted(folder for folder in listing.folders if os.sep not in folder)
+    filled = {file.split(os.sep, 1)[0] for file in listing.files if os.sep in file}
+    by_split: dict[str, list[str]] = defaultdict(list)
+    for name, split in splits_among(top).items():
+        if name in filled or name.lower() in SPELLINGS:  # else notes or tables on a split
+            by_split[split].append(name)
+    answer = "if all of these are classes, data.layout=classes"
+    for split, names in by_split.items():
+        if len(names) > 1:
+            raise ValueError(
+                f"data.root={root}: {' and '.join(names)} look like the {split} split; keep one of them there, or, "
+                + answer
+            )
+    found = {split: by_split[split][0] for split in SPLITS if split in by_split}
+    others = [name for name in top if name in filled and name not in found.values()]
+    if last == "val" and "test" in found and _is_flat(images := _below(found["test"], listing.files)):
+        _print_left_out(root / found.pop("test"), images, "val is the test split")  # as ImageNet's archive has it
+    known = SPLITS[: SPLITS.index(last) + 1]
+    if found and ("train" not in found or others or not found.keys() <= set(known)):
+        raise ValueError(
+            f"data.root={root} has {', '.join([*found.values(), *others[:3]])}: put the classes into train, and "
+            f"nothing else next to {', '.join(known[:-1])} and {known[-1]}, or point data.root at a folder of classes; "
+            + answer
+        )
+    return found
+
+
+def _below(folder: str, files: Iterable[str]) -> list[str]:
+    """Those of the files that lie in the folder, relative to it."""
+    prefix = folder + os.sep
+    return [file[len(prefix) :] for file in files if file.startswith(prefix)]
+
+
+def _part(root: Path, split: str, folder: str, files: list[str]) -> Part:
+    """A split; one folder deeper where it holds only another of its name, as archives do: seg_train/seg_train/CLASS."""
+    found = _below(folder, files)
+    inner = {file.split(os.sep, 1)[0] for file in found if os.sep in file}
+    if len(inner) == 1 and split_named(only := inner.pop()) == split and all(os.sep in file for file in found):
+        folder, found = os.path.join(folder, only), _below(only, found)
+    _refuse_inner_splits(root / folder, found)
+    return Part(folder, found)
+
+
+def _refuse_inner_splits(root: Path, files: list[str]) -> None:
+    """Raises ValueError where folders that look like train and another split lie inside what would be a class."""
+    inside: dict[str, set[str]] = defaultdict(set)  # folder -> those in it
+    for folder in {os.path.dirname(file) for file in files}:
+        while folder:
+            parent, name = os.path.split(folder)
+            inside[parent].add(name)
+            folder = parent
+    for folder in sorted(inside):
+        splits = splits_among(sorted(inside[folder]))
+        if {"train"} < set(splits.values()):
+            raise ValueError(
+                f"{root / folder} has {' and '.join(splits)}, which look like splits and would be read as "
+                f"one: point data.root at {root / folder}, or move them to train, val and test in data.root itself; "
+                "if they are no splits, rename them, or set data.layout=classes"
+            )
+
+
+def _is_flat(files: Iterable[str]) -> bool:
+    """Whether no image is in a class folder."""
+    return not any(os.sep in file for file in files)
+
+
+def _leave_out_unlabeled(root: Path, parts: dict[str, Part]) -> None:
+    """Take out val or test without class folders where all of train is in some; train then gives its share instead."""
+    if not all(os.sep in file for file in parts["train"].files):
+        return
+    for split in ("val", "test"):
+        if split in parts and parts[split].files and _is_flat(parts[split].files):
+            part = parts.pop(split)
+            instead = f"as many as data.{split}_fraction says are held out of train"
+            _print_left_out(root / part.folder, part.files, instead)
+
+
+def _print_left_out(folder: Path, files: list[str], instead: str) -> None:
+    if rank() == 0:
+        print(
+            f"note     {folder} has no class folders: its {len(files):,} images are left out, and {instead}; "
+            f"data.root={folder} reads them"
+        )
+
+
+def class_names(root: Path, parts: dict[str, Part]) -> list[str]:
+    """The class folders of all splits, sorted; none when no image is in one.
+
+    Raises:
+        ValueError: some images are in class folders and some are not.
+    """
+    flat = [part.folder for part in parts.values() if _is_flat(part.files)]
+    for part in parts.values():
+        outside = [file for file in part.files if os.sep not in file]
+        if outside and part.folder not in flat:
+            raise ValueError(
+                f"{root / part.folder / outside[0]} lies outside the class folders next to it; move it into one, or "
+                "all out of them"
+            )
+    if flat and len(flat) < len(parts):
+        others = [part.folder for part in parts.values() if part.folder not in flat]
+        raise ValueError(
+            f"data.root={root}: {' and '.join(flat)} has no class folders, {' and '.join(others)} has: move the images "
+            f"of {flat[0]} into class folders, all others out of theirs, or read one split alone: "
+            f"data.root={root / flat[0]}"
+        )
+    return sorted({file.split(os.sep, 1)[0] for part in parts.values() for file in part.files}) if not flat else []
+
+
+def empty_folders(listing: Listing, parts: dict[str, Part]) -> list[str]:
+    """Names of folders in the place of a class without an image below; none where no image is in a class."""
+    found = []
+    for part in parts.values():
+        filled = {os.path.join(part.folder, file.split(os.sep, 1)[0]) for file in part.files if os.sep in file}
+        beside = (folder for folder in listing.folders if os.path.dirname(folder) == part.folder)
+        found += [folder for folder in beside if filled and folder not in filled]
+    names = [shown(folder) for folder in sorted(found)]
+    return names if len(names) <= NAMED else [*names[:NAMED], f"{len(names) - NAMED:,} more"]
