@@ -154,7 +154,7 @@ def test_what_is_held_in_memory_follows_the_size(small_folder):
 def test_imagenets_validation_images_are_the_test_split(tmp_path):
     for part, each in (("train", 30), ("val", 4)):
         make_folder(tmp_path / part, ["n1", "n2"], each)
-    cfg = config(*QUICK, "data=imagenet", f"data.root={tmp_path}", "data.image_size=8", "data.val_fraction=0.1")
+    cfg = config(*QUICK, "data=imagenet", f"data.root={tmp_path}", "data.image_size=8", "data.split_by=place")
     data = instantiate(cfg.data.datamodule)
     data.setup()
     assert [len(part) for part in (data.splits.train, data.splits.val, data.splits.test)] == [54, 6, 8]

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from runs_here import status, train, train_until_killed
 
 from repel.base import seeding
+from repel.data.identity import name_keys
 from repel.data.sampler import GlobalBatches
 from repel.data.views import slice_params
 from repel.engine import checkpoint_io, runs
@@ -45,10 +46,28 @@ def read_shards(shards, shuffle_chunks: int = 2):
     return stream(str(shards[0]), 8, 3, "raise", 0, shuffle_chunks)
 
 
+def test_shards_know_their_samples_as_the_folder_does(shards, tmp_path):
+    """The same are held out; shards of before keys.npy know none, and do not open every record instead."""
+    cfg = config(*QUICK, "data=image_folder", f"data.root={shards[1]}", "data.split_by=name", "data.in_memory=false",
+                 "data.on_error=skip")  # fmt: skip
+    data = instantiate(cfg.data.datamodule)
+    data.setup()
+    for part in ("train", "val", "test"):
+        packed, kept = getattr(read_shards(shards), part).keys(), getattr(data.splits, part)
+        assert set(packed.tolist()) == set(kept.keys().tolist()) - set(name_keys(["a/000.png"]).tolist())
+    few = read_shards(shards).test[torch.tensor([3, 1])]
+    assert few.keys().tolist() == name_keys(str(Path(name).relative_to(shards[1])) for name in few.names).tolist()
+    (tmp_path / "old").mkdir()
+    for path in (shards[0] / "test").iterdir():
+        if path.name != "keys.npy":
+            (tmp_path / "old" / path.name).symlink_to(path)
+    assert Shards(str(tmp_path / "old"), 2).keys([0]) is None
+
+
 def test_shards_hold_every_readable_image_once_with_its_class(shards):
     splits = read_shards(shards)
     assert splits.classes == ["a", "b", "c"]
-    assert (len(splits.val), len(splits.test)) == (8, 9)
+    assert (len(splits.val), len(splits.test)) == (14, 11)  # by their names
     names = []
     for part in (splits.train, splits.val, splits.test):
         for place in range(len(part)):

@@ -130,7 +130,8 @@ def test_other_data_with_columns_of_labels(finished, tmp_path):
         table.writerow(["file", "warm", "odd"])
         for path in files:
             table.writerow([path.relative_to(tmp_path / "images"), "yes" if path.parent.name == "red" else "no", ""])
-    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", f"data.labels={tmp_path / 'labels.csv'}"]
+    source = ["data=image_folder", f"data.root={tmp_path / 'images'}", f"data.labels={tmp_path / 'labels.csv'}",
+              "data.split_by=place"]  # fmt: skip
     result = command("evaluate.py", f"ckpt={finished}", *source, *QUICK, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = run_folder(result, tmp_path)
@@ -262,7 +263,9 @@ def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")
     job = to_container(cfg) | {"layers": ["h"]}
-    assert make_report(cfg, job, {}, {}, select_device("cpu"), None).metrics == {}
+    data = build_data(cfg)
+    data.setup()
+    assert make_report(cfg, job, {}, {}, select_device("cpu"), data).metrics == {}
     assert "no labels" in capsys.readouterr().out
 
 

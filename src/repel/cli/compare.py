@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from repel.cli.sweeps import identity, key_and_value
 from repel.engine import runs
 
-ASIDE = ("seed", "name", "resume", "sweep", "hydra")  # overrides that do not make a cell
+ASIDE = ("seed", "name", "resume", "data_root", "sweep", "hydra")  # overrides that do not make a cell
 DONE = ("finished", "pruned")
 
 

@@ -43,19 +43,16 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     """
     overrides = task_overrides()
     if (cfg.sweep.resume is not None or (slurm.requeued() and cfg.resume is None)) and runs.exists(folder):
-        state = sweeps.plan_job(folder, to_container(cfg), overrides)
-        if state == sweeps.NEW:
-            return cfg, state
-        outcome = f"{runs.read_environment(folder)['outcome']} already" if state == sweeps.FINISHED else "resumes"
-        print(f"{outcome}: {relative_to_cwd(folder)}", flush=True)
-        return load_config(runs.read_config(folder)), state
+        return _prepare_started_job(cfg, folder, overrides)
     if cfg.resume is None:
+        if cfg.data_root is not None and cfg.sweep.resume is None:
+            raise ValueError("data_root= says where the data of a run lies that is resumed; a new run takes data.root=")
         runs.create(folder, to_container(cfg), overrides)
         if own := own_folders():
             runs.update_environment(folder, config_dirs=[str(path.resolve()) for path in own])
         slurm.remember(folder if HydraConfig.get().mode == RunMode.RUN else folder.parent)
-        return cfg, sweeps.NEW
-    if others := [o for o in overrides if not o.startswith("resume=")]:
+        return _with_moved_data(cfg, folder), sweeps.NEW
+    if others := [o for o in overrides if not o.startswith(("resume=", "data_root="))]:
         raise ValueError(f"resume= uses the run's own config; leave out {' '.join(others)}, or start a new run")
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
@@ -63,12 +60,33 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     runs.lock(folder)
     if (chosen := Path(cfg.resume).expanduser().resolve()) not in (folder, last):
         restore_checkpoint(chosen, last)
+    if cfg.data_root is not None:
+        runs.move_data(folder, cfg.data_root)
     try:
-        return load_config(runs.read_config(folder)), sweeps.RESUME
+        return load_config(runs.current_config(folder)), sweeps.RESUME
     except ValueError as error:
         if folders := runs.read_environment(folder).get("config_dirs"):
             raise ValueError(f"{error}; the run was started with --config-dir={folders[0]}") from error
         raise
+
+
+def _prepare_started_job(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[DictConfig, str]:
+    """The config and the state of a job that an interrupted sweep, or SLURM's job before this one, has started."""
+    state = sweeps.plan_job(folder, to_container(cfg), overrides)
+    moved = _with_moved_data(cfg, folder)
+    if state == sweeps.NEW:
+        return moved, state
+    outcome = f"{runs.read_environment(folder)['outcome']} already" if state == sweeps.FINISHED else "resumes"
+    print(f"{outcome}: {relative_to_cwd(folder)}", flush=True)
+    return load_config(runs.current_config(folder)), state
+
+
+def _with_moved_data(cfg: DictConfig, folder: Path) -> DictConfig:
+    """The config; with data_root=, that of the run's folder, which keeps where its data lies now."""
+    if cfg.data_root is None:
+        return cfg
+    runs.move_data(folder, cfg.data_root)
+    return load_config(runs.current_config(folder))
 
 
 def restore_checkpoint(chosen: Path, last: Path) -> None:

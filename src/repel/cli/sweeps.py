@@ -15,6 +15,7 @@ from repel.cli import slurm
 from repel.engine import runs
 from repel.engine.configs import flatten
 
+OWN = ("sweep", "data_root")  # options of the sweep's, not of its jobs
 FINISHED, RESUME, NEW = "finished", "resume", "new"  # what prepare_run() found in a run's folder
 
 
@@ -51,7 +52,7 @@ def run_folders(sweep: Path) -> list[Path]:
 def identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
     """What makes two jobs the same: their overrides in any order, by value, without the sweep's own options."""
     last = dict(map(key_and_value, overrides))  # of a key that is given twice, the last counts
-    return frozenset(pair for pair in last.items() if pair[0].split(".")[0] not in ("sweep", "hydra"))
+    return frozenset(pair for pair in last.items() if pair[0].split(".")[0] not in ("sweep", "hydra", "data_root"))
 
 
 @functools.cache
@@ -93,13 +94,15 @@ def plan_job(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
     Raises:
         ValueError: the folder's run had another config, or still runs in another process.
     """
-    before, now = (flatten({k: v for k, v in c.items() if k != "sweep"}) for c in (runs.read_config(folder), config))
+    before, now = (flatten({k: v for k, v in c.items() if k not in OWN}) for c in (runs.read_config(folder), config))
+    moved = "; if the data has moved, leave data.root as it was and add data_root=FOLDER"
     if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
         there, here = (values.get(changed[0], "absent") for values in (before, now))
         raise ValueError(
             f"{folder} ran with another config ({changed[0]}: {there} there, {here} now"
             + (f", and {len(changed) - 1} more" if changed[1:] else "")
             + "); undo the change, or start a new sweep"
+            + moved * set(changed).issubset({"data.root", "data.datamodule.read.root"})
         )
     runs.lock(folder)
     if "outcome" in runs.read_environment(folder):

@@ -45,6 +45,7 @@ class PairData(LightningDataModule):
         normalize: makes evaluation's single plain view of a batch, an encoder's input.
         seed: of the order and of the views' draws.
         prepare: samples as read -> as used, for each split; None: as read.
+        split_by: name or place, by which samples are held out, see splits.py.
     """
 
     def __init__(
@@ -61,15 +62,19 @@ class PairData(LightningDataModule):
         normalize: Callable[[Any], Any],
         seed: int,
         prepare: Callable[[Samples], Samples] | None = None,
+        split_by: str = "place",
     ):
         super().__init__()
         for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
             if not 0 < fraction < 0.5:
                 raise ValueError(f"data.{name} must be between 0 and 0.5, got {fraction}")
+        if split_by not in ("name", "place"):
+            raise ValueError(f"data.split_by must be name or place, got {split_by!r}")
         if device_cache not in (True, False, "auto"):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
         self.reader, self.prepare, self.batch_size, self.seed = read, prepare, batch_size, seed
-        self.fractions, self.split_seed, self.device_cache = (val_fraction, test_fraction), split_seed, device_cache
+        self.fractions, self.device_cache = (val_fraction, test_fraction), device_cache
+        self.split_seed, self.split_by = split_seed, split_by
         self.tasks, self.table = tasks, None if labels is None else Table(labels)
         self.class_column: str | None = None  # the table's column that became the class
         self.single_class: str | None = None  # of all training samples, whose labels are left out then
@@ -88,11 +93,9 @@ class PairData(LightningDataModule):
             if self.table is not None and splits.train.labels is None:
                 splits = label_by_table(splits, self.table)
                 self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
-            self._splits, self.single_class = without_single_class(held_out(splits, *self.fractions, self.split_seed))
-            if self.single_class is not None and self.table is not None and self.class_column is None:
-                self.class_column = next(iter(self.table.codes))
-                labelled = label_by_table(self._splits, self.table)
-                self._splits, self.single_class = without_single_class(labelled)
+            complete = held_out(splits, *self.fractions, self.split_seed, self.split_by)
+            self._splits, self.single_class, column = without_single_class(complete, self.table)
+            self.class_column = self.class_column or column
             self._check_tasks()
             self.print_table_notes(splits)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repel.data.identity import name_keys
 from repel.data.samples import DataInfo, Fetched
 from repel.data.views import ViewDraws
 
@@ -54,6 +55,9 @@ class TensorSamples:
         assert self.labels is not None, "asked for the labels of unlabeled samples"
         known = self.labels >= 0
         return self if bool(known.all()) else self[known]
+
+    def keys(self) -> Tensor | None:
+        return None if self.names is None else name_keys(self.names)
 
     def with_labels(self, labels: Tensor | None) -> Self:
         return replace(self, labels=labels)

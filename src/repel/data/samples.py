@@ -99,6 +99,9 @@ class Samples(Protocol):
     def labelled(self) -> "Samples":
         """Those whose label is known."""
 
+    def keys(self) -> Tensor | None:
+        """(N,) int64, which sample each is, whatever others there are: a hash of its name, see identity.py; or None."""
+
     def with_labels(self, labels: Tensor | None) -> "Samples":
         """The same samples with these labels (N,), or with none."""
 

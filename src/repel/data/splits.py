@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from repel.base import seeding
 from repel.data.labels import Table
@@ -14,18 +16,58 @@ __all__ = ["held_out", "label_by_table", "split_off", "without_single_class"]
 AnySplits = TypeVar("AnySplits", Splits, CompleteSplits)
 
 
-def held_out(splits: Splits, val_fraction: float, test_fraction: float, seed: int) -> CompleteSplits:
-    """Splits with a test and a validation set, taken from train where missing, the same share of every class."""
+FEWEST = 2  # samples that are held out of a set with names, however small their share
+
+
+def held_out(
+    splits: Splits, val_fraction: float, test_fraction: float, seed: int, split_by: str = "place"
+) -> CompleteSplits:
+    """Splits with a test and a validation set, taken from train where missing.
+
+    Args:
+        split_by: `name`: each sample by a hash of its own name, so that one that is added or removed moves no other.
+            `place`: by its place among all, the same share of every class; so are samples without names.
+    """
     train, val, test = splits.train, splits.val, splits.test
     if test is None:
-        train, test = split_off(train, test_fraction, seed, 0)
+        train, test = split_off(train, test_fraction, seed, 0, split_by)
     if val is None:
-        train, val = split_off(train, val_fraction, seed, 1)
+        train, val = split_off(train, val_fraction, seed, 1, split_by)
     return CompleteSplits(train, test, val, splits.classes, splits.skipped)
 
 
-def split_off(samples: Samples, fraction: float, seed: int, part: int) -> tuple[Samples, Samples]:
-    """(rest, held out), the same share of every class. Samples without a label stay in rest, unless none has one."""
+def split_off(
+    samples: Samples, fraction: float, seed: int, part: int, split_by: str = "place"
+) -> tuple[Samples, Samples]:
+    """(rest, held out). Samples without a label stay in rest, unless none has one."""
+    keys = samples.keys() if split_by == "name" else None
+    out = _by_place(samples, fraction, seed, part) if keys is None else _by_key(samples, keys, fraction, seed, part)
+    return samples[~out], samples[out]
+
+
+def _by_key(samples: Samples, keys: Tensor, fraction: float, seed: int, part: int) -> Tensor:
+    """(N,) bool: whose draw is below the fraction, each sample's draw depending on its key alone.
+
+    As TensorFlow's retrain.py has it: a file stays in its split when others are added.
+    """
+    draws = torch.from_numpy(_uniform(keys.numpy(), seeding.mix(seed, seeding.SPLIT, part)))
+    if samples.labels is not None:
+        draws[samples.labels < 0] = torch.inf
+    out = draws < fraction
+    out[draws.argsort()[:FEWEST]] = True
+    return out & draws.isfinite()
+
+
+def _uniform(keys: np.ndarray, stream: int) -> np.ndarray:
+    """(N,) float64 in [0, 1) of int64 keys, by the mixing function of splitmix64 (Steele et al. 2014)."""
+    x = keys.view(np.uint64) ^ np.uint64(stream)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) / 2**53
+
+
+def _by_place(samples: Samples, fraction: float, seed: int, part: int) -> Tensor:
+    """(N,) bool: drawn from all, the same share of every class."""
     labels = torch.zeros(len(samples), dtype=torch.int64) if samples.labels is None else samples.labels
     shuffled = torch.randperm(len(samples), generator=seeding.generator(seed, seeding.SPLIT, part))
     shuffled = shuffled[labels[shuffled] >= 0]
@@ -35,18 +77,29 @@ def split_off(samples: Samples, fraction: float, seed: int, part: int) -> tuple[
     places = ((torch.arange(count) + 0.5) * len(by_class) / count).long()
     out = torch.zeros(len(samples), dtype=torch.bool)
     out[by_class[places]] = True
-    return samples[~out], samples[out]
+    return out
 
 
-def without_single_class(splits: CompleteSplits) -> tuple[CompleteSplits, str | None]:
-    """Splits without labels where all training samples are of one class, and its name: one class is no label."""
+def without_single_class(splits: CompleteSplits, table: Table | None) -> tuple[CompleteSplits, str | None, str | None]:
+    """Splits whose labels tell training samples apart, or without labels: one class is no label.
+
+    Where all training samples are of one class, the first column of a table becomes the class, if there is one; which
+    samples are in which split stays the same.
+
+    Returns:
+        The splits, the name of the only class that was left out, and the table's column that became the class.
+    """
     labels = splits.train.labels
     found = [] if labels is None else labels[labels >= 0].unique().tolist()
     if len(found) != 1:
-        return splits, None
+        return splits, None, None
     train, test, val = (part.with_labels(None) for part in (splits.train, splits.test, splits.val))
     name = splits.classes[found[0]] if splits.classes else str(found[0])
-    return replace(splits, train=train, test=test, val=val, classes=[]), name
+    bare = replace(splits, train=train, test=test, val=val, classes=[])
+    if table is None:
+        return bare, name, None
+    labelled, only, _ = without_single_class(label_by_table(bare, table), None)
+    return labelled, only, next(iter(table.codes))
 
 
 def label_by_table(splits: AnySplits, table: Table) -> AnySplits:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from repel.base.cores import limit_threads
 from repel.base.signals import DeferredSignals
-from repel.engine.configs import to_container
+from repel.engine.configs import to_container, with_data_root
 from repel.engine.targets import check_objects
 
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
@@ -38,9 +38,7 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
     """
     run = copy.deepcopy(run)
     if cfg.data_root is not None:
-        if "root" not in run["data"]:
-            raise ValueError("data_root: the run's data has no root; leave it out")
-        run["data"]["root"] = run["data"]["datamodule"]["read"]["root"] = cfg.data_root
+        run = with_data_root(run, cfg.data_root)
     if cfg.get("data") is None:
         return run
     typed = {override.split("=")[0] for override in overrides}

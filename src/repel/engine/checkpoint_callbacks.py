@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from repel.data.datamodule import pair_data
+from repel.data.identity import Record, record_of
 from repel.module import Diverged
 
 __all__ = ["BestCheckpoint", "ConfigInCheckpoint", "LastCheckpoint", "objective", "optimizer_stepped", "save_last"]
@@ -91,13 +93,16 @@ class BestCheckpoint(Checkpoint):
 
 
 class ConfigInCheckpoint(Callback):
-    """Every checkpoint carries its run's config, so that it can be used from the file alone."""
+    """Every checkpoint carries its run's config and which samples it has, so that the file alone can be used."""
 
     def __init__(self, config: dict[str, Any]):
         self.config = config
+        self.samples: Record | None = None  # computed once
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        self.samples = self.samples or record_of(pair_data(trainer).splits)
+        checkpoint["samples"] = self.samples
 
 
 def _path(trainer: Trainer, name: str) -> Path:

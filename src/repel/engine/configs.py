@@ -8,7 +8,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from repel.engine.redact import without_secrets
 from repel.engine.targets import CONF, check_targets, targets
 
-__all__ = ["CONF", "RENAMED_TARGETS", "check_targets", "flatten", "load_config", "targets", "to_container"]
+__all__ = [
+    "CONF",
+    "RENAMED_TARGETS",
+    "check_targets",
+    "flatten",
+    "load_config",
+    "targets",
+    "to_container",
+    "with_data_root",
+]
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
     "repel.anneal.Anneal": "repel.model.anneal.Anneal",
@@ -78,6 +87,19 @@ def load_config(config: dict[str, Any]) -> DictConfig:
     check_targets(config, from_file=True)
     _check_interpolations(config)
     return OmegaConf.create(config)
+
+
+def with_data_root(config: dict[str, Any], root: str) -> dict[str, Any]:
+    """A run's config with its data in another folder.
+
+    Raises:
+        ValueError: its data is in no folder.
+    """
+    data = config["data"]
+    if "root" not in data:
+        raise ValueError("data_root: the run's data has no root; leave it out")
+    module = data["datamodule"]
+    return config | {"data": data | {"root": root, "datamodule": module | {"read": module["read"] | {"root": root}}}}
 
 
 def _with_image_size(config: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import csv
 import logging
 import signal
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,10 +16,12 @@ from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
+from repel.data.identity import check_unchanged
 from repel.data.length import planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
 from repel.engine.configs import flatten, load_config, to_container
+from repel.engine.data_identity import data_option, hint_of_data_root
 from repel.engine.notes import end_notes, length_notes, notes, notes_on_test_labels, notes_on_val_labels
 from repel.module import Contrastive, Diverged
 
@@ -57,7 +60,10 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     trainer = build_trainer(cfg, folder, resume_from, signals)
     step = None if resume_from is None else resume_from[1]["global_step"]
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
-    data.setup()
+    with hint_of_data_root(cfg) if resume else nullcontext():
+        data.setup()
+    if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
+        check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
     check_data(data, cfg.data.batch_size, trainer.world_size)
     if module.loss.supervised and not data.labelled:
         one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
@@ -92,12 +98,12 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
 
 def fit_new(folder: Path) -> None:
     """A rank's task: train a new run, by the config in its folder."""
-    fit(load_config(runs.read_config(folder)), folder, resume=False)
+    fit(load_config(runs.current_config(folder)), folder, resume=False)
 
 
 def fit_resumed(folder: Path) -> None:
     """A rank's task: resume a run from its last checkpoint."""
-    fit(load_config(runs.read_config(folder)), folder, resume=True)
+    fit(load_config(runs.current_config(folder)), folder, resume=True)
 
 
 def train(

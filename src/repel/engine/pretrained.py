@@ -26,7 +26,7 @@ __all__ = [
 class PretrainedEncoder(NamedTuple):
     """Encoder and head in eval mode, in float32 on the CPU, with the run's config and the checkpoint they come from.
 
-    epoch: epochs of training. step: optimizer steps.
+    epoch: epochs of training. step: optimizer steps. samples: which the run has, see data/identity.py, where known.
     """
 
     encoder: nn.Module
@@ -35,6 +35,7 @@ class PretrainedEncoder(NamedTuple):
     path: Path
     epoch: int
     step: int
+    samples: dict[str, Any] | None
 
     @property
     def normalize(self) -> "Normalize":
@@ -71,7 +72,8 @@ def build_pretrained(contents: dict[str, Any], path: Path) -> PretrainedEncoder:
         state = contents["state_dict"].items()
         part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state if k.startswith(f"{name}.")})
         part.eval()
-    return PretrainedEncoder(module.encoder, module.head, config, path, contents["epoch"] + 1, contents["global_step"])
+    epoch, step = contents["epoch"] + 1, contents["global_step"]
+    return PretrainedEncoder(module.encoder, module.head, config, path, epoch, step, contents.get("samples"))
 
 
 def find_checkpoint(ckpt: str, checkpoint: str | None) -> Path:

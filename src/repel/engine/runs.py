@@ -17,6 +17,7 @@ import yaml
 
 from repel.base.cores import usable_cores
 from repel.base.installation import CHECKOUT
+from repel.engine.configs import with_data_root
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
 locked: dict[Path, TextIO] = {}  # this process's runs: the lock is on config.yaml
@@ -170,6 +171,23 @@ def git_commit() -> str | None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+
+
+def move_data(folder: Path, root: str) -> None:
+    """Note where a run's data lies now; its config keeps what was typed.
+
+    Raises:
+        ValueError: its data is in no folder.
+    """
+    root = os.path.abspath(Path(str(root)).expanduser())
+    with_data_root(read_config(folder), root)
+    update_environment(folder, data_root=root)
+
+
+def current_config(folder: Path) -> dict[str, Any]:
+    """The run's config, with its data where it lies now."""
+    config, root = read_config(folder), read_environment(folder).get("data_root")
+    return config if root is None else with_data_root(config, root)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -3,6 +3,7 @@
 import copy
 import csv
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from repel.data.splits import label_by_table
 from repel.engine import runs
 from repel.engine.build import build_data, with_data
 from repel.engine.configs import load_config
+from repel.engine.data_identity import hint_of_data_root, is_own_data, print_changes
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
 from repel.images.decode import shown
@@ -67,10 +69,14 @@ def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> Non
     device = select_device(cfg.accelerator)
     trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
     config = with_data(cfg, trained.config, overrides)
-    data = build_data(load_config(config))
+    loaded = load_config(config)
+    own, data = is_own_data(loaded, trained.config, cfg.get("data")), build_data(loaded)
     layers = FeatureLayers(trained, cfg.layer).eval().to(device)
     _check_shape(layers, config["data"], data, device)
-    splits = _read_splits(data)
+    with hint_of_data_root(loaded) if own else nullcontext():
+        splits = _read_splits(data)
+    if own:
+        print_changes(trained.samples, splits)
     parts, rows, skipped = [], [], list(splits.skipped)
     for name, images in split_parts(splits).items():
         features, places = encode(layers, images, data.normalize, device)

@@ -94,6 +94,9 @@ class Encoded:
         index = range(len(self.source)) if self.index is None else self.index.tolist()
         return np.array([self.source.name(i) for i in index], dtype=object)
 
+    def keys(self) -> Tensor | None:
+        return self.source.keys(range(len(self.source)) if self.index is None else self.index.tolist())
+
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         if self.index is None:
             yield from self.source.order(generator)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from repel.data.splits import held_out
@@ -54,7 +55,7 @@ def read(paths: list[str], side: int | None, gray_range: GrayRange | None) -> li
 
 
 def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int:
-    """Write one split and its labels.npy; unreadable files are skipped and named on stderr.
+    """Write one split, its labels.npy and its keys.npy; unreadable files are skipped and named on stderr.
 
     Returns:
         The number of images written.
@@ -66,6 +67,8 @@ def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int
     paths = [part.open(place)[0] for place in range(len(part))]
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     task = partial(read, side=side, gray_range=part.gray_range)
+    keys, packed = part.keys(), list[int]()
+    assert keys is not None, "files have names"
     labels: list[int] = []
     place, shards = 0, Cache(str(folder), chunk_bytes=chunk_bytes)
     # files that are stored as they are need no decoding, and so no further processes
@@ -74,6 +77,7 @@ def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int
             if isinstance(content, bytes):
                 shards[len(labels)] = {"image": content, "label": given[place], "name": os.fsencode(paths[place])}
                 labels.append(given[place])
+                packed.append(place)
             else:
                 print(f"skipped: {shown(paths[place])}: {content}", file=sys.stderr)
             place += 1
@@ -82,6 +86,7 @@ def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int
     shards.done()
     shards.merge()
     np.save(folder / "labels.npy", np.array(labels, np.int64))
+    np.save(folder / "keys.npy", keys[torch.tensor(packed)].numpy())
     assert json.loads((folder / "index.json").read_text())["config"]["types"] == FORMAT
     assert len(StreamingDataset(str(folder))) == len(labels)
     return len(labels)
@@ -105,7 +110,7 @@ def main() -> int:
         if (args.out / "classes.json").exists() or any((args.out / name).exists() for name in SPLITS):
             raise ValueError(f"{args.out} already holds shards; choose another folder, or remove them")
         read = image_folder(args.folder, 1, 3, "skip", False, 0, args.layout, args.range)
-        splits = held_out(read, args.val_fraction, args.test_fraction, seed=0)
+        splits = held_out(read, args.val_fraction, args.test_fraction, seed=0, split_by="name")
         for name in SPLITS:
             (args.out / name).mkdir(parents=True)
             count = pack(getattr(splits, name), args.out / name, args.side, args.chunk_bytes)

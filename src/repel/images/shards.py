@@ -8,7 +8,7 @@ it is everywhere else, a function of (seed, epoch). `repel pack-shards` writes t
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,11 @@ class Shards(Source):
             self.process, self.reader = os.getpid(), StreamingDataset(self.folder, batch_decode=False)
         record = self.reader[index]
         return os.fsdecode(bytes(record["name"])), bytes(record["image"])
+
+    def keys(self, index: Sequence[int]) -> Tensor | None:
+        """As `repel pack-shards` has written them, of the names before packing; shards of before that have none."""
+        path = Path(self.folder) / "keys.npy"
+        return torch.from_numpy(np.load(path))[torch.as_tensor(index)] if path.is_file() else None
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Chunks in random order; of as many as are shuffled together, the records in random order."""

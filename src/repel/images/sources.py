@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from repel.base.cores import cores_per_rank
+from repel.data.identity import name_keys
 from repel.images.decode import File
 
 __all__ = ["Files", "PackedStrings", "Source", "worker_count"]
@@ -50,6 +51,10 @@ class Source(ABC):
     def name(self, index: int) -> str:
         """The item's name, by which a table of labels knows it."""
         return self[index][0]
+
+    def keys(self, index: Sequence[int]) -> Tensor | None:
+        """(len(index),) int64, which items these are: hashes of their names; None where names are slow to read."""
+        return name_keys(self.name(i) for i in index)
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """All places in random order, in pieces that are as large as can be afforded."""

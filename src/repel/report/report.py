@@ -12,8 +12,9 @@ from torch import nn
 from repel.base.collectives import rank
 from repel.data.datamodule import PairData
 from repel.engine import checkpoint_io
-from repel.engine.build import build_data, build_evaluators, build_module
+from repel.engine.build import build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
+from repel.engine.data_identity import read_to_evaluate
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.features import encode
@@ -75,15 +76,14 @@ def make_report(
 
     Args:
         cfg: the run's config.
-        job: `evaluators`, `layers`, and `evaluation` with `bank` and `map`.
+        job: `evaluators`, `layers`, `evaluation` with `bank` and `map`, and `data` where it is not the run's own.
         paths: source -> checkpoint file, see run_checkpoints.
         contents: source -> its contents.
         data: read here if None.
     """
     evaluators = build_evaluators(job["evaluators"])
     if data is None:
-        data = build_data(cfg)
-        data.setup()
+        data = read_to_evaluate(cfg, contents[headline_of(contents)], job.get("data"))
     splits, options, figures, kept = data.splits, job["evaluation"], [], []
     if not data.labelled or splits.test.labels is None or not len(splits.test.labelled):
         one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
