@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -122,6 +123,14 @@ def test_with_joblib(ended, capfd):
     typed = ["ckpt=x", "name=broken,good", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert ended(*typed)[0] == CRASHED
     assert "error: RuntimeError: broken" in capfd.readouterr().err
+
+
+def test_paths_are_typed_from_where_the_command_is(ended, tmp_path, monkeypatch, capfd):
+    """Hydra would have the job in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"{__name__}.job", lambda cfg, folder: print("from", Path.cwd()))
+    assert ended("ckpt=x", "hydra.job.chdir=true")[0] == 0
+    assert f"from {tmp_path}\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("choice", ["joblb", "submitit_slurm"])

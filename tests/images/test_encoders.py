@@ -5,6 +5,8 @@ import torch
 from conftest import config, options
 from hydra.utils import instantiate
 
+from repel.images.encoders import TimmEncoder
+
 ENCODER_OPTIONS = {"timm": ["encoder.name=resnet10t"]}
 
 
@@ -42,6 +44,11 @@ def test_the_stem_decides_the_resolution(name):
         (["encoder=resnet18", "encoder.stem=imagenet", "encoder.weights=DEFAULT"], "data.channels=3"),
         (["encoder=resnet18", "data=cifar10", "encoder.stem=imagenet", "encoder.weights=BEST"], "IMAGENET1K_V1"),
         (["encoder=timm", "encoder.name=resnet10x"], "encoder.name"),
+        (
+            ["encoder=timm", "encoder.name=timm/resnet10x.a1"],
+            "encoder.name=timm/resnet10x.a1: .* did you mean resnet10t",
+        ),
+        (["encoder=timm", "encoder.name=zzzzzzzz"], r"no such model; timm.list_models\(\) lists them"),
         (["encoder=timm", "encoder.name=vit_tiny_patch16_224"], "data.image_size"),
         (["encoder=small", "encoder.width=0"], "encoder.width"),
     ],
@@ -51,6 +58,15 @@ def test_impossible_encoders_are_explained(overrides, words):
     with pytest.raises(Exception, match=words) as caught:
         instantiate(config(*overrides).encoder)
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t.c3_in1k", "hf-hub:timm/resnet10t", "hf_hub:timm/resnet10t"])
+def test_a_models_name_as_its_page_has_it(name, monkeypatch):
+    pytest.importorskip("timm")
+    made = []
+    monkeypatch.setattr("timm.create_model", lambda name, **options: made.append(name) or torch.nn.Flatten())
+    TimmEncoder(name, 3, 8, False, {})
+    assert made == [name.rpartition("/")[2]]
 
 
 def test_weights_without_network_say_what_to_do(monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ def whole(finished, tmp_path_factory):
     """The whole default table of a run, in its folder."""
 
     def make(cwd: Path) -> Path:
-        result = command("evaluate.py", f"ckpt={finished}", cwd=cwd, OMP_NUM_THREADS="1")
+        result = command("evaluate.py", f"ckpt={finished}", "evaluation.bank=null", cwd=cwd, OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
         folder = run_folder(result, cwd)
         (folder / "printed.txt").write_text(result.stdout, encoding="utf-8")
@@ -48,7 +48,7 @@ def whole(finished, tmp_path_factory):
 @pytest.mark.slow
 def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
     """Of a run that was measured as it is by default; it trained as `finished` did."""
-    result = command("train.py", *SMALL, BANK, "evaluators=[knn,linear]", cwd=tmp_path, OMP_NUM_THREADS="1")
+    result = command("train.py", *SMALL, "evaluators=[knn,linear]", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     run = measured(run_folder(result, tmp_path))
     known = {n: v for n, v in run.items() if re.match("test/|baseline/|val/.*linear", n)}
@@ -108,7 +108,12 @@ def test_raw_pixels_on_the_bundled_images_are_what_they_are(whole):
 
 @pytest.mark.slow
 def test_two_devices_and_a_second_time_give_the_same_numbers(finished, whole, tmp_path):
-    few = ["evaluators=[knn,linear,retrieval,corruptions]", "evaluators.corruptions.images=60", "layers=[h]"]
+    few = [
+        "evaluation.bank=null",
+        "evaluators=[knn,linear,retrieval,corruptions]",
+        "evaluators.corruptions.images=60",
+        "layers=[h]",
+    ]
     found = []
     for devices in (1, 1, 2):
         result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path,

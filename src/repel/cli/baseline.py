@@ -16,7 +16,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from repel.engine.configs import CONF, flatten
 
-__all__ = ["baseline", "dotted_keys", "group_options", "is_group", "known_keys", "own_folders", "task_overrides"]
+__all__ = [
+    "baseline",
+    "default_groups",
+    "dotted_keys",
+    "group_options",
+    "groups_of_recipe",
+    "is_group",
+    "known_keys",
+    "own_folders",
+    "task_overrides",
+]
 
 
 def own_folders() -> list[Path]:
@@ -41,6 +51,22 @@ def group_options(group: str) -> list[str]:
     """The choices of a config group. Files that begin with an underscore are shared parts, not choices."""
     found = (path for folder in (CONF, *own_folders()) for path in (folder / group).glob("*.yaml"))
     return sorted({path.stem for path in found if not path.stem.startswith("_")})
+
+
+def default_groups(name: str) -> list[str]:
+    """The groups in a command's list of defaults: one chooses another by GROUP=, not by +GROUP=."""
+    members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
+    keys = (str(key) for member in members if isinstance(member, DictConfig) for key in member)
+    return [key.removeprefix("optional ") for key in keys]
+
+
+def groups_of_recipe(recipe: str) -> dict[str, str]:
+    """group -> choice, of those that conf/experiment/RECIPE.yaml, or one of the user's own, sets."""
+    files = [folder / "experiment" / f"{recipe}.yaml" for folder in (CONF, *own_folders())]
+    loaded = [OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.is_file()]
+    members = (member for content in loaded if isinstance(content, dict) for member in content.get("defaults", []))
+    pairs = (pair for member in members if isinstance(member, dict) for pair in member.items())
+    return {str(key).removeprefix("override /"): str(choice) for key, choice in pairs if "override /" in str(key)}
 
 
 def known_keys(name: str) -> list[str]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from repel.base.installation import install_extra
 from repel.cli.baseline import baseline, is_group, task_overrides
 from repel.cli.deletions import check_deletions
+from repel.cli.habits import instead_of_value
 from repel.cli.suggestions import nearest
 from repel.engine.configs import check_targets, flatten, to_container
 from repel.engine.redact import check_secrets
@@ -109,7 +110,7 @@ def check_ranges(cfg: DictConfig, ranges: dict[str, tuple[Callable[[Any], bool],
     for key, (holds, words) in ranges.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not holds(value):
-            raise ValueError(f"{key} must be {words}, got {value!r}")
+            raise ValueError(f"{key} must be {words}, got {value!r}{instead_of_value(key, value)}")
 
 
 def check_train(cfg: DictConfig) -> None:
@@ -171,7 +172,7 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
         if got is None and key in RANGES and "null" in RANGES[key][1]:
             continue
         if all(words := [mismatch(e, got) for e in expected]):
-            raise ValueError(f"{key} must be {words[0]}, got {got!r}")
+            raise ValueError(f"{key} must be {words[0]}, got {got!r}{instead_of_value(key, got)}")
 
 
 def reaches_a_part(cfg: DictConfig, key: str) -> bool:

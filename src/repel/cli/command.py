@@ -22,8 +22,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
+from repel.base.terminal import outlive_readers
 from repel.cli import optuna_study as study
 from repel.cli import slurm, sweeps
+from repel.cli.arguments import spelled_for_hydra, to_type
 from repel.cli.baseline import own_folders, task_overrides
 from repel.cli.checks import check
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
@@ -62,6 +64,7 @@ def entry_point(name: str) -> Callable:
         @functools.wraps(task)
         def command() -> None:
             raise_on_signal()
+            outlive_readers()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
@@ -69,6 +72,7 @@ def entry_point(name: str) -> Callable:
             job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
+                sys.argv[1:] = spelled_for_hydra(sys.argv[1:])
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:
@@ -91,8 +95,6 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
         sys.exit(stopped.status)
     except KeyboardInterrupt:
         sys.exit(Stopped(signal.SIGINT).status)
-    except BrokenPipeError:  # of --help | head
-        os._exit(CRASHED)
     except (HydraException, OmegaConfBaseException) as error:  # the config could not be composed
         status, message = MISTAKE, config_mistake(error, name)
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
@@ -145,6 +147,10 @@ def run_job(
     """
     sys.argv = arguments  # another process of the launcher's has its own
     folder = Path(HydraConfig.get().runtime.output_dir)
+    os.chdir(
+        HydraConfig.get().runtime.cwd
+    )  # under hydra.job.chdir too: paths are typed from here, a run knows its folder
+    outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
             targets.allow_folder(own)
@@ -175,9 +181,9 @@ def run_job(
 
 def _resume_hint(folder: Path) -> str:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return f"the same command with sweep.resume={relative_to_cwd(folder.parent)} runs what is missing"
+        return f"the same command with {to_type(f'sweep.resume={relative_to_cwd(folder.parent)}')} runs what is missing"
     if (folder / "checkpoints" / "last.ckpt").exists():
-        return f"resume with: {' '.join(runs.program())} resume={relative_to_cwd(folder)}"
+        return f"resume with: {' '.join(runs.program())} {to_type(f'resume={relative_to_cwd(folder)}')}"
     return "no checkpoint yet"
 
 

@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from repel.base.cores import usable_cores
+from repel.base.terminal import table_console
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,6 +180,6 @@ def main() -> int:
     found = list(findings())
     colors = {GOOD: "green", LOOK: "yellow", BAD: "red"}
     for name, verdict, words in found:
-        table.add_row(name, f"[{colors[verdict]}]{verdict}[/]", words)
-    Console().print(table)
+        table.add_row(name, Text(verdict, colors[verdict]), words)
+    table_console().print(table)
     return int(any(verdict == BAD for _, verdict, _ in found))

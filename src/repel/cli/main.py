@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from repel import __version__
+from repel.base.terminal import outlive_readers
 from repel.cli.baseline import task_overrides
 from repel.cli.command import entry_point
 from repel.cli.resume import prepare_output, prepare_run
@@ -127,7 +128,8 @@ def main() -> int | None:
     Returns:
         The exit status, None for 0. Commands that Hydra runs end the process by themselves where they fail.
     """
-    program, *arguments = sys.argv
+    outlive_readers()
+    program, *arguments = (argument.rstrip("\r") for argument in sys.argv)  # of a script with Windows line ends
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         sys.exit(0 if arguments else 2)

@@ -3,17 +3,21 @@
 import difflib
 import re
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.installation import install_extra
-from repel.cli.baseline import baseline, group_options, is_group, known_keys
+from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
+from repel.cli.baseline import baseline, default_groups, group_options, groups_of_recipe, is_group, known_keys
+from repel.cli.habits import instead_of_flag, instead_of_key
 from repel.engine import outcomes
 from repel.engine.outcomes import MISTAKE, one_line
 
 __all__ = ["check_names", "config_mistake", "explain", "nearest"]
+
+LAUNCHERS = {name: name.split("_")[0] for name in ("joblib", "submitit_slurm", "submitit_local", "ray", "rq")}
 
 
 def explain(error: Exception, name: str) -> tuple[int, str]:
@@ -61,11 +65,13 @@ def check_names(name: str, arguments: list[str]) -> None:
     Raises:
         ValueError: one line that names the key or the choice, and the nearest valid one.
     """
+    for flag in arguments:
+        if instead := instead_of_flag(flag):
+            raise ValueError(f"{flag}: {instead}")
+    overrides = [_readable(argument, name) for argument in overrides_of(arguments)]
+    for override in overrides:
+        _check_choice_of_group(override, name)
     if any(argument.startswith(("-", "hydra")) for argument in arguments):
-        return
-    try:
-        overrides = OverridesParser.create().parse_overrides(arguments)
-    except HydraException:
         return
     keys = [override.key_or_group for override in overrides]
     if "resume" in keys and "data.root" in keys:
@@ -87,6 +93,42 @@ def check_names(name: str, arguments: list[str]) -> None:
                 node = node[part] if isinstance(node, dict) else None
 
 
+def _readable(argument: str, name: str) -> Override:
+    """An argument as Hydra reads it; where it cannot, a line that says what to type."""
+    if override := parsed(argument):
+        return override
+    key, equals, value = argument.partition("=")
+    if not equals:
+        raise ValueError(
+            f"{argument!r} is not KEY=VALUE; write it without spaces around =, and quote a value that has spaces: "
+            "'KEY=a value'"
+        )
+    if key.lstrip("+~") not in known_keys(name) and not key.startswith(("+", "~", "hydra")):
+        raise ValueError(_unknown_option(key, name))
+    text = to_type(f"{key}={quoted_for_hydra(value)}")
+    raise ValueError(f"{argument}: brackets, quotes or commas that do not fit; for a text with them, type {text}")
+
+
+def _check_choice_of_group(override: Override, name: str) -> None:
+    """Choices that Hydra's list of defaults could not take, or could only mix."""
+    group = override.key_or_group
+    if override.is_add() and group in default_groups(name):
+        plain = str(override.input_line).lstrip("+")
+        raise ValueError(f"+{group}: {group} is chosen already; leave out the +, {plain}")
+    recipes = override.value()
+    if group != "experiment" or not isinstance(recipes, list):
+        return
+    chosen: dict[str, tuple[str, str]] = {}
+    for recipe in map(str, recipes):
+        for of, choice in groups_of_recipe(recipe).items():
+            other, before = chosen.setdefault(of, (recipe, choice))
+            if before != choice:
+                raise ValueError(
+                    f"experiment=[{','.join(map(str, recipes))}]: {other} sets {of}={before} and {recipe} sets "
+                    f"{of}={choice}; choose one, and add what you need of the other by GROUP=CHOICE and KEY=VALUE"
+                )
+
+
 def nearest(word: str, known: list[str]) -> str:
     """'; did you mean ...?', or nothing when nothing is close. A key is also compared by its last part."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -99,10 +141,14 @@ def nearest(word: str, known: list[str]) -> str:
 def _no_such_choice(group: str, choice: str, options: list[str] | None = None) -> str:
     options = group_options(group) if options is None else options
     plugin = "; others are plugins, such as hydra-joblib-launcher" if group == "hydra/launcher" else ""
+    if plugin and choice in LAUNCHERS:
+        plugin = f"; this one is a plugin: pip install hydra-{LAUNCHERS[choice]}-launcher"
     return (
         f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)}{plugin})"
     )
 
 
 def _unknown_option(key: str, name: str) -> str:
-    return f"unknown option {key}{nearest(key, known_keys(name))}"
+    known = known_keys(name)
+    instead = instead_of_key(key, known)
+    return f"unknown option {key}" + (f"; {instead}" if instead else nearest(key, known))

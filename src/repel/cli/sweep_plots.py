@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from repel.base.drawing import legend, write_literally
 from repel.cli import compare
 from repel.cli.compare import Cell
 
@@ -42,6 +43,8 @@ def draw_bars_of(panel: Any, cells: list[Cell], metric: str, baselines: list[str
         if pooled:
             panel.axvline(compare.mean_std(pooled)[0], color=f"C{number + 1}", linestyle="--", label=name)
     panel.set_yticks(range(len(cells)), [cell.name for cell in cells])
+    for label, cell in zip(panel.get_yticklabels(), cells, strict=True):
+        write_literally(label, cell.name)
     panel.invert_yaxis()
     panel.set_xlabel(f"{metric}, mean and standard deviation over seeds")
     if every and min(every) > 0:
@@ -65,9 +68,11 @@ def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
         curves = {cell.name: points for cell in cells if (points := compare.curve(cell, column))}
         if curves:
             break
-    for name, points in curves.items():
+    handles = []
+    for points in curves.values():
         epochs, summary = list(points), [compare.mean_std(values) for values in points.values()]
-        (line,) = panel.plot(epochs, [mean for mean, _ in summary], label=name)
+        (line,) = panel.plot(epochs, [mean for mean, _ in summary])
+        handles.append(line)
         stds = [std for _, std in summary if std is not None]
         if len(stds) == len(summary):
             low, high = ([mean + sign * std for (mean, _), std in zip(summary, stds, strict=True)] for sign in (-1, 1))
@@ -76,6 +81,6 @@ def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
     panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     panel.set_ylabel(column)
     if curves:
-        panel.legend(fontsize="small")
+        legend(panel, handles, list(curves), fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from repel.base.drawing import attempt
 from repel.cli import compare
 from repel.cli.compare import Cell, Run
 from repel.cli.sweep_plots import draw_bars, draw_curves
@@ -55,8 +56,8 @@ def report(folder: Path, metrics: list[str], against: str | None) -> str:
     (folder / "report.md").write_text(markdown, encoding="utf-8")
     write_json(folder / "report.json", numbers(folder, found, left, cells, same, metrics, reference))
     if known:
-        draw_bars(cells, metrics, known, folder / "bars.png")
-    draw_curves(cells, metrics[0], folder / "curves.png")
+        attempt("bars.png", lambda: draw_bars(cells, metrics, known, folder / "bars.png"))
+    attempt("curves.png", lambda: draw_curves(cells, metrics[0], folder / "curves.png"))
     return markdown
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repel.base.signals import Stopped
+from repel.base.terminal import outlive_readers
 from repel.engine import runs, targets
 from repel.engine.outcomes import CRASHED, explain
 from repel.engine.redact import without_secrets
@@ -113,6 +114,7 @@ def _die_with_parent(parent: int) -> None:
 
 def main() -> None:
     """python -m repel.engine.rank JOB, as launch.start_ranks runs it; JOB is JSON."""
+    outlive_readers()
     job = json.loads(sys.argv[1])
     _die_with_parent(job["parent"])
     targets.allow(**job["allowed"])

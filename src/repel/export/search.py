@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from repel.base.drawing import sheet_font
 from repel.data.samples import UnreadableSample
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
@@ -147,7 +148,7 @@ def draw_matches(
     across, cell = min(COLUMNS_OF_SHEET, len(matches)), CELL + GAP
     tall = CELL + LINES * LINE + GAP
     sheet = Image.new("RGB", (across * cell + GAP, (1 + -(-len(matches) // across)) * tall + GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 1)
+    pen = ImageDraw.Draw(sheet)
     cells: list[tuple[torch.Tensor | None, list[str]]]
     pixels = decode(query, CELL, record["channels"], record["data"].get("range"))
     cells = [(torch.from_numpy(pixels.copy()), ["query", query.name])]
@@ -162,11 +163,12 @@ def draw_matches(
             sheet.paste(picture(cell_pixels), (left, top))
         pen.rectangle((left, top, left + CELL - 1, top + CELL - 1), outline="black" if number == 0 else "lightgray")
         for i, text in enumerate(lines):
+            font = sheet_font(shown(text), LINE - 1)
             pen.text((left, top + CELL + i * LINE), _shorten(shown(text), font), "black", font)
     return sheet
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _shorten(text: str, font: Any) -> str:
     """The end of a text, as much as fits under a picture: of a file's path, the part that differs from others."""
     if font.getlength(text) <= CELL:
         return text

@@ -89,6 +89,7 @@ def _download(dataset: Callable, root: str, **split):
     Raises:
         ValueError: the download failed; the message says what to do instead.
     """
+    root = str(Path(root).expanduser())
     with contextlib.suppress(RuntimeError):  # torchvision's word for: not here, or not whole
         return dataset(root=root, download=False, **split)  # also where nothing can be written
     folder = Path(root)

@@ -1,6 +1,7 @@
 """Encoders: images (B, C, H, W) -> features h (B, F). Each has `out_features`, F."""
 
 import difflib
+import re
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ class TimmEncoder(nn.Module):
     """A timm model without its classifier.
 
     Args:
-        name: of the model, as in timm.list_models().
+        name: of the model, as in timm.list_models(), or as timm's page on the hub has it: timm/NAME, hf-hub:timm/NAME.
         channels, image_size: of the images.
         pretrained: load timm's weights, downloaded on first use.
         options: further arguments of timm.create_model.
@@ -124,11 +125,12 @@ class TimmEncoder(nn.Module):
             import timm
         except ImportError as error:
             raise ValueError(f"encoder=timm needs timm: {install_extra('timm')}") from error
+        typed, name = name, re.sub(r"^((hf[-_]hub:)?timm/|timm:)", "", name)
         if not timm.is_model(name):
-            close = timm.list_models(f"*{name}*")[:3] or difflib.get_close_matches(name, timm.list_models(), 3)
-            raise ValueError(
-                f"encoder.name={name}: timm has no such model; did you mean {' or '.join(close) or '...'}?"
-            )
+            stem = name.partition(".")[0]  # without the tag of its weights
+            close = timm.list_models(f"*{stem}*")[:3] or difflib.get_close_matches(stem, timm.list_models(), 3)
+            instead = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
+            raise ValueError(f"encoder.name={typed}: timm has no such model; {instead}")
         try:
             self.net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **options)
         except (OSError, RuntimeError) as error:

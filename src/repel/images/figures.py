@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from repel.base.drawing import sheet_font
 from repel.data.samples import Samples
+from repel.evaluation.class_names import drawn_name
 from repel.evaluation.features import evenly_spaced
 from repel.evaluation.knn import nearest_neighbors
-from repel.evaluation.protocol import Part, class_name
+from repel.evaluation.protocol import Part
 from repel.images.contact_sheet import GAP, picture
 
 __all__ = ["neighbor_sheet", "thumbnails"]
@@ -32,22 +34,22 @@ def neighbor_sheet(queries: Part, bank: Part, classes: Sequence[str]) -> Image.I
     similarity, nearest = nearest_neighbors(bank.x, queries.x[chosen], NEIGHBORS)
     row, columns = CELL + 2 * LINE + GAP, 1 + nearest.shape[1]
     sheet = Image.new("RGB", (columns * (CELL + GAP) + 3 * GAP, len(chosen) * row + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 1)
+    draw = ImageDraw.Draw(sheet)
 
     def paste(pixels: Tensor, column: int, top: int, name: str, number: str, color: str) -> None:
         left = GAP + column * (CELL + GAP) + (2 * GAP if column else 0)
         sheet.paste(picture(pixels).resize((CELL, CELL)), (left, top))
-        draw.text((left, top + CELL), name[:11], color, font)
-        draw.text((left, top + CELL + LINE), number, "black", font)
+        draw.text((left, top + CELL), name[:11], color, sheet_font(name[:11], LINE - 1))
+        draw.text((left, top + CELL + LINE), number, "black", sheet_font(number, LINE - 1))
 
     query_pixels = _pixels(queries.samples, chosen)
     for i, label in enumerate(queries.y[chosen].tolist()):
         top = GAP + i * row
-        paste(query_pixels[i], 0, top, class_name(classes, label), "query", "black")
+        paste(query_pixels[i], 0, top, drawn_name(classes, label), "query", "black")
         labels = bank.y[nearest[i]].tolist()
         for j, (pixels, other) in enumerate(zip(_pixels(bank.samples, nearest[i]), labels, strict=True)):
             color = "green" if other == label else "firebrick"
-            paste(pixels, 1 + j, top, class_name(classes, other), f"{float(similarity[i, j]):.3f}", color)
+            paste(pixels, 1 + j, top, drawn_name(classes, other), f"{float(similarity[i, j]):.3f}", color)
     return sheet
 
 

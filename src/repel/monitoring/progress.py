@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.progress import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from repel.base.terminal import table_console
 from repel.data.datamodule import pair_data
 from repel.data.length import epoch_of, seconds_left
 from repel.data.pair import Pair
@@ -69,7 +69,7 @@ class Progress(ProgressBar):
             self.steps = int(self.total_train_batches) * trainer.max_epochs
         if trainer.max_steps > 0:
             self.steps = min(self.steps, trainer.max_steps * trainer.accumulate_grad_batches)
-        console = Console()
+        console = table_console()
         if self.enabled and console.is_terminal:
             self.bar = RichProgress(
                 "{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[speed]}",

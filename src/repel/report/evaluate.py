@@ -1,6 +1,7 @@
 """The end of a run, and evaluate.py: measure checkpoints, write what a report consists of."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.collectives import rank, world_size
+from repel.base.drawing import attempt, is_drawable
 from repel.data.datamodule import PairData
 from repel.engine import runs
 from repel.engine.build import with_data
 from repel.engine.configs import load_config, to_container
 from repel.engine.launch import check_devices, start_ranks
+from repel.engine.outcomes import one_line
 from repel.engine.pretrained import select_device
 from repel.evaluation.features import evenly_spaced
 from repel.evaluation.modality import Plot
-from repel.evaluation.protocol import class_name
+from repel.evaluation.protocol import Part, class_name
 from repel.report import plots
 from repel.report.page import write_page
 from repel.report.report import LAYERS, Report, headline_of, make_report, read_checkpoints, run_checkpoints
@@ -41,34 +44,55 @@ def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None
     contents = read_checkpoints(paths)
     report = make_report(cfg, job, paths, contents, select_device(cfg.trainer.accelerator), data)
     if report.measurements:
-        write_report(folder, folder.name, report, folder / "metrics.csv")
+        drawn = write_report(folder, folder.name, report, folder / "metrics.csv")
         if cfg.logger.get("tensorboard"):
             with SummaryWriter(str(folder / "tensorboard")) as writer:
-                to_tensorboard(writer, contents["last"]["global_step"], report)
+                to_tensorboard(writer, contents["last"]["global_step"], report, drawn)
     return contents["best"]["callbacks"].get("BestCheckpoint", {}).get("best")
 
 
-def write_report(folder: Path, title: str, report: Report, history: Path) -> None:
-    """metrics.json, evaluation.json and report.html in the folder; history: the run's metrics.csv, if there is one."""
+def write_report(folder: Path, title: str, report: Report, history: Path) -> list[Plot]:
+    """metrics.json and evaluation.json in the folder, then the figures and report.html.
+
+    Args:
+        history: the run's metrics.csv, if there is one.
+
+    Returns:
+        The figures that could be drawn.
+    """
     runs.add_metrics(folder, report.metrics)
     records = [m.record() for m in report.measurements]
     runs.write_json(folder / "evaluation.json", {"title": title, "records": records})
-    curves = plots.curves_figure(history, CURVES)
-    training = [] if curves is None else [Plot("training", "Training", curves)]
-    write_page(folder / "report.html", title, report.measurements, [*training, *report.plots])
+    if missing := [name for name in report.classes if not is_drawable(name)]:
+        first = one_line(missing[0]).encode(errors="backslashreplace").decode()
+        names = first + f" and {len(missing) - 1} more" * bool(missing[1:])
+        print(f"note     no font has the letters of {names}: figures show numbers; Noto fonts have many", flush=True)
+
+    def curves() -> Plot | None:
+        figure = plots.curves_figure(history, CURVES)
+        return None if figure is None else Plot("training", "Training", figure)
+
+    training = plots.draw("training", curves)
+    drawn = [plot for what, make in report.drawings if (plot := plots.draw(what, make)) is not None]
+    write_page(folder / "report.html", title, report.measurements, [training, *drawn] if training else drawn)
+    return drawn
 
 
-def to_tensorboard(writer: SummaryWriter, step: int, report: Report) -> None:
+def to_tensorboard(writer: SummaryWriter, step: int, report: Report, drawn: Sequence[Plot]) -> None:
     """Final scalars, the figures, and the embedding of validation samples for the projector."""
     for name, value in report.metrics.items():
         writer.add_scalar(name, value, step)
-    for plot in report.plots:
+    for plot in drawn:
         writer.add_image(f"embedding/{plot.name}", plots.rgb_array(plot.picture), step, dataformats="HWC")
     if (val := report.validation) is not None:
-        places = evenly_spaced(len(val.y), PROJECTED)
-        pictures = val.samples.modality.thumbnails(val.samples, places, THUMBNAIL)
-        names = [class_name(report.classes, label) for label in val.y[places].tolist()]
-        writer.add_embedding(val.x[places], names, pictures, step, tag="validation")
+        attempt("TensorBoard's projector", partial(_embedding, writer, step, val, report.classes))
+
+
+def _embedding(writer: SummaryWriter, step: int, val: Part, classes: Sequence[str]) -> None:
+    places = evenly_spaced(len(val.y), PROJECTED)
+    pictures = val.samples.modality.thumbnails(val.samples, places, THUMBNAIL)
+    names = [one_line(class_name(classes, label)) for label in val.y[places].tolist()]  # a row of a table each
+    writer.add_embedding(val.x[places], names, pictures, step, tag="validation")
 
 
 def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> float | None:

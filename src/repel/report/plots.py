@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from repel.base.drawing import attempt, legend
+from repel.evaluation.class_names import drawn_name
 from repel.evaluation.features import evenly_spaced
-from repel.evaluation.protocol import class_name
+from repel.evaluation.modality import Plot
 
-__all__ = ["curves_figure", "map_figure", "png", "rgb_array", "similarity_figure"]
+__all__ = ["curves_figure", "draw", "map_figure", "png", "rgb_array", "similarity_figure"]
 
 MAP_POINTS = 2000  # t-SNE of more takes minutes
 
@@ -56,20 +58,15 @@ def map_figure(
     axes = figure.subplots()
     colors = matplotlib.colormaps["tab10" if int(labels.max()) < 10 else "turbo"]
     total = max(10, int(labels.max()) + 1)
+    handles, names = [], []
     for n, label in enumerate(labels.unique().tolist()):
         here = labels == label
         color = colors(n if total == 10 else label / total)
-        axes.scatter(
-            points[here, 0],
-            points[here, 1],
-            s=7,
-            color=color,
-            linewidths=0,
-            alpha=0.8,
-            label=class_name(classes, label),
-        )
-    if len(labels.unique()) <= 20:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2, fontsize=8)
+        handles.append(axes.scatter(points[here, 0], points[here, 1], s=7, color=color, linewidths=0, alpha=0.8))
+        names.append(drawn_name(classes, label))
+    if len(names) <= 20:
+        options = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "markerscale": 2, "fontsize": 8}
+        legend(axes, handles, names, **options)
     axes.set(xticks=[], yticks=[], title=f"{len(places):,} {noun}, {'t-SNE' if method == 'tsne' else 'PCA'}")
     return figure
 
@@ -105,6 +102,16 @@ def curves_figure(history: Path, names: Sequence[str]) -> Figure | None:
         axes.plot(*zip(*points, strict=True), linewidth=1)
         axes.set(title=metric, xlabel="step")
     return figure
+
+
+def draw(what: str, make: Callable[[], Plot | None]) -> Plot | None:
+    """A plot, drawn to its last pixel, which is when matplotlib meets what it cannot draw; None where that fails."""
+
+    def drawn() -> Plot | None:
+        plot = make()
+        return plot and plot._replace(picture=Image.open(io.BytesIO(png(plot.picture))))
+
+    return attempt(f"the figure {what}", drawn)
 
 
 def png(picture: Figure | Image.Image) -> bytes:

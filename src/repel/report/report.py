@@ -17,6 +17,7 @@ from repel.engine.configs import load_config, to_container
 from repel.engine.data_identity import read_to_evaluate
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
+from repel.evaluation.class_names import numbered_names
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
@@ -31,13 +32,15 @@ LABELS = {"last": "last epoch", "best": "best on validation", "checkpoint": "che
 
 
 class Report(NamedTuple):
-    """Measurements and figures; the validation split with the headline's features, or None; names of the classes.
+    """Measurements; names of figures, and what draws them once the numbers are written.
+
+    The validation split with the headline's features, or None; names of the classes.
 
     All are empty for data without labels.
     """
 
     measurements: list[Measurement]
-    plots: list[Plot]
+    drawings: list[tuple[str, Callable[[], Plot | None]]]
     validation: Part | None
     classes: list[str]
 
@@ -93,7 +96,7 @@ def make_report(
     def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
         if row.headline and row.layer == "h":
             kept.append(val)
-            figures.extend(feature_plots(train, test, splits.classes, options["map"], cfg.seed))
+            figures.extend(feature_drawings(train, test, splits.classes, options["map"], cfg.seed))
 
     rows = report_rows(cfg, paths, contents, job["layers"], data, device)
     measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if rank() == 0 else None)
@@ -102,7 +105,7 @@ def make_report(
         for note in notes_on_test_labels(data, options["bank"]):
             print(f"note     {note}")
         print_table(make_table(measurements), f"test split, {len(splits.test.labelled):,} {noun}")
-        figures += [plot for e in evaluators.values() if (plot := e.plot(measurements)) is not None]
+        figures += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
     return Report(measurements, figures, kept[0] if kept else None, splits.classes)
 
 
@@ -166,12 +169,22 @@ def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) 
     return Network(encode_samples, None, data.normalize, device)
 
 
-def feature_plots(train: Part, test: Part, classes: list[str], method: str | None, seed: int) -> list[Plot]:
+def feature_drawings(
+    train: Part, test: Part, classes: list[str], method: str | None, seed: int
+) -> list[tuple[str, Callable[[], Plot | None]]]:
     """Neighbors, a map where a method is given, and similarities, of the test split's features."""
     modality = test.samples.modality
-    figures = [modality.neighbor_plot(test, train, classes)]
-    if method:
-        figure = plots.map_figure(test.x, test.y, classes, method, seed, modality.noun)
-        figures.append(Plot("map", f"Map of the test {modality.noun}' features", figure))
-    figure = plots.similarity_figure(test.x, test.y, modality.noun)
-    return [*figures, Plot("similarities", "Similarities", figure)]
+
+    def neighbors() -> Plot:
+        plot = modality.neighbor_plot(test, train, classes)
+        return plot._replace(caption=plot.caption + numbered_names(classes))
+
+    def feature_map() -> Plot:
+        figure = plots.map_figure(test.x, test.y, classes, method or "pca", seed, modality.noun)
+        return Plot("map", f"Map of the test {modality.noun}' features{numbered_names(classes)}", figure)
+
+    def similarities() -> Plot:
+        return Plot("similarities", "Similarities", plots.similarity_figure(test.x, test.y, modality.noun))
+
+    chosen = [("map", feature_map)] if method else []
+    return [("neighbors", neighbors), *chosen, ("similarities", similarities)]

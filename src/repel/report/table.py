@@ -5,9 +5,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table as RichTable
 
+from repel.base.terminal import table_console
 from repel.evaluation.protocol import Measurement, ReportRow, Score
 
 __all__ = ["Table", "TableRow", "format_score", "make_table", "print_table"]
@@ -75,7 +75,7 @@ def print_table(table: Table, title: str) -> None:
         printed.add_column(column, justify="right")
     for row in table.rows:
         printed.add_row(row.label, *map(format_score, row.scores))
-    console = Console()
+    console = table_console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(printed)
