@@ -94,8 +94,8 @@ def test_training_learns(tmp_path):
 
 
 def test_best_is_the_best_and_last_is_the_last(tmp_path, monkeypatch):
-    """With a metric that is NaN, rises, falls, and ties."""
-    values = iter([math.nan, 0.3, 0.6, 0.5, 0.6])
+    """With a metric that is NaN, rises and falls; test_best_checkpoint.py has the ties."""
+    values = iter([math.nan, 0.3, 0.6, 0.5, 0.55])
     monkeypatch.setattr("repel.monitoring.validation_knn.knn_top1", lambda *args: next(values))
     train(tmp_path / "a", "trainer.max_epochs=5")
     best, last = (checkpoint_io.load(tmp_path / f"a/checkpoints/{name}.ckpt") for name in ("best", "last"))
@@ -109,6 +109,36 @@ def test_without_knn_the_loss_chooses(tmp_path):
         losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
     best = checkpoint_io.load(tmp_path / "a/checkpoints/best.ckpt")
     assert best["callbacks"]["BestCheckpoint"]["best"] == pytest.approx(-min(losses))
+
+
+FOLDER = ["data=image_folder", "data.image_size=12", "data.batch_size=4", "callbacks.progress=null",
+          "callbacks.monitor=null", "logger.tensorboard=null", "trainer.max_epochs=2"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("folders", "line"),
+    [
+        (
+            {".": ["images"]},
+            "note     all training samples are of one class, images: that is no label; val/loss",
+        ),
+        ({"train": ["a", "b"], "val": ["c"]}, "note     all 10 validation images are of classes that training lacks"),
+    ],
+    ids=["one class", "new classes"],
+)
+def test_a_metric_that_cannot_change_chooses_nothing(tmp_path, capsys, folders, line):
+    """kNN would be 1.0, or 0.0, in every epoch, and the first one the best."""
+    for split, classes in folders.items():
+        make_folder(tmp_path / "images" / split, classes, 10)
+    train(tmp_path / "a", *FOLDER, f"data.root={tmp_path / 'images'}", "data.val_fraction=0.2")
+    rows = list(csv.DictReader((tmp_path / "a/metrics.csv").read_text(encoding="utf-8").splitlines()))
+    losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
+    assert len(losses) == 2
+    assert "val/knn_top1" not in rows[0]
+    best = checkpoint_io.load(tmp_path / "a/checkpoints/best.ckpt")
+    assert best["callbacks"]["BestCheckpoint"]["best"] == pytest.approx(-min(losses))
+    assert best["epoch"] == losses.index(min(losses))
+    assert line in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("limit", "steps"), [("0.01", 3), ("7", 7), ("1.0", 371)])

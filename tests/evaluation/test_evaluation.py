@@ -164,7 +164,8 @@ def test_logistic_regression_equals_scikit_learns(features, l2):
     train, test = features
     mean, std = _mean_and_std(train.x)
     x, n, classes = (train.x - mean) / std, len(train.y), int(train.y.max()) + 1
-    weight, bias, value = logistic_regression(x, train.y, l2, classes, None, 1e-7)
+    weight, bias, value, converged = logistic_regression(x, train.y, l2, classes, None, 1e-7)
+    assert converged
     oracle = LogisticRegression(C=1 / (l2 * n), tol=1e-10, max_iter=10000).fit(x, train.y)
 
     def objective(weight, bias):

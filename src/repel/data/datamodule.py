@@ -20,7 +20,7 @@ from repel.data.memory import TensorSamples
 from repel.data.pair import Pair, to_float_dtype
 from repel.data.sampler import BatchIndices, GlobalBatches, ValidationBatches
 from repel.data.samples import CompleteSplits, Samples, Splits, UnreadableSample
-from repel.data.splits import held_out, label_by_table
+from repel.data.splits import held_out, label_by_table, without_single_class
 from repel.data.views import ViewDraws, Viewed, Views
 
 __all__ = ["PairData", "pair_data"]
@@ -77,6 +77,7 @@ class PairData(LightningDataModule):
         self.split_seed, self.split_by = split_seed, split_by
         self.tasks, self.table = tasks, None if labels is None else Table(labels)
         self.class_column: str | None = None  # the table's column that became the class
+        self.single_class: str | None = None  # of all training samples, whose labels are left out then
         self.views, self.normalize = views, normalize
         self.cache: TensorSamples | None = None  # the training samples, on the device
         self.skipped: set[str] = set()
@@ -92,7 +93,9 @@ class PairData(LightningDataModule):
             if self.table is not None and splits.train.labels is None:
                 splits = label_by_table(splits, self.table)
                 self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
-            self._splits = held_out(splits, *self.fractions, self.split_seed, self.split_by)
+            complete = held_out(splits, *self.fractions, self.split_seed, self.split_by)
+            self._splits, self.single_class, column = without_single_class(complete, self.table)
+            self.class_column = self.class_column or column
             self._check_tasks()
             self.print_table_notes(splits)
 

@@ -59,7 +59,7 @@ class TensorSamples:
     def keys(self) -> Tensor | None:
         return None if self.names is None else name_keys(self.names)
 
-    def with_labels(self, labels: Tensor) -> Self:
+    def with_labels(self, labels: Tensor | None) -> Self:
         return replace(self, labels=labels)
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:

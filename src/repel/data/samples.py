@@ -102,8 +102,8 @@ class Samples(Protocol):
     def keys(self) -> Tensor | None:
         """(N,) int64, which sample each is, whatever others there are: a hash of its name, see identity.py; or None."""
 
-    def with_labels(self, labels: Tensor) -> "Samples":
-        """The same samples with these labels (N,)."""
+    def with_labels(self, labels: Tensor | None) -> "Samples":
+        """The same samples with these labels (N,), or with none."""
 
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """All places in random order, in pieces that are as large as can be afforded."""

@@ -1,6 +1,7 @@
 """Training, validation and test samples: what the data does not split itself is held out here."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from repel.base import seeding
 from repel.data.labels import Table
 from repel.data.samples import CompleteSplits, Samples, Splits
 
-__all__ = ["held_out", "label_by_table", "split_off"]
+__all__ = ["held_out", "label_by_table", "split_off", "without_single_class"]
+
+AnySplits = TypeVar("AnySplits", Splits, CompleteSplits)
 
 
 FEWEST = 2  # samples that are held out of a set with names, however small their share
@@ -77,7 +80,29 @@ def _by_place(samples: Samples, fraction: float, seed: int, part: int) -> Tensor
     return out
 
 
-def label_by_table(splits: Splits, table: Table) -> Splits:
+def without_single_class(splits: CompleteSplits, table: Table | None) -> tuple[CompleteSplits, str | None, str | None]:
+    """Splits whose labels tell training samples apart, or without labels: one class is no label.
+
+    Where all training samples are of one class, the first column of a table becomes the class, if there is one; which
+    samples are in which split stays the same.
+
+    Returns:
+        The splits, the name of the only class that was left out, and the table's column that became the class.
+    """
+    labels = splits.train.labels
+    found = [] if labels is None else labels[labels >= 0].unique().tolist()
+    if len(found) != 1:
+        return splits, None, None
+    train, test, val = (part.with_labels(None) for part in (splits.train, splits.test, splits.val))
+    name = splits.classes[found[0]] if splits.classes else str(found[0])
+    bare = replace(splits, train=train, test=test, val=val, classes=[])
+    if table is None:
+        return bare, name, None
+    labelled, only, _ = without_single_class(label_by_table(bare, table), None)
+    return labelled, only, next(iter(table.codes))
+
+
+def label_by_table(splits: AnySplits, table: Table) -> AnySplits:
     """Splits of unlabeled samples, labeled by the first column of a table."""
     column, classes = next(iter(table.classes.items()))
     if (table.lookup(splits.train.names)[column] < 0).all():

@@ -62,22 +62,34 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """`best.ckpt`: the highest val/knn_top1, or the lowest val/loss where that is not measured; the first of equals."""
+    """`best.ckpt`: the highest val/knn_top1, of equals the one with the lowest val/loss; where val/knn_top1 is not
+    measured, the lowest val/loss. A metric that is the same in every epoch thus leaves the choice to the loss.
+    """
 
     best: float | None = None  # more is better: the loss counts negative
+    loss: float | None = None  # val/loss of that epoch; None: not known, of a run of the first edition
+    metric: str | None = None  # which one chose; None: likewise
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        value = objective(trainer.callback_metrics)
-        value = trainer.strategy.broadcast(value)  # saving is the work of all ranks: they must agree
-        if self.best is None or math.isnan(self.best) or value > self.best:  # nothing is more than NaN
-            self.best = value
+        metrics = trainer.callback_metrics
+        metric = "val/knn_top1" if "val/knn_top1" in metrics else "val/loss"
+        # saving is the work of all ranks: they must agree
+        value, loss = trainer.strategy.broadcast((objective(metrics), float(metrics["val/loss"])))
+        if metric != (self.metric or "val/knn_top1"):  # the first edition's val/loss was of other batches
+            self.best = None  # what cannot be compared
+        self.metric = metric
+        if self.best is None or math.isnan(self.best) or value > self.best or self._breaks_tie(value, loss):
+            self.best, self.loss = value, loss
             trainer.save_checkpoint(_path(trainer, "best"))
 
+    def _breaks_tie(self, value: float, loss: float) -> bool:
+        return value == self.best and self.loss is not None and (loss < self.loss or math.isnan(self.loss))
+
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "loss": self.loss, "metric": self.metric}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self.loss, self.metric = (state_dict.get(key) for key in ("best", "loss", "metric"))
 
 
 class ConfigInCheckpoint(Callback):

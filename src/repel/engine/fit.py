@@ -25,7 +25,7 @@ from repel.engine.build import build_data, build_evaluators, build_module, build
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
 from repel.engine.external_launcher import is_external_rank, meet
-from repel.engine.notes import end_notes, length_notes, notes
+from repel.engine.notes import end_notes, length_notes, notes, notes_on_test_labels, notes_on_val_labels
 from repel.engine.outcomes import MORE_SHARED_MEMORY
 from repel.module import Contrastive, Diverged
 
@@ -71,7 +71,10 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     check_data(data, cfg.data.batch_size, trainer.world_size)
     check_shared_memory(cfg, data.splits.train.workers)
     if module.loss.supervised and not data.labelled:
-        raise ValueError("the loss or its negatives use labels, and this data has none; choose others, or other data")
+        one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
+        raise ValueError(
+            f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
+        )
     module.give_data_info(data.splits.train.info())
     if resume_from is not None:
         # Lightning would load the weights first, and so round those of 64-true to float32
@@ -197,7 +200,13 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
         f"{data.batches_per_epoch()} steps an epoch, {ends(trainer, cfg.trainer.get('max_time'))}"
         + (f", from step {step}" if step else "")
     )
-    for note in [*notes(cfg, module, world), *length_notes(module, planned_length(trainer, data.batches_per_epoch()))]:
+    bank = cfg.evaluation.bank
+    for note in [
+        *notes_on_val_labels(data, bank),
+        *notes_on_test_labels(data, bank),
+        *notes(cfg, module, world),
+        *length_notes(module, planned_length(trainer, data.batches_per_epoch())),
+    ]:
         print(f"note     {note}")
 
 

@@ -4,14 +4,20 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from repel.data.datamodule import PairData
 from repel.data.length import TrainingLength
+from repel.data.samples import Samples
 from repel.engine.batch_norm import has_unsynced_batch_norm
 from repel.engine.build import on_gpu
+from repel.evaluation.coverage import count_new
+from repel.evaluation.features import subset
 from repel.module import Contrastive
 
-__all__ = ["end_notes", "length_notes", "notes"]
+__all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_on_val_labels"]
 
 
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
@@ -67,3 +73,64 @@ def end_notes(module: Contrastive, epochs: float) -> Iterator[str]:
     elif end is not None and epochs < math.inf and not math.isclose(end, epochs):
         early = "does not come down to its last value" if end > epochs else "stays at its last value from there on"
         yield f"schedule.max_epochs={end:g} and training ends at epoch {epochs:.3g}: the learning rate {early}"
+
+
+def notes_on_val_labels(data: PairData, bank: int | None) -> Iterator[str]:
+    """On labels with which val/knn_top1 cannot choose the best checkpoint, or cannot reach 1.
+
+    Args:
+        bank: at most so many training samples are compared with.
+    """
+    if data.single_class is not None:
+        yield (
+            f"all training samples are of one class, {data.single_class}: that is no label; val/loss chooses the best "
+            "checkpoint"
+        )
+    if not data.labelled:
+        return
+    train, val = _labels(subset(data.splits.train.labelled, bank)), _labels(data.splits.val)
+    new = count_new(train, val)
+    if not new:
+        return
+    noun, lacks = data.splits.val.modality.noun, _lacks(data, bank)
+    if new == len(val):
+        yield (
+            f"all {new:,} validation {noun} are of classes that {lacks}: kNN cannot get one right; val/loss chooses "
+            "the best checkpoint"
+        )
+    else:
+        yield (
+            f"{new:,} of {len(val):,} validation {noun} are of classes that {lacks}: val/knn_top1 is at most "
+            f"{1 - new / len(val):.4f}"
+        )
+
+
+def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
+    """On test samples that no classifier can get right; kNN and linear are fitted on training and validation samples.
+
+    Args:
+        bank: at most so many training samples are used.
+    """
+    test = data.splits.test
+    if not data.labelled or test.labels is None or not len(test.labelled):
+        return
+    known = torch.cat([_labels(subset(data.splits.train.labelled, bank)), _labels(data.splits.val)])
+    truth = _labels(test)
+    if new := count_new(known, truth):
+        noun = test.modality.noun
+        yield (
+            f"{new:,} of {len(truth):,} test {noun} are of classes that {_lacks(data, bank)}, and validation: kNN and "
+            f"linear are at most {1 - new / len(truth):.4f}; evaluators=[retrieval] needs no training {noun}"
+        )
+
+
+def _labels(samples: Samples) -> Tensor:
+    """Those that are known."""
+    known = samples.labelled.labels
+    assert known is not None, "data.labelled says so"
+    return known
+
+
+def _lacks(data: PairData, bank: int | None) -> str:
+    cut = bank is not None and bank < len(data.splits.train.labelled)
+    return f"evaluation.bank={bank} training {data.splits.train.modality.noun} lack" if cut else "training lacks"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repel.evaluation.coverage import ceiling
 from repel.evaluation.protocol import Array, Evaluator, Fitted, Network, Part, Score, accuracy
 
 __all__ = ["KNN", "knn_predict", "knn_top1", "nearest_neighbors"]
@@ -44,7 +45,8 @@ def _predictions(
 ) -> dict[int, Tensor]:
     """k -> predicted classes (Q,); the neighbors are searched once."""
     similarity, nearest = nearest_neighbors(bank, queries, max(ks))
-    return {k: _vote(similarity[:, :k], labels[nearest[:, :k]], temperature) for k in ks}
+    blocks = list(zip(similarity.split(QUERY_BLOCK), nearest.split(QUERY_BLOCK), strict=True))  # votes are (block, C)
+    return {k: torch.cat([_vote(s[:, :k], labels[n[:, :k]], temperature) for s, n in blocks]) for k in ks}
 
 
 def knn_predict(bank: Array, labels: Array, queries: Array, k: int = 20, temperature: float = 0.1) -> Tensor:
@@ -113,7 +115,7 @@ class KNN(Evaluator):
             predictions = _predictions(bank, labels, test.x, list(keys), self.temperature)
             scores = []
             for k, key in keys.items():
-                settings = {"k": k, "temperature": self.temperature, "normalize": "l2"}
+                settings = {"k": k, "temperature": self.temperature, "normalize": "l2"} | ceiling(labels, test.y)
                 label = f"kNN top-1, k={k}, t={self.temperature:g}"
                 scores.append(Score(key, label, accuracy(predictions[k], test.y), settings))
             return scores

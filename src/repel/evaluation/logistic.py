@@ -1,14 +1,56 @@
 """Multinomial logistic regression, solved to its optimum by L-BFGS."""
 
+import time
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["PrincipalAxes", "logistic_regression", "principal_axes"]
+from repel.base.collectives import rank
+
+__all__ = ["FitProgress", "PrincipalAxes", "Solution", "evaluations_allowed", "logistic_regression", "principal_axes"]
 
 ITERATIONS = 2000
+WORK = 3 * 10**13  # multiplications of samples, features and classes that one fit may take
+LEAST = 20  # evaluations; a fit that may not take so many is not begun
+LOGITS = 2**30  # samples x classes that are held at once, several times 4 bytes
+PROGRESS_SECONDS = 20.0
+
+
+class Solution(NamedTuple):
+    """W (C, F), b (C,), the value there, and whether the optimum was reached before the limit of evaluations."""
+
+    weight: Tensor
+    bias: Tensor
+    value: float
+    converged: bool
+
+
+class FitProgress:
+    """Prints how far a number of fits is, every 20 s on the first rank: nothing where they are quicker than that.
+
+    Args:
+        name: of what fits.
+        fits: how many there will be.
+    """
+
+    def __init__(self, name: str, fits: int):
+        self.name, self.fits, self.begun, self.settings, self.evaluations = name, fits, 0, "", 0
+        self.printed = time.perf_counter()
+
+    def begin(self, l2: float) -> "FitProgress":
+        """The next fit."""
+        self.begun, self.settings, self.evaluations = self.begun + 1, f"l2={l2:g}", 0
+        return self
+
+    def evaluated(self) -> None:
+        """Value and gradient were computed once more."""
+        self.evaluations += 1
+        if time.perf_counter() - self.printed >= PROGRESS_SECONDS and rank() == 0:
+            self.printed = time.perf_counter()
+            print(f"{self.name:8} fit {self.begun} of {self.fits} ({self.settings}): {self.evaluations} evaluations of "
+                  "the loss", flush=True)  # fmt: skip
 
 
 class PrincipalAxes(NamedTuple):
@@ -32,9 +74,28 @@ def principal_axes(x: Tensor) -> PrincipalAxes:
     return PrincipalAxes(x @ axes, axes, squares.clamp(min=0))
 
 
+def evaluations_allowed(samples: int, features: int, classes: int) -> int:
+    """How often a fit may compute value and gradient, so that it ends: WORK over the size, 4,000 at most.
+
+    0 where that is too few to be worth beginning, or the logits do not fit into memory.
+
+    >>> [evaluations_allowed(*size) for size in ((6000, 128, 10), (50_000, 2048, 1000), (300_000, 2048, 100_000))]
+    [4000, 292, 0]
+    """
+    rank = min(samples, features)
+    allowed = min(2 * ITERATIONS, WORK // (samples * rank * classes))
+    return 0 if allowed < LEAST or samples * classes > LOGITS else allowed
+
+
 def logistic_regression(
-    x: Tensor | PrincipalAxes, y: Tensor, l2: float, classes: int, start: Tensor | None, tolerance: float
-) -> tuple[Tensor, Tensor, float]:
+    x: Tensor | PrincipalAxes,
+    y: Tensor,
+    l2: float,
+    classes: int,
+    start: Tensor | None,
+    tolerance: float,
+    progress: FitProgress | None = None,
+) -> Solution:
     """The minimum of mean_i -log softmax(W x_i + b)_{y_i} + l2 / 2 ||W||^2; the bias is not regularized.
 
     scikit-learn's LogisticRegression(C=1 / (l2 N)) minimises C N times this. L-BFGS works in the principal axes of x,
@@ -45,9 +106,7 @@ def logistic_regression(
         x: (N, F), or its principal axes; y: (N,) in 0 .. classes - 1.
         start: (classes, F + 1), weights and bias to begin with, such as the solution for a neighbouring l2, or None.
         tolerance: largest entry of the gradient, in the scaled axes, at which the optimum counts as reached.
-
-    Returns:
-        W (classes, F), b (classes,), and the value at the minimum.
+        progress: prints a line now and then where the fit takes long.
 
     Raises:
         ValueError: l2 is not above 0.
@@ -61,8 +120,9 @@ def logistic_regression(
     if start is not None:
         theta = torch.cat([start[:, :-1] @ axes / scale, start[:, -1:]], dim=1)
     theta.requires_grad_()
+    limit = max(LEAST, evaluations_allowed(len(x), x.shape[1], classes))
     solver = torch.optim.LBFGS(
-        [theta], max_iter=ITERATIONS, max_eval=2 * ITERATIONS, history_size=20, line_search_fn="strong_wolfe",
+        [theta], max_iter=ITERATIONS, max_eval=limit, history_size=20, line_search_fn="strong_wolfe",
         tolerance_grad=tolerance, tolerance_change=0.0,
     )  # fmt: skip
 
@@ -71,10 +131,14 @@ def logistic_regression(
         weight = theta[:, :-1]
         value = F.cross_entropy(scaled @ weight.T + theta[:, -1], y) + (penalty * weight.square()).sum()
         value.backward()
+        if progress is not None:
+            progress.evaluated()
         return value.detach()
 
     with torch.enable_grad():
         solver.step(closure)
         value = float(closure())
+    taken = solver.state[theta]
+    converged = taken["n_iter"] < ITERATIONS and taken["func_evals"] < limit
     theta = theta.detach()
-    return (theta[:, :-1] * scale) @ axes.T, theta[:, -1], value
+    return Solution((theta[:, :-1] * scale) @ axes.T, theta[:, -1], value, converged)

@@ -8,6 +8,7 @@ import torchvision.transforms.v2.functional as vision
 from torch import Tensor
 
 from repel.base import seeding
+from repel.evaluation.coverage import ceiling
 from repel.evaluation.features import BATCH, subset
 from repel.evaluation.knn import knn_predict
 from repel.evaluation.modality import Plot
@@ -96,9 +97,10 @@ class Corruptions(Evaluator):
 
         def score(test: Part) -> list[Score]:
             few = subset(test.samples, self.images)
+            assert few.labels is not None
             pixels = torch.cat([batch for batch, _ in few.plain(list(torch.arange(len(few)).split(BATCH)))])
             settings = {"k": self.k, "temperature": self.temperature, "normalize": "l2", "images": len(few),
-                        "seed": self.seed}  # fmt: skip
+                        "seed": self.seed} | ceiling(labels.cpu(), few.labels)  # fmt: skip
             clean = top1(Images(pixels, few.labels))
             scores, means = [Score("uncorrupted_top1", "kNN top-1, the same uncorrupted", clean, settings)], []
             for number, name in enumerate(CORRUPTIONS):

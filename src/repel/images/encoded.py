@@ -78,7 +78,7 @@ class Encoded:
         known = self.labels >= 0
         return self if bool(known.all()) else self[known]
 
-    def with_labels(self, labels: Tensor) -> "Encoded":
+    def with_labels(self, labels: Tensor | None) -> "Encoded":
         return replace(self, labels=labels)
 
     def at_size(self, size: int) -> "Encoded":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from repel.base import seeding
 from repel.data.samples import Samples
+from repel.evaluation.coverage import ceiling
 from repel.evaluation.features import BATCH
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
 
@@ -99,11 +100,13 @@ class SGDProbe(_SGDTraining):
         val_top1 = [top1(head, val) for head in heads]
         chosen = val_top1.index(max(val_top1))
 
-        def score(value: float, split: str) -> Score:
-            settings = self._settings(self.rates[chosen], normalize="batch norm")
+        def score(value: float, split: str, part: Part) -> Score:
+            settings = self._settings(self.rates[chosen], normalize="batch norm") | ceiling(train.y, part.y)
             return Score("sgd_probe_top1", "linear top-1 by SGD", value, settings, split)
 
-        return Fitted(lambda test: [score(top1(heads[chosen], test), "test")], [score(val_top1[chosen], "val")])
+        return Fitted(
+            lambda test: [score(top1(heads[chosen], test), "test", test)], [score(val_top1[chosen], "val", val)]
+        )
 
 
 class FineTune(_SGDTraining):
@@ -118,11 +121,13 @@ class FineTune(_SGDTraining):
 
         assert best is not None, "accuracies are above -1"
 
-        def score(value: float, split: str) -> Score:
-            settings = self._settings(chosen, normalize="none")
+        def score(value: float, split: str, part: Part) -> Score:
+            settings = self._settings(chosen, normalize="none") | ceiling(train.y, part.y)
             return Score("fine_tuned_top1", "fine-tuned top-1", value, settings, split)
 
-        return Fitted(lambda test: [score(_network_top1(best, test, network), "test")], [score(best_top1, "val")])
+        return Fitted(
+            lambda test: [score(_network_top1(best, test, network), "test", test)], [score(best_top1, "val", val)]
+        )
 
     def _tune(self, rate: float, train: Part, val: Part, network: Network) -> nn.Module:
         torch.manual_seed(seeding.mix(self.seed, seeding.PROBE))

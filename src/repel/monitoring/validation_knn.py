@@ -4,6 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from repel.data.datamodule import pair_data
+from repel.evaluation.coverage import count_new
 from repel.evaluation.features import encode, subset
 from repel.evaluation.knn import knn_top1
 from repel.module import Contrastive
@@ -14,7 +15,8 @@ __all__ = ["ValidationKNN"]
 class ValidationKNN(Callback):
     """Logs `val/knn_top1`: training samples are the bank, validation samples the queries.
 
-    Without labels nothing is logged. The validation samples' features h (M, F) stay in `features`, for other callbacks.
+    Nothing is logged without labels, or where no validation sample is of a class of the bank: it would be 0 in every
+    epoch, and choose the first. The validation samples' features h (M, F) stay in `features`, for other callbacks.
 
     Args:
         k, temperature: of the vote.
@@ -35,8 +37,10 @@ class ValidationKNN(Callback):
         if not data.labelled:
             return
         train = subset(data.splits.train.labelled, self.bank)
-        bank, bank_places = encode(module.encoder, train, data.normalize, module.device)
         assert train.labels is not None, "data.labelled says so"
         assert val.labels is not None, "data.labelled says so"
+        if count_new(train.labels, val.labels) == len(val):
+            return
+        bank, bank_places = encode(module.encoder, train, data.normalize, module.device)
         labels, truth = train.labels.to(bank.device)[bank_places], val.labels.to(bank.device)[places]
         module.log("val/knn_top1", knn_top1(bank, labels, self.features, truth, self.k, self.temperature))

@@ -15,6 +15,7 @@ from repel.engine import checkpoint_io
 from repel.engine.build import build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
 from repel.engine.data_identity import read_to_evaluate
+from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.class_names import numbered_names
 from repel.evaluation.features import encode
@@ -88,7 +89,8 @@ def make_report(
         data = read_to_evaluate(cfg, contents[headline_of(contents)], job.get("data"))
     splits, options, figures, kept = data.splits, job["evaluation"], [], []
     if not data.labelled or splits.test.labels is None or not len(splits.test.labelled):
-        print("no labels: there is no label metric to report")
+        one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
+        print(f"no labels{one}: there is no label metric to report")
         return Report([], [], None, [])
 
     def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
@@ -100,6 +102,8 @@ def make_report(
     measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if rank() == 0 else None)
     if rank() == 0:
         noun = splits.test.modality.noun
+        for note in notes_on_test_labels(data, options["bank"]):
+            print(f"note     {note}")
         print_table(make_table(measurements), f"test split, {len(splits.test.labelled):,} {noun}")
         figures += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
     return Report(measurements, figures, kept[0] if kept else None, splits.classes)

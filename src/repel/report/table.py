@@ -36,12 +36,17 @@ class Table(NamedTuple):
 
 
 def make_table(measurements: Sequence[Measurement]) -> Table:
-    """The test split's scores, a row a metric, a column for each row of features."""
+    """The test split's scores, a row a metric, a column for each row of features.
+
+    A metric's label says where it cannot reach 1, because test samples are of classes that nothing was fitted on.
+    """
     measurements = [m for m in measurements if m.score.split == "test"]
     columns = list(dict.fromkeys(_head(m.row) for m in measurements))
     scores: dict[str, dict[str, Score]] = {}
     for m in measurements:
-        scores.setdefault(m.label, {})[_head(m.row)] = m.score
+        ceiling = m.score.settings.get("ceiling")
+        label = m.label if ceiling is None else f"{m.label}, at most {ceiling:.4f}"
+        scores.setdefault(label, {})[_head(m.row)] = m.score
     rows = [TableRow(label, [by_column.get(column) for column in columns]) for label, by_column in scores.items()]
     return Table(columns, rows)
 
