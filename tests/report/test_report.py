@@ -35,7 +35,7 @@ def whole(finished, tmp_path_factory):
     """The whole default table of a run, in its folder."""
 
     def make(cwd: Path) -> Path:
-        result = command("evaluate.py", f"ckpt={finished}", "evaluation.bank=null", cwd=cwd, OMP_NUM_THREADS="1")
+        result = command("evaluate.py", f"ckpt={finished}", "evaluation.bank=5400", cwd=cwd, OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
         folder = run_folder(result, cwd)
         (folder / "printed.txt").write_text(result.stdout, encoding="utf-8")
@@ -109,7 +109,7 @@ def test_raw_pixels_on_the_bundled_images_are_what_they_are(whole):
 @pytest.mark.slow
 def test_two_devices_and_a_second_time_give_the_same_numbers(finished, whole, tmp_path):
     few = [
-        "evaluation.bank=null",
+        "evaluation.bank=5400",
         "evaluators=[knn,linear,retrieval,corruptions]",
         "evaluators.corruptions.images=60",
         "layers=[h]",
