@@ -89,16 +89,21 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             log_hyperparameters(logger, cfg)
     train(trainer, module, data, signals, last, resume)
     if trainer.is_global_zero:
-        if len(data.skipped) > len(data.splits.skipped):
-            print_skipped(folder)
-        if cfg.trainer.get("max_time"):  # only now it is known how long that was
-            for note in end_notes(module, trainer.global_step / steps_per_epoch(trainer, data.batches_per_epoch())):
-                print(f"note     {note}")
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not metrics:  # nothing was left to train: it was stopped between the last step and here
-            metrics = last_values(folder)
-        runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
+        _record_end(cfg, folder, trainer, module, data)
     return data
+
+
+def _record_end(cfg: DictConfig, folder: Path, trainer: Trainer, module: Contrastive, data: PairData) -> None:
+    """What only the end of training knows: files that were skipped, notes, the last values."""
+    if len(data.skipped) > len(data.splits.skipped):
+        print_skipped(folder)
+    if cfg.trainer.get("max_time"):  # only now it is known how long that was
+        for note in end_notes(module, trainer.global_step / steps_per_epoch(trainer, data.batches_per_epoch())):
+            print(f"note     {note}")
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if not metrics:  # nothing was left to train: it was stopped between the last step and here
+        metrics = last_values(folder)
+    runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
 
 
 def fit_new(folder: Path) -> None:
