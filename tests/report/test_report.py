@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BANK, SMALL, command, config, made_once, make_folder, run_folder, thinned
+from conftest import BANK, SMALL, check_mistake, command, config, made_once, make_folder, run_folder, thinned
 from PIL import Image
 
 from repel.engine import checkpoint_io, runs
@@ -292,11 +292,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("typed", thinned(MISTAKES, 3))
 def test_mistakes(finished, tmp_path, typed):
-    words = MISTAKES[typed]
     ckpt = [] if "ckpt" in typed else [f"ckpt={finished}"]
-    result = command("evaluate.py", typed, *ckpt, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert all(word in result.stderr for word in words), result.stderr
+    check_mistake(command("evaluate.py", typed, *ckpt, cwd=tmp_path), MISTAKES[typed])
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

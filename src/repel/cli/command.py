@@ -154,9 +154,8 @@ def run_job(
     sys.argv = arguments  # another process of the launcher's has its own
     folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     status = CRASHED
-    os.chdir(
-        HydraConfig.get().runtime.cwd
-    )  # under hydra.job.chdir too: paths are typed from here, a run knows its folder
+    # under hydra.job.chdir too: paths are typed from here, a run knows its folder
+    os.chdir(HydraConfig.get().runtime.cwd)
     outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
