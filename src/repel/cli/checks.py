@@ -29,6 +29,10 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-t
 RANGES = {  # of keys that code which is not ours reads, or that are read only after training; parts check their own
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
+    "data.image_size": (
+        lambda v: all(map(AT_LEAST_1[0], v)) and len(v) == 2 if isinstance(v, ListConfig) else AT_LEAST_1[0](v),
+        "a side in pixels, or [HEIGHT,WIDTH]",
+    ),
     "trainer.devices": AT_LEAST_1,
     "trainer.num_nodes": AT_LEAST_1,
     "devices": AT_LEAST_1,
@@ -49,6 +53,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "evaluation.bank": AT_LEAST_1,
     "images": AT_LEAST_1,
 }
+OF_SEVERAL_KINDS = ("data.image_size",)  # whose range says all
 
 
 def one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
@@ -169,7 +174,7 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
         if override.is_add() and not reaches_a_part(cfg, key):
             raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
         expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
-        if got is None and key in RANGES and "null" in RANGES[key][1]:
+        if key in OF_SEVERAL_KINDS or (got is None and key in RANGES and "null" in RANGES[key][1]):
             continue
         if all(words := [mismatch(e, got) for e in expected]):
             raise ValueError(f"{key} must be {words[0]}, got {got!r}{instead_of_value(key, got)}")

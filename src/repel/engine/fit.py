@@ -2,9 +2,11 @@
 
 import csv
 import logging
+import math
 import shutil
 import signal
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -175,11 +177,12 @@ def check_data(data: PairData, batch_size: int, world: int) -> None:
 
 def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
     """Raises ValueError where the data workers' batches do not fit: a worker would fail, and training wait for it."""
-    side, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
-    if not (workers and side and channels and views and place.is_dir()):
+    size, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
+    if not (workers and size and channels and views and place.is_dir()):
         return
+    pixels = math.prod(size) if isinstance(size, Sequence) else size**2
     # of all ranks on this machine, each with these workers; a worker holds a batch at least
-    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * side**2
+    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * pixels
     if (free := shutil.disk_usage(place).free) < needed:
         raise ValueError(
             f"{place} has {free / 2**20:,.1f} MB free, and the batches of data.workers={workers} need at least "

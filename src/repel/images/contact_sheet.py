@@ -26,7 +26,7 @@ class Preview(NamedTuple):
 
     plain: (n, C, H, W) uint8.
     sizes: height and width of the pictures that crops were made of.
-    views: of each view (n, C, S, S), normalized.
+    views: of each view (n, C, H', W'), normalized.
     params: of each view, as drawn.
     """
 
@@ -84,11 +84,16 @@ def contact_sheet(shown: Preview, mean: Sequence[float], std: Sequence[float]) -
 
 
 def picture(pixels: Tensor) -> Image.Image:
-    """(C, H, W) uint8 -> CELL x CELL, its pixels to be seen where it is enlarged."""
+    """(C, H, W) uint8 -> CELL x CELL, its pixels to be seen where it is enlarged; white beside what is not square."""
     array = pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
-    enlarge = max(pixels.shape[1:]) < CELL
+    height, width = pixels.shape[1:]
+    longer = max(height, width)
     image = Image.fromarray(np.ascontiguousarray(array))
-    return image.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR)
+    size = max(1, round(CELL * width / longer)), max(1, round(CELL * height / longer))
+    image = image.resize(size, Image.Resampling.NEAREST if longer < CELL else Image.Resampling.BILINEAR)
+    cell = Image.new("RGB", (CELL, CELL), "white")
+    cell.paste(image, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
+    return cell
 
 
 def _describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int) -> list[str]:

@@ -54,10 +54,15 @@ def neighbor_sheet(queries: Part, bank: Part, classes: Sequence[str]) -> Image.I
 
 
 def thumbnails(images: Samples, places: Tensor, side: int) -> Tensor:
-    """(n, 3, s, s) floats in [0, 1], at most `side` pixels a side."""
+    """(n, 3, s, s) floats in [0, 1], at most `side` pixels a side, white beside what is not square."""
     pixels = _pixels(images, places).float() / 255
-    if pixels.shape[-1] > side:
-        pixels = F.adaptive_avg_pool2d(pixels, side)
+    height, width = pixels.shape[2:]
+    if (longer := max(height, width)) > side:
+        height, width = (max(1, round(pixel * side / longer)) for pixel in (height, width))
+        pixels = F.adaptive_avg_pool2d(pixels, (height, width))
+    longer = max(height, width)
+    top, left = (longer - height) // 2, (longer - width) // 2
+    pixels = F.pad(pixels, (left, longer - width - left, top, longer - height - top), value=1.0)
     return pixels.expand(-1, 3, -1, -1)
 
 

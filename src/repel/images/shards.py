@@ -20,6 +20,7 @@ from repel.base.installation import install_extra
 from repel.data.samples import Splits
 from repel.images.decode import File, GrayRange, check_gray_range
 from repel.images.encoded import Encoded
+from repel.images.shapes import Size
 from repel.images.sources import Source, worker_count
 
 __all__ = ["Shards", "stream"]
@@ -30,7 +31,7 @@ FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
 
 def stream(
     root: str,
-    size: int,
+    size: Size,
     channels: int,
     on_error: str,
     workers: int | str,
@@ -41,7 +42,7 @@ def stream(
 
     Args:
         root: the folder with the shards.
-        size: side of the plain image, in pixels.
+        size: of the plain image, in pixels: a square's side, or height and width.
         channels: 3 for RGB, 1 for gray.
         on_error: what to do with an image that cannot be read: `raise`, or `skip` it and list it.
         workers: processes that read, or auto.

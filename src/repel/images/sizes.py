@@ -9,28 +9,30 @@ import torch
 from repel.data.samples import Samples
 from repel.images.encoded import Encoded
 from repel.images.memory import Images
+from repel.images.shapes import Size, height_width
 
 __all__ = ["at_size"]
 
 
-def at_size(samples: Samples, size: int) -> Samples:
-    """The same samples, whose `plain` gives images (b, C, size, size).
+def at_size(samples: Samples, size: Size) -> Samples:
+    """The same samples, whose `plain` gives images (b, C, *size).
 
     Args:
         samples: images as a reader returns them, of any size, square or not.
-        size: side in pixels, data.image_size.
+        size: data.image_size, in pixels: a square's side, or height and width.
 
     Raises:
-        ValueError: samples of another class, whose images have another size.
+        ValueError: no size; samples of another class, whose images have another size.
 
     >>> images = Images(torch.zeros(2, 1, 6, 9, dtype=torch.uint8))
     >>> next(iter(at_size(images, 4).plain([torch.tensor([0])])))[0].shape
     torch.Size([1, 1, 4, 4])
     """
+    sides = height_width(size)
     if isinstance(samples, Images | Encoded):
-        return samples.at_size(size)
+        return samples.at_size(sides)
     height, width = next(iter(samples.plain([torch.tensor([0])])))[0].shape[2:]
-    if (height, width) != (size, size):
+    if (height, width) != sides:
         raise ValueError(
             f"data.image_size={size}, but {type(samples).__name__} gives images of {height}x{width}; set it to their "
             "size, or scale them in the reader"
