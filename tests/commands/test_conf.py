@@ -5,7 +5,9 @@ import re
 
 import pytest
 import torch
+from composing import composed
 from conftest import CONF, ROOT, config, options
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from runs_here import status
 
@@ -125,6 +127,7 @@ def test_a_default_in_python_is_the_one_in_conf():
 def test_another_number_of_channels_needs_no_other_option(typed, channels, tmp_path):
     cfg = config(*typed, f"data.channels={channels}")
     assert len(cfg.data.mean) == len(cfg.data.std) == len(cfg.views.augmentation.mean) == channels
+    assert instantiate(composed("train", [*typed, f"data.channels={channels}"]).views)  # not resolved, as in a command
     assert status(tmp_path, *typed, "data.channels=4") == (
         2,
         "data.channels=4: set data.mean and data.std, each to a list of 4 values",

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from repel.base.encoding import restart_in_utf8_mode
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli import folders, resolvers, sweeps  # noqa: F401 - resolvers register themselves
@@ -61,6 +62,7 @@ def entry_point(name: str) -> Callable:
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def command() -> None:
+            restart_in_utf8_mode()
             raise_on_signal()
             outlive_readers()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
@@ -97,7 +99,8 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
         status, message = MISTAKE, config_mistake(error, name)
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
         # the sweeper misses the best of trials that all failed
-        status, message = MISTAKE, "" if failures else one_line(error)
+        status, message = explain(error, name) if type(error) is not ValueError else (MISTAKE, one_line(error))
+        message = "" if failures else message
     except OSError as error:  # of Hydra, which makes the folder that was typed
         status, message = MISTAKE, folders.cannot_make(error) if error.filename else one_line(error)
     except LauncherFailed as error:

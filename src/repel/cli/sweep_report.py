@@ -16,6 +16,7 @@ from repel.base.drawing import attempt
 from repel.cli import compare
 from repel.cli.compare import Cell, Run
 from repel.cli.sweep_plots import draw_bars, draw_curves
+from repel.engine.outcomes import is_mistake
 from repel.engine.runs import write_json
 
 
@@ -28,6 +29,8 @@ def main() -> int:
     try:
         print(report(Path(sys.argv[1]), options.get("metric", "test/knn_top1").split(","), options.get("against")))
     except ValueError as error:
+        if not is_mistake(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

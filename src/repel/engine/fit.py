@@ -142,7 +142,7 @@ def last_values(folder: Path) -> dict[str, float]:
     """The last value of everything in metrics.csv."""
     if not (folder / "metrics.csv").exists():
         return {}
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = {name: float(value) for row in rows for name, value in row.items() if value}
     return {name: value for name, value in found.items() if name not in ("epoch", "step")}
@@ -228,5 +228,5 @@ def ends(trainer: Trainer, time: str | None) -> str:
 def print_skipped(folder: Path) -> None:
     """Print how many files were left out so far, if any: each is a line of skipped.txt, which all ranks write."""
     if (folder / "skipped.txt").exists():
-        files = sorted(set((folder / "skipped.txt").read_text().splitlines()))
+        files = sorted(set((folder / "skipped.txt").read_text(encoding="utf-8").splitlines()))
         print(f"skipped  {len(files)} unreadable files, listed in skipped.txt, the first: {files[0]}")

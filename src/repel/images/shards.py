@@ -59,7 +59,7 @@ def stream(
     folder = Path(root).expanduser()
     if not (folder / "classes.json").is_file():
         raise ValueError(f"data.root={root} has no shards (no classes.json); make them: repel pack-shards DIR SHARDS")
-    classes = json.loads((folder / "classes.json").read_text())
+    classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
 
     def part(name: str) -> Encoded:
         labels = None
@@ -90,7 +90,7 @@ class Shards(Source):
         except ImportError as error:
             raise ValueError(f"data=stream needs litdata: {install_extra('stream')}") from error
         try:
-            index = json.loads((Path(folder) / "index.json").read_text())
+            index = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
             sizes, types = [chunk["chunk_size"] for chunk in index["chunks"]], index["config"]["types"]
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder} holds no shards ({error}); make them: repel pack-shards DIR SHARDS") from error
