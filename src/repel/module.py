@@ -113,11 +113,20 @@ class Contrastive(LightningModule):
         self.set_annealed(batch_idx)
 
     def set_annealed(self, batch_idx: int) -> None:
-        assert self.length is not None, "configure_optimizers or the checkpoint sets it"
         time = self.current_epoch + batch_idx / self.batches_per_epoch()
         parts = {"loss": self.loss, "negatives": getattr(self.loss, "negatives", None), "target": self.target}
-        for key, value in self.anneal.apply(parts, time, self.length.at(time, elapsed_seconds(self.trainer))).items():
+        for key, value in self.anneal.apply(parts, time, self.length_at(time)).items():
             self.log(f"anneal/{key}", float(value))
+
+    def length_at(self, time: float) -> float:
+        """Where training ends, seen from a time; both in epochs."""
+        assert self.length is not None, "configure_optimizers or the checkpoint sets it"
+        return self.length.at(time, elapsed_seconds(self.trainer))
+
+    def done(self, epoch: int, step: int) -> float:
+        """Which share of training lies before a step of an epoch, in [0, 1)."""
+        time = epoch + step / self.batches_per_epoch()
+        return time / self.length_at(time)
 
     @property
     def step_output(self) -> StepOutput:

@@ -188,6 +188,35 @@ def test_crops_made_elsewhere_are_only_finished():
         torch.testing.assert_close(here, there, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("path", ["exact", "fused"])
+def test_smaller_views_at_first_are_the_same_views_at_another_size(path):
+    """The same draws, blurred by the same share of the side; crops that a reader has made are scaled down."""
+    options = ["data=cifar10", "views=multi_crop", f"views.color={path}", "views.augmentation.hue=0.0"]
+    views = instantiate(config(*options, "views.progressive={until: 0.5, size: 0.5}").views)
+    small = instantiate(config(*options, "data.image_size=16", "views.augmentation.blur_sigma=[0.05,1.0]").views)
+    batch = torch.randint(0, 256, (5, 3, 40, 50), dtype=torch.uint8)
+    first = views.at(0.49)
+    params = first.draw(5, torch.Generator().manual_seed(0))
+    made, expected = first.apply(batch, params), small(batch, torch.Generator().manual_seed(0))
+    assert made.views.shape[-2:] == (16, 16)
+    torch.testing.assert_close(made.views, expected.views)
+    torch.testing.assert_close(made.crops, expected.crops)
+    assert views.at(0.5) is views
+
+    whole = torch.full((5, 3, 32, 32), 0.5)
+    whole[:, :, :, ::2] = 0.25  # a scaling that averages leaves 0.375 of it
+    plain = instantiate(config("data=cifar10", "views=plain", f"views.color={path}", "data.mean=[0,0,0]",
+                               "data.std=[1,1,1]", "views.progressive={until: 0.5, size: 0.5}").views).at(0)  # fmt: skip
+    halves = plain.apply([whole, whole], plain.draw(5, torch.Generator()))
+    torch.testing.assert_close(halves[..., 1:-1], torch.full((2, 5, 3, 16, 14), 0.375))
+
+
+@pytest.mark.parametrize("progressive", [{"until": 0.8}, {"until": 1.0, "size": 0.5}, {"until": 0.5, "size": 0}])
+def test_wrong_progressive_sizes_are_named(progressive):
+    with pytest.raises(Exception, match=r"views\.progressive needs until and size"):
+        instantiate(config("data=cifar10").views, progressive=progressive)
+
+
 def made_of(batch: torch.Tensor, **changes) -> torch.Tensor:
     one = augment(**changes)
     return apply([one], batch, [one.draw(len(batch), torch.Generator().manual_seed(0))])[0]

@@ -151,13 +151,21 @@ class PairData(LabeledSplits, LightningDataModule):
 
     def _draws(self, indices: BatchIndices) -> ViewDraws:
         stream = seeding.VIEWS if self.active_trainer.training else seeding.VALIDATION
-        return ViewDraws(self.views, self.seed, stream, indices)
+        return ViewDraws(self._views_at(indices), self.seed, stream, indices)
+
+    def _views_at(self, indices: BatchIndices) -> Views:
+        """The views of a batch, which may change during training: see `progressive` of the images' views."""
+        if not (self.active_trainer.training and getattr(self.views, "progressive", None)):
+            return self.views
+        module: Any = self.active_trainer.lightning_module
+        return self.views.at(module.done(indices.epoch, indices.step))  # type: ignore[attr-defined]
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Pair:
         """The views: drawn for the global batch, made for this rank's part."""
         fetched = batch.fetched
         assert fetched is not None, "transfer_batch_to_device fetches what the device holds"
-        made = self.views.apply(fetched.x, self._draws(batch.indices).params())
+        draws = self._draws(batch.indices)
+        made = draws.views.apply(fetched.x, draws.params())
         viewed = made if isinstance(made, Viewed) else Viewed(made)
         dtype = next(self.active_trainer.lightning_module.parameters()).dtype  # float64 under precision=64-true
         views = to_float_dtype(viewed.views, dtype)

@@ -1,5 +1,6 @@
 """One random view of each image: parameters drawn first, one row per image, then applied on the device."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -108,6 +109,17 @@ class Augment:
         self.cutout, self.cutout_size = cutout, cutout_size
         self.color, self.order, self.normalize = color, order, Normalize(mean, std)
 
+    def scaled(self, factor: float) -> "Augment":
+        """The same views at another size, blurred by as much of their side.
+
+        >>> Augment(28, mean=[0.5], std=[0.25]).scaled(0.64).size
+        (18, 18)
+        """
+        other = copy.copy(self)
+        other.size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
+        other.blur_sigma = tuple(factor * sigma for sigma in self.blur_sigma)
+        return other
+
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """The parameters of n images, each (n, ...), on the CPU; neutral where an operation is left out."""
 
@@ -152,7 +164,7 @@ class Augment:
         """images (B, C, H, W) in [0, 1] -> out (B, C, *size); p as prepared.
 
         Args:
-            cropped: the images are this view's crops already, flipped and of its size.
+            cropped: the images are this view's crops already, flipped; they may be larger than it.
         """
         blurring = self.blurring(p["sigma"]) if self.blur else None
         # a blur's weights sum to 1, so that it may as well come before linear colors, as part of the resampling
@@ -191,11 +203,14 @@ class Augment:
         """Crop, flip and scaling, and `after` these what is one more matrix of rows and one of columns."""
         height, width = images.shape[2:]
         uncropped = self.scale == (1, 1) and self.ratio == (self.aspect, self.aspect) and not self.flip
-        if cropped or (uncropped and (height, width) == self.size):
+        if (cropped or uncropped) and (height, width) == self.size:
             return images.contiguous() if after is None else crop.resample(images, *after)
-        top, left, tall, wide = p["box"].to(images.dtype).unbind(1)
+        box, flip = p["box"].to(images.dtype), p["flip"]
+        if cropped:
+            box, flip = torch.zeros_like(box) + box.new_tensor([0, 0, height, width]), torch.zeros_like(flip)
+        top, left, tall, wide = box.unbind(1)
         rows = crop.weights(top, tall, height, self.size[0])
-        columns = crop.weights(left, wide, width, self.size[1], p["flip"])
+        columns = crop.weights(left, wide, width, self.size[1], flip)
         if after is not None:
             rows, columns = after[0] @ rows, after[1] @ columns
         return crop.resample(images, rows, columns)

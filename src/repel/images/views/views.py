@@ -1,5 +1,6 @@
 """The views of a batch of images: parameters drawn first, one row per image, then applied on the device."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,9 +28,13 @@ class Views:
         per_view: what each view changes of the augmentation, n entries, or None where all are alike.
         local: further crops that are anchors only (Caron et al. 2020, arXiv:2006.09882, sec. 3.2): their number `n`,
             their `size` as a fraction of the views', in (0, 1], and what else they change; or None.
+        progressive: smaller views first, for less time: `until` which share of training, in (0, 1), and their `size`
+            as a fraction of the full one, in (0, 1); or None. Networks that average over places take both sizes
+            (Touvron et al. 2019, arXiv:1906.06423; Tan, Le 2021, arXiv:2104.00298, sec. 4).
 
     Raises:
-        ValueError: n below 2; per_view without one entry a view, or with views of several sizes; local out of range.
+        ValueError: n below 2; per_view without one entry a view, or with views of several sizes; local or progressive
+            out of range.
 
     >>> from functools import partial
     >>> augmentation = partial(Augment, 8, mean=[0.5], std=[0.25], scale=[0.2, 1.0], flip=0.5)
@@ -46,6 +51,7 @@ class Views:
         order: str = "batch",
         per_view: Sequence[dict[str, Any]] | None = None,
         local: dict[str, Any] | None = None,
+        progressive: dict[str, float] | None = None,
     ):
         if n < 2:
             raise ValueError(f"a positive pair needs at least views.n=2, got {n}")
@@ -65,6 +71,25 @@ class Views:
             small = augmentation(color=color, order=order, size=smaller, **other)
             self.locals = local["n"]
             self.augmentations += [small] * self.locals
+        self.progressive = None if progressive is None else dict(progressive)
+        if self.progressive is not None:
+            if set(self.progressive) != {"until", "size"} or not all(0 < x < 1 for x in self.progressive.values()):
+                raise ValueError(
+                    "views.progressive needs until and size, each above 0 and below 1, such as "
+                    f"'views.progressive={{until:0.8,size:0.64}}', got {progressive}"
+                )
+            self.first = copy.copy(self)
+            self.first.augmentations = [a.scaled(self.progressive["size"]) for a in self.augmentations]
+
+    def at(self, done: float) -> "Views":
+        """The views when this share of training is done, in [0, 1]: smaller at first, where `progressive` says so.
+
+        >>> from functools import partial
+        >>> views = Views(2, partial(Augment, 8, mean=[0.5], std=[0.25]), progressive={"until": 0.8, "size": 0.5})
+        >>> [views.at(done).augmentations[0].size for done in (0.0, 0.79, 0.8)]
+        [(4, 4), (4, 4), (8, 8)]
+        """
+        return self.first if self.progressive is not None and done < self.progressive["until"] else self
 
     def __len__(self) -> int:
         return self.n
