@@ -26,6 +26,7 @@ __all__ = [
     "known_keys",
     "own_folders",
     "task_overrides",
+    "whole",
 ]
 
 
@@ -107,6 +108,12 @@ def _is_choice(override: str) -> bool:
     several = choice.startswith("[") and choice.endswith("]")
     chosen = [name.strip() for name in choice[1:-1].split(",")] if several else [choice]
     return is_group(group) and set(chosen) <= {*group_options(group)}
+
+
+def whole(name: str, overrides: list[str]) -> DictConfig:
+    """The config as composed of these overrides, values included."""
+    with _hydra_compose() as compose:
+        return compose(name, overrides=overrides)
 
 
 @contextlib.contextmanager

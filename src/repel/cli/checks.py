@@ -44,6 +44,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "optimizer.weight_decay": NOT_NEGATIVE,
     "schedule.warmup_epochs": NOT_NEGATIVE,
     "schedule.max_epochs": POSITIVE,
+    "schedule.on_extend": (lambda v: v in ("stretch", "hold"), "stretch or hold"),
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,

@@ -14,6 +14,7 @@ from repel.cli.resume import prepare_output, prepare_run
 from repel.cli.suggestions import nearest
 from repel.cli.sweeps import FINISHED, RESUME
 from repel.engine import runs
+from repel.engine.resumed import undone_by_mistakes
 
 # What imports torch is imported in the functions, so that a mistake is answered at once.
 
@@ -21,13 +22,15 @@ from repel.engine import runs
 @entry_point("train")
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Train an encoder, evaluate it and print the table."""
+    before = runs.read_environment(folder)
     cfg, state = prepare_run(cfg, folder)
     if state == FINISHED:
         return runs.read_environment(folder)["objective"]
 
     from repel.engine.launch import launch
 
-    data = launch(cfg, folder, resume=state == RESUME)
+    with undone_by_mistakes(folder, before):
+        data = launch(cfg, folder, resume=state == RESUME)
 
     from repel.report.evaluate import finish
 

@@ -73,9 +73,6 @@ def check_names(name: str, arguments: list[str]) -> None:
         _check_choice_of_group(override, name)
     if any(argument.startswith(("-", "hydra")) for argument in arguments):
         return
-    keys = [override.key_or_group for override in overrides]
-    if "resume" in keys and "data.root" in keys:
-        raise ValueError("resume= uses the run's own config; if its data has moved, data_root=FOLDER says where it is")
     for override in overrides:
         group, choice = override.key_or_group, override.value()
         if is_group(group) and isinstance(choice, str) and choice not in group_options(group):

@@ -87,7 +87,8 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     for changed in annealed(cfg):
         _instantiate(changed.loss)
         _ = _instantiate(changed.target, encoder, head) if cfg.target else None
-    anneal, optimizer, schedule = (_instantiate(node) for node in (cfg.anneal, cfg.optimizer, cfg.schedule))
+    own = {key: value for key, value in cfg.schedule.items() if key != "on_extend"}  # which resuming reads
+    anneal, optimizer, schedule = (_instantiate(node) for node in (cfg.anneal, cfg.optimizer, own))
     return Contrastive(encoder, head, predictor, loss, target, anneal, optimizer, schedule, cfg.seed)
 
 

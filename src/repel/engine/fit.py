@@ -19,14 +19,23 @@ from torch.utils.tensorboard.summary import hparams
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
 from repel.data.identity import check_unchanged
-from repel.data.length import planned_length, steps_per_epoch
+from repel.data.length import TrainingLength, planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
+from repel.engine.extension import prepare_resume
 from repel.engine.external_launcher import is_external_rank, meet
-from repel.engine.notes import end_notes, length_notes, notes, notes_on_test_labels, notes_on_val_labels
+from repel.engine.notes import (
+    end_notes,
+    length_notes,
+    notes,
+    notes_on_test_labels,
+    notes_on_val_labels,
+    resume_notes,
+)
 from repel.engine.outcomes import MORE_SHARED_MEMORY
+from repel.engine.resumed import differences, note_device
 from repel.module import Contrastive, Diverged
 
 __all__ = ["fit", "fit_new", "fit_resumed"]
@@ -76,14 +85,12 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
         )
     module.give_data_info(data.splits.train.info())
+    before = None
     if resume_from is not None:
-        # Lightning would load the weights first, and so round those of 64-true to float32
-        trainer.precision_plugin.convert_module(module)
-        checkpoint_io.check_fits(module, resume_from[1], last)
-        module.on_load_checkpoint(resume_from[1])  # as Lightning does later; the notes need it now
+        before = prepare_resume(cfg, trainer, module, data, *resume_from)
         del resume_from  # the trainer has it, and frees it when it is restored
     if trainer.is_global_zero:
-        summarize(cfg, data, module, trainer, step)
+        summarize(cfg, data, module, trainer, step, before)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
             log_hyperparameters(logger, cfg)
@@ -187,8 +194,20 @@ def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/
         )
 
 
-def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
-    """Print what this run is, in a few lines."""
+def summarize(
+    cfg: DictConfig,
+    data: PairData,
+    module: Contrastive,
+    trainer: Trainer,
+    step: int | None,
+    before: TrainingLength | None = None,
+) -> None:
+    """Print what this run is, in a few lines.
+
+    Args:
+        step: that it resumes from; None: it is new.
+        before: how long it was to last before it resumed.
+    """
     splits, world = data.splits, trainer.world_size
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
     labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
@@ -197,7 +216,7 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
     print(f"data     {sizes} {splits.train.description}, {labels}")
     data.note(splits.skipped)
     print_skipped(Path(trainer.default_root_dir))
-    runs.update_environment(Path(trainer.default_root_dir), device=f"{world} x {device}")
+    note_device(Path(trainer.default_root_dir), f"{world} x {device}", resume=step is not None)
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"labels   {'used' if module.loss.supervised else 'not used'} for training")
     print(
@@ -210,7 +229,8 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
         *notes_on_val_labels(data, bank),
         *notes_on_test_labels(data, bank),
         *notes(cfg, module, world),
-        *length_notes(module, planned_length(trainer, data.batches_per_epoch())),
+        *length_notes(module, planned_length(trainer, data.batches_per_epoch()), before),
+        *resume_notes(module, differences(Path(trainer.default_root_dir))),
     ]:
         print(f"note     {note}")
 

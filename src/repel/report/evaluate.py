@@ -1,5 +1,6 @@
 """The end of a run, and evaluate.py: measure checkpoints, write what a report consists of."""
 
+import shutil
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,8 @@ def _embedding(writer: SummaryWriter, step: int, val: Part, classes: Sequence[st
     places = evenly_spaced(len(val.y), PROJECTED)
     pictures = val.samples.modality.thumbnails(val.samples, places, THUMBNAIL)
     names = [one_line(class_name(classes, label)) for label in val.y[places].tolist()]  # a row of a table each
+    # of the run's earlier end, where a finished one is resumed: torch would warn of it on stdout
+    shutil.rmtree(Path(writer.log_dir) / f"{step:05d}", ignore_errors=True)
     writer.add_embedding(val.x[places], names, pictures, step, tag="validation")
 
 
