@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ranks
+import torch
 from composing import composed
-from conftest import ROOT, TINY, made_once, same
+from conftest import ROOT, TINY, config, made_once, same
 from runs_here import history, train
-from stateful_runs import last
+from stateful_runs import last, losses
 
 from repel.cli.going_on import allowed_changes
 from repel.engine import runs
@@ -18,6 +20,8 @@ from repel.engine.resumed import note_resume
 from repel.model.optim import cosine
 
 PLAIN = [*TINY, "evaluators=[]", "callbacks.monitor=null", "callbacks.health=null", "schedule.warmup_epochs=0"]
+ELSEWHERE = [*PLAIN, "trainer.precision=64-true", "schedule=constant", "target=ema", "queue.size=40",
+             "callbacks.knn=null"]  # fmt: skip
 RATE = "lr-AdamW/pg1"
 
 
@@ -203,3 +207,39 @@ def test_other_threads_are_said_and_both_records_kept(typed, run):
     (record,) = kept["resumed"]
     assert (record["device"], record["packages"], record["changes"]) == (here, environment["packages"], {})
     assert "not bit for bit" not in typed(f"resume={run}")[1]
+
+
+def test_where_and_how_long_it_goes_on_may_change(run, monkeypatch):
+    """Also of data that the default is not, whose reader has the option a second time."""
+    monkeypatch.setattr("repel.cli.going_on.whole", composed)
+    begun = ["data=image_folder", "data.root=images", "data.workers=0", "trainer.max_epochs=25"]
+    runs.update_environment(run, overrides=[*begun, "trainer.devices=1"])
+    elsewhere = ["trainer.devices=8", "trainer.accelerator=gpu", "data.workers=2", "data.device_cache=false"]
+    cfg = composed("train", [*begun, f"resume={run}", *elsewhere])
+    assert allowed_changes(cfg, run, [f"resume={run}", *elsewhere], run.resolve()) == {
+        "trainer.devices": 8, "trainer.accelerator": "gpu", "data.workers": 2, "data.datamodule.read.workers": 2,
+        "data.device_cache": False, "data.datamodule.device_cache": False,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 4)])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, first, then):
+    """Queue, target, order, draws and steps of the optimizer are as in the run that stayed: losses, within rounding."""
+    options = [*ELSEWHERE, "trainer.max_epochs=2"]
+    assert (
+        ranks.run(config(*options, f"trainer.devices={first}", "trainer.max_steps=3"), tmp_path / "run") == [0] * first
+    )
+    changes = {"trainer.devices": then, "trainer.max_steps": 8, "schedule.on_extend": "stretch"}
+    note_resume(tmp_path / "run", [], changes)
+    cfg = config(*options, f"trainer.devices={then}")
+    assert ranks.run(cfg, tmp_path / "run", resume=True) == [0] * then
+    train(tmp_path / "whole", *options[len(TINY) :], "trainer.max_steps=8")
+    found, expected = (losses(tmp_path / name) for name in ("run", "whole"))
+    assert found.keys() == expected.keys() == set(range(8))
+    for step, loss in expected.items():
+        assert float(found[step]) == pytest.approx(float(loss), abs=1e-12), step
+    one, two = (last(tmp_path / name)["state_dict"] for name in ("run", "whole"))
+    assert one.keys() == two.keys()
+    for name, tensor in two.items():
+        torch.testing.assert_close(one[name], tensor, rtol=0, atol=1e-12, msg=name)
