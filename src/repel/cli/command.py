@@ -29,6 +29,7 @@ from repel.cli.arguments import spelled_for_hydra, to_type
 from repel.cli.baseline import own_folders, task_overrides
 from repel.cli.checks import check
 from repel.cli.going_on import with_options_of_run
+from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
 from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
@@ -71,7 +72,7 @@ def entry_point(name: str) -> Callable:
             job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
-                sys.argv[1:] = with_options_of_run(spelled_for_hydra(sys.argv[1:]))
+                sys.argv[1:] = with_options_of_run(spelled_for_hydra(with_latest(sys.argv[1:])))
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:

@@ -61,9 +61,11 @@ def length_notes(module: Contrastive, now: TrainingLength, before: TrainingLengt
             "set another end"
         )
     elif before not in (None, now):
+        own_end = isinstance(module.schedule, partial) and module.schedule.keywords.get("max_epochs") is not None
+        what = "annealing is" if own_end else "learning rate and annealing are"
         yield (
-            f"training was to last {before}, and {now} now: learning rate and annealing are stretched to the new end; "
-            "schedule.on_extend=hold keeps the old one"
+            f"training was to last {before}, and {now} now: {what} stretched to the new end; schedule.on_extend=hold "
+            "keeps the old one"
         )
     yield from end_notes(module, now.epochs)
 
