@@ -34,16 +34,13 @@ def begun(tmp_path, monkeypatch):
 def test_the_newest_is_the_one_that_began_last(begun, capsys):
     begun("runs/train/b", "sweeps/train/old/0", "sweeps/train/new/0", "sweeps/train/old/1", "runs/train/a")
     begun("runs/train/c", checkpoint=False)
-    typed = [
-        "resume=latest",
-        "ckpt=latest",
-        "init=latest",
-        "sweep.resume=latest",
-        "name=latest",
-        "init=sweeps/train/latest",
-    ]
-    assert with_latest(typed) == ["resume=runs/train/a", "ckpt=runs/train/a", "init=runs/train/a",
-                                  "sweep.resume=sweeps/train/new", "name=latest", "init=sweeps/train/old/1"]  # fmt: skip
+    typed = ["resume=latest", "ckpt=latest", "init=latest", "name=latest"]
+    assert with_latest(typed) == [*(f"{key}=runs/train/a" for key in ("resume", "ckpt", "init")), "name=latest"]
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "note     1 newer without a checkpoint", "latest   resume=latest is runs/train/a",
+    ]  # fmt: skip
+    typed = ["sweep.resume=latest", "init=sweeps/train/latest"]
+    assert with_latest(typed) == ["sweep.resume=sweeps/train/new", "init=sweeps/train/old/1"]
     assert capsys.readouterr().out.splitlines()[-1] == "latest   init=sweeps/train/latest is sweeps/train/old/1"
     begun("latest")
     assert with_latest(["ckpt=latest"]) == ["ckpt=latest"]  # a run of that name
