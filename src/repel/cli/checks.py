@@ -62,6 +62,7 @@ def some_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
 
 
 OF_COMMAND = {  # the choices that are a command's own
+    "train": {"init_parts": some_of("encoder", "head", "predictor")},
     "embed": {
         "checkpoint": one_of("best", "last"),
         "layer": one_of("h", "z", "both"),
@@ -123,6 +124,8 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
+    if cfg.init is None and list(cfg.init_parts) != ["encoder"]:
+        raise ValueError("init_parts= chooses what takes the weights of init=; add init=RUN_OR_FILE")
     epochs, steps, time = (cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time"))
     if epochs == -1 and steps in (None, -1) and time is None:
         raise ValueError("trainer.max_epochs=-1 is without an end: set trainer.max_steps or trainer.max_time")

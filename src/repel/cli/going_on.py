@@ -46,6 +46,8 @@ def with_options_of_run(arguments: list[str]) -> list[str]:
     own = [option for option in options if _key(option) in ("resume", "data_root")]
     typed = [option for option in options if option not in own]
     named = [override.value() for option in own if (override := parsed(option)) and override.key_or_group == "resume"]
+    if named and any(_key(option) == "init" for option in typed):
+        raise ValueError("resume= goes on with a run, and init= starts a new one from weights: type one of them")
     if not typed or not named or not isinstance(named[-1], str):
         return arguments
     if any(_key(option) == "data.root" for option in typed):

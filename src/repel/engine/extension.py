@@ -92,6 +92,7 @@ class _Extended(Callback):
         self.stretched, self.counted = stretched, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Contrastive)
         for config in trainer.lr_scheduler_configs if self.stretched else ():
             scheduler: Any = config.scheduler
             rates = [base * pl_module.rate_factor(scheduler.last_epoch) for base in scheduler.base_lrs]

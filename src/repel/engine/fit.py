@@ -19,13 +19,14 @@ from torch.utils.tensorboard.summary import hparams
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
 from repel.data.identity import check_unchanged
-from repel.data.length import TrainingLength, planned_length, steps_per_epoch
+from repel.data.length import TrainingLength, ends, planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
 from repel.engine.extension import prepare_resume
 from repel.engine.external_launcher import is_external_rank, meet
+from repel.engine.initial_weights import read_weights, start_from
 from repel.engine.notes import (
     end_notes,
     length_notes,
@@ -70,6 +71,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     resume_from = (last, checkpoint_io.load(last)) if resume else None
     build_evaluators(cfg.get("evaluators"))  # whose mistakes should not show only after training
     signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg)
+    weights = read_weights(cfg.init) if cfg.get("init") and not resume else None
     trainer = build_trainer(cfg, folder, resume_from, signals)
     step = None if resume_from is None else resume_from[1]["global_step"]
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
@@ -85,6 +87,8 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
         )
     module.give_data_info(data.splits.train.info())
+    if weights is not None:
+        start_from(weights, cfg, module, folder, say=trainer.is_global_zero)
     before = None
     if resume_from is not None:
         before = prepare_resume(cfg, trainer, module, data, *resume_from)
@@ -233,13 +237,6 @@ def summarize(
         *resume_notes(module, differences(Path(trainer.default_root_dir))),
     ]:
         print(f"note     {note}")
-
-
-def ends(trainer: Trainer, time: str | None) -> str:
-    """When training ends, in words, by the first limit that is reached."""
-    limits = {"epochs": trainer.max_epochs, "steps": trainer.max_steps}
-    words = [f"{limit} {unit}" for unit, limit in limits.items() if limit not in (None, -1)]
-    return " or ".join([*words, *([f"{time} (DD:HH:MM:SS)"] if time else [])]) or "Lightning's default of epochs"
 
 
 def print_skipped(folder: Path) -> None:
