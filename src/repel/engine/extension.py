@@ -71,11 +71,9 @@ def prepare_resume(
         module.length = now
         contents["training_length"] = now._asdict()  # which Lightning has the module load a second time
     loop = contents["loops"]["fit_loop"]
-    if cut := _is_cut(loop):
-        for part in ("current", "total"):
-            loop["epoch_progress"][part]["processed"] -= 1
-    if cut or before != now:
-        trainer.callbacks.insert(0, _Extended(stretched))  # type: ignore[attr-defined]
+    for part in ("current", "total") if _is_cut(loop) else ():
+        loop["epoch_progress"][part]["processed"] -= 1
+    trainer.callbacks.insert(0, _Corrections(stretched))  # type: ignore[attr-defined]
     return before
 
 
@@ -85,8 +83,8 @@ def _is_cut(loop: dict[str, Any]) -> bool:
     return batch["current"]["processed"] > 0 and not batch["is_last_batch"] and epoch["processed"] == epoch["started"]
 
 
-class _Extended(Callback):
-    """What Lightning restores of a checkpoint and its limits have changed: the next step's rate and number."""
+class _Corrections(Callback):
+    """Of what Lightning restores: the next step's rate, where the run's end has changed, and its number."""
 
     def __init__(self, stretched: bool):
         self.stretched, self.counted = stretched, False
@@ -101,6 +99,6 @@ class _Extended(Callback):
             scheduler._last_lr = rates
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        if not self.counted:  # Lightning counts one step too many after an end by max_steps
+        if not self.counted:  # under max_steps alone, Lightning counts one step too many after an epoch's end
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
             self.counted = True
