@@ -1,6 +1,5 @@
 """resume= with other limits, devices, loggers: what a run goes on with, what it refuses, and what its record keeps."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,13 +9,13 @@ import pytest
 import ranks
 import torch
 from composing import composed
-from conftest import ROOT, TINY, config, made_once, same
+from conftest import ROOT, TINY, config, made_once, same, thinned
 from runs_here import history, train
 from stateful_runs import last, losses
 
 from repel.cli.going_on import allowed_changes
 from repel.engine import runs
-from repel.engine.resumed import note_resume
+from repel.engine.resumed import differences, note_device, note_resume, undone_by_mistakes
 from repel.model.optim import cosine
 
 PLAIN = [*TINY, "evaluators=[]", "callbacks.monitor=null", "callbacks.health=null", "schedule.warmup_epochs=0"]
@@ -73,7 +72,7 @@ def rates(folder: Path) -> list[float]:
     return [float(row[RATE]) for row in history(folder) if row[RATE]]
 
 
-@pytest.mark.parametrize("on_extend", ["stretch", "hold"])
+@pytest.mark.parametrize("on_extend", thinned(["stretch", "hold"], 2))
 def test_a_finished_run_is_extended(typed, run, on_extend):
     """Its last step's rate was 0.0146 of the first; stretched, the next one is as if it had been to last that long."""
     status, out, err = typed(f"resume={run}", "trainer.max_epochs=3", f"schedule.on_extend={on_extend}")
@@ -88,8 +87,6 @@ def test_a_finished_run_is_extended(typed, run, on_extend):
     assert (environment["outcome"], environment["objective"]) == ("finished", 0.25)
     assert environment["resumed"][0]["changes"] == {"trainer.max_epochs": 3, "schedule.on_extend": on_extend}
     assert last(run)["config"]["trainer"]["max_epochs"] == 3
-    status, out, err = typed(f"resume={run}", "trainer.max_epochs=3")  # nothing new
-    assert (status, "from step 12" in out) == (0, True)
 
 
 EXTENSIONS = [  # limits; later ones
@@ -140,7 +137,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("options", REFUSED)
+@pytest.mark.parametrize("options", thinned(REFUSED, 3))
 def test_what_would_change_what_is_computed_is_refused(run, monkeypatch, options):
     monkeypatch.setattr("repel.cli.going_on.whole", composed)
     typed = options.split()
@@ -170,6 +167,7 @@ def test_a_refused_option_leaves_the_record_as_it_was(typed, run, options, words
     assert (run / "environment.json").read_text(encoding="utf-8") == before
 
 
+@pytest.mark.slow
 def test_what_the_run_has_already_may_be_typed_again(typed, run):
     """The command that started it, with resume= added; and loggers that go and come."""
     status, out, err = typed(*PLAIN, f"resume={run}", "logger.tensorboard=null", "trainer.max_epochs=3")
@@ -188,24 +186,55 @@ def test_what_the_run_has_already_may_be_typed_again(typed, run):
     ]
 
 
-def test_a_mistake_that_shows_later_leaves_the_record_as_it_was(typed, run):
-    before = (run / "environment.json").read_text(encoding="utf-8")
+def test_a_mistake_before_the_first_step_leaves_the_record_as_it_was(run):
+    before = runs.read_environment(run)
+    note_resume(run, [], {"trainer.devices": 99})
+    with pytest.raises(ValueError, match="99"), undone_by_mistakes(run, before):
+        raise ValueError("99 devices")
+    assert runs.read_environment(run) == before
+
+
+def test_a_failure_after_the_first_step_does_not(run):
+    """A crash, or an unreadable image: the checkpoints are those of the run as it was changed."""
+
+    def fail(error: Exception, saved: bool) -> None:
+        if saved:
+            (run / "checkpoints/last.ckpt").touch()
+        raise error
+
+    for error, saved in ((RuntimeError("crash"), False), (ValueError("an image"), True)):
+        note_resume(run, [], {})
+        with pytest.raises(type(error)), undone_by_mistakes(run, {}):
+            fail(error, saved)
+    assert len(runs.read_environment(run)["resumed"]) == 2
+
+
+def test_other_threads_are_said_and_both_records_kept(run):
+    first = runs.read_environment(run)
+    note_resume(run, ["resume=run"], {})
+    note_device(run, "2 x cpu, 3 threads", resume=True)
+    here = first["device"]
+    assert differences(run) == f"on 2 x cpu, 3 threads ({here} before)"
+    note_resume(run, ["resume=run"], {})
+    note_device(run, "2 x cpu, 3 threads", resume=True)
+    assert differences(run) == ""
+    kept = runs.read_environment(run)
+    assert (kept["device"], kept["overrides"]) == (here, first["overrides"])
+    assert [(r["device"], r["overrides"]) for r in kept["resumed"]] == [("2 x cpu, 3 threads", ["resume=run"])] * 2
+    runs.update_environment(run, device="1 x cpu", packages=first["packages"] | {"torch": "1.0"}, resumed=[])
+    note_device(run, "1 x cpu", resume=True)  # in Python, without the command
+    assert differences(run) == f"torch {first['packages']['torch']} (1.0 before)"
+
+
+@pytest.mark.slow
+def test_a_mistake_that_shows_later_and_other_threads_by_the_command(typed, run):
+    before = runs.read_environment(run)
     status, _, err = typed(f"resume={run}", "trainer.accelerator=gpu", "trainer.max_epochs=3")
     assert (status, "trainer.accelerator=gpu" in err) == (2, True)
-    assert json.loads(before) == runs.read_environment(run)
-
-
-def test_other_threads_are_said_and_both_records_kept(typed, run):
-    environment = runs.read_environment(run)
-    here = environment["device"]
-    runs.update_environment(run, device="1 x cpu, 7 threads", packages=environment["packages"] | {"torch": "1.0"})
+    assert runs.read_environment(run) == before
+    runs.update_environment(run, device="1 x cpu, 7 threads")
     status, out, _ = typed(f"resume={run}")
-    assert status == 0
-    assert out.count(f"not bit for bit: on {here} (1 x cpu, 7 threads before), torch ") == 1
-    kept = runs.read_environment(run)
-    assert (kept["device"], kept["packages"]["torch"]) == ("1 x cpu, 7 threads", "1.0")
-    (record,) = kept["resumed"]
-    assert (record["device"], record["packages"], record["changes"]) == (here, environment["packages"], {})
+    assert (status, out.count(f"not bit for bit: on {before['device']} (1 x cpu, 7 threads before)\n")) == (0, 1)
     assert "not bit for bit" not in typed(f"resume={run}")[1]
 
 

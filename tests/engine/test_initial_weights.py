@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY, config, same
+from conftest import TINY, config, same, thinned
 from runs_here import train
 from safetensors.torch import save_file
 from stateful_runs import last
@@ -81,7 +81,7 @@ def test_what_does_not_fit_stays_as_initialized_and_is_named(tmp_path, capsys):
     assert runs.read_environment(tmp_path)["init"]["encoder"]["unused"] == ["fc"]
 
 
-@pytest.mark.parametrize("prefix", ["", "net.", "encoder.net."])
+@pytest.mark.parametrize("prefix", thinned(["", "net.", "encoder.net."], 3))
 def test_a_file_of_the_encoder_alone_fits_with_and_without_its_prefix(tmp_path, prefix):
     """As export.py writes it: the names are those of the library that the network is of."""
     source = build_module(config(*RESNET, "seed=5")).encoder.net
