@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from repel.cli.arguments import overrides_of, parsed, to_type
 from repel.cli.baseline import own_folders, whole
@@ -50,13 +50,14 @@ def with_options_of_run(arguments: list[str]) -> list[str]:
         raise ValueError("resume= goes on with a run, and init= starts a new one from weights: type one of them")
     if not typed or not named or not isinstance(named[-1], str):
         return arguments
-    if any(_key(option) == "data.root" for option in typed):
-        raise ValueError("resume= uses the run's own config; if its data has moved, data_root=FOLDER says where it is")
     folder = runs.find(named[-1])
+    started = _started_with(folder)
+    if any(_key(option) == "data.root" and option not in started for option in typed):
+        raise ValueError("resume= uses the run's own config; if its data has moved, data_root=FOLDER says where it is")
     if (folders := runs.read_environment(folder).get("config_dirs")) and not own_folders():
         raise ValueError(f"{named[-1]} was started with --config-dir={folders[0]}; add it beside resume=")
     again = {_key(option) for option in typed}
-    before = [option for option in _started_with(folder) if _key(option) not in again]
+    before = [option for option in started if _key(option) not in again]
     return [*before, *own, *typed, *(argument for argument in arguments if argument not in options)]
 
 
@@ -103,8 +104,17 @@ def allowed_changes(cfg: DictConfig, folder: Path, typed: list[str], chosen: Pat
         changes.setdefault(
             "schedule.on_extend", run["schedule"].get("on_extend", cfg.schedule.get("on_extend", "stretch"))
         )
+        if changes["schedule.on_extend"] == "stretch":
+            changes |= _open_ends(run, cfg)
         _check_limits(with_values(run, changes)["trainer"], changes, folder, chosen)
     return changes
+
+
+def _open_ends(run: dict[str, Any], cfg: DictConfig) -> dict[str, None]:
+    """Ends that a run of version 0.1 has as the number that trainer.max_epochs was, and that are null today."""
+    leaves = flatten(run)
+    ends = [key for key in ("schedule.max_epochs", "anneal.epochs") if leaves.get(key) == run["trainer"]["max_epochs"]]
+    return {key: None for key in ends if OmegaConf.select(cfg, key) is None}
 
 
 def _leaves(config: dict[str, Any]) -> dict[str, Any]:
