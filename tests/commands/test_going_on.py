@@ -154,6 +154,7 @@ def test_what_would_change_what_is_computed_is_refused(run, monkeypatch, options
         ("trainer.devices=3", ["data.batch_size=16", "3 ranks"]),
         pytest.param("seed=3", ["leave out seed=3"], marks=pytest.mark.slow),
         pytest.param("data.root=elsewhere", ["data_root=FOLDER"], marks=pytest.mark.slow),
+        pytest.param("init=elsewhere", ["type one of them"], marks=pytest.mark.slow),
         pytest.param("trainer.devicez=3", ["did you mean trainer.devices?"], marks=pytest.mark.slow),
         pytest.param("hydra.run.dir=other", ["leave out -m and hydra.run.dir"], marks=pytest.mark.slow),
     ],

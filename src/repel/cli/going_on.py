@@ -46,13 +46,14 @@ def with_options_of_run(arguments: list[str]) -> list[str]:
     own = [option for option in options if _key(option) in ("resume", "data_root")]
     typed = [option for option in options if option not in own]
     named = [override.value() for option in own if (override := parsed(option)) and override.key_or_group == "resume"]
-    if named and any(_key(option) == "init" for option in typed):
-        raise ValueError("resume= goes on with a run, and init= starts a new one from weights: type one of them")
     if not typed or not named or not isinstance(named[-1], str):
         return arguments
     folder = runs.find(named[-1])
     started = _started_with(folder)
-    if any(_key(option) == "data.root" and option not in started for option in typed):
+    new = {_key(option) for option in typed if option not in started}
+    if "init" in new:
+        raise ValueError("resume= goes on with a run, and init= starts a new one from weights: type one of them")
+    if "data.root" in new:
         raise ValueError("resume= uses the run's own config; if its data has moved, data_root=FOLDER says where it is")
     if (folders := runs.read_environment(folder).get("config_dirs")) and not own_folders():
         raise ValueError(f"{named[-1]} was started with --config-dir={folders[0]}; add it beside resume=")
