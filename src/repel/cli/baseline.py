@@ -18,6 +18,7 @@ from repel.engine.configs import CONF, flatten
 
 __all__ = [
     "baseline",
+    "choices_with",
     "default_groups",
     "dotted_keys",
     "group_options",
@@ -53,11 +54,30 @@ def group_options(group: str) -> list[str]:
     return sorted({path.stem for path in found if not path.stem.startswith("_")})
 
 
+def choices_with(key: str) -> list[str]:
+    """The choices of a key's group that have it as an option: triplet, margin_cosine, ... for loss.margin."""
+    group, _, option = key.partition(".")
+    choices = group_options(group) if option and is_group(group) else []
+    return [choice for choice in choices if option in _options_of(group, choice)]
+
+
+def _options_of(group: str, choice: str) -> list[str]:
+    """The dotted keys in the file of a choice, and in those that it begins with."""
+    files = (folder / group / f"{choice}.yaml" for folder in (CONF, *own_folders()))
+    content = next((OmegaConf.load(file) for file in files if file.is_file()), None)
+    if not isinstance(content, DictConfig):
+        return []
+    shared = [part for part in content.pop("defaults", []) if isinstance(part, str)]
+    return [*dotted_keys(content), *(option for part in shared for option in _options_of(group, part))]
+
+
 def default_groups(name: str) -> list[str]:
     """The groups in a command's list of defaults: one chooses another by GROUP=, not by +GROUP=."""
     members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
-    keys = (str(key) for member in members if isinstance(member, DictConfig) for key in member)
-    return [key.removeprefix("optional ") for key in keys]
+    keys = [str(key) for member in members if isinstance(member, DictConfig) for key in member]
+    others = [member for member in members if isinstance(member, str) and member != "_self_"]  # show_views has train's
+    own = [key.removeprefix("optional ").removeprefix("override ") for key in keys]
+    return own + [group for other in others for group in default_groups(other)]
 
 
 def groups_of_recipe(recipe: str) -> dict[str, str]:
@@ -70,9 +90,8 @@ def groups_of_recipe(recipe: str) -> dict[str, str]:
 
 
 def known_keys(name: str) -> list[str]:
-    """All groups and all dotted keys of a config as composed with this command's choices of groups."""
-    groups = [p.name for p in CONF.iterdir() if p.is_dir()]
-    return groups + dotted_keys(baseline(name, sys.argv[1:]))
+    """A command's groups, and all dotted keys of its config as composed with the choices of groups that were typed."""
+    return default_groups(name) + dotted_keys(baseline(name, sys.argv[1:]))
 
 
 def dotted_keys(cfg: DictConfig) -> list[str]:

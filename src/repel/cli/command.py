@@ -26,9 +26,10 @@ from repel.base.terminal import outlive_readers
 from repel.cli import folders, sweeps
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import own_folders, task_overrides
+from repel.cli.baseline import group_options, own_folders, task_overrides
 from repel.cli.checks import check
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
+from repel.cli.methods import METHODS_IN, methods_table
 from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
 from repel.engine import runs, targets
@@ -63,6 +64,9 @@ def entry_point(name: str) -> Callable:
         def command() -> None:
             raise_on_signal()
             outlive_readers()
+            if "--methods" in sys.argv:
+                print(methods_table({group: group_options(group) for group in METHODS_IN}))
+                return
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
