@@ -82,6 +82,14 @@ def test_the_vision_transformer_is_torchvisions():
     torch.testing.assert_close(net(images), whole(images))
 
 
+@pytest.mark.slow
+def test_the_vision_transformer_is_exported_for_any_number_of_images():
+    net = SmallViT(channels=1, image_size=8, width=8, depth=1, heads=2).eval()
+    images = torch.randn(5, 1, 8, 8)
+    exported = torch.export.export(net, (images[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+    torch.testing.assert_close(exported(images), net(images))
+
+
 def test_positions_of_the_vision_transformer_do_not_decay():
     net = SmallViT(channels=1, image_size=8, width=8, depth=1, heads=2)
     kept = {id(p) for p in parameter_groups([net], 0.1)[1]["params"]}

@@ -72,7 +72,9 @@ class SmallViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.net.conv_proj(images)  # (B, F, H / patch, W / patch)
-        tokens = torch.cat([self.net.class_token.expand(len(images), -1, -1), patches.flatten(2).mT], dim=1)
+        # not len(images), which an exported network would take for a constant
+        first = self.net.class_token.expand(images.shape[0], -1, -1)
+        tokens = torch.cat([first, patches.flatten(2).mT], dim=1)
         encoder = self.net.encoder
         tokens = encoder.layers(encoder.dropout(tokens + self.positions(patches.shape[2], patches.shape[3])))
         return encoder.ln(tokens)[:, 0]
