@@ -19,6 +19,7 @@ from repel.engine.configs import CONF, flatten
 __all__ = [
     "baseline",
     "choices_with",
+    "command_groups",
     "default_groups",
     "dotted_keys",
     "group_options",
@@ -55,29 +56,31 @@ def group_options(group: str) -> list[str]:
 
 
 def choices_with(key: str) -> list[str]:
-    """The choices of a key's group that have it as an option: triplet, margin_cosine, ... for loss.margin."""
-    group, _, option = key.partition(".")
-    choices = group_options(group) if option and is_group(group) else []
-    return [choice for choice in choices if option in _options_of(group, choice)]
+    """The choices of a group, such as data, that have an option such as data.root."""
+    group, _, rest = key.partition(".")
+    return [choice for choice in group_options(group) if rest and _has(group, choice, rest)]
 
 
-def _options_of(group: str, choice: str) -> list[str]:
-    """The dotted keys in the file of a choice, and in those that it begins with."""
-    files = (folder / group / f"{choice}.yaml" for folder in (CONF, *own_folders()))
-    content = next((OmegaConf.load(file) for file in files if file.is_file()), None)
+def _has(group: str, choice: str, option: str) -> bool:
+    """Whether a choice's file, or one of the same group that it is made from, has an option."""
+    file = next(
+        (path for folder in (CONF, *own_folders()) if (path := folder / group / f"{choice}.yaml").is_file()), None
+    )
+    content = OmegaConf.load(file) if file else None
     if not isinstance(content, DictConfig):
-        return []
-    shared = [part for part in content.pop("defaults", []) if isinstance(part, str)]
-    return [*dotted_keys(content), *(option for part in shared for option in _options_of(group, part))]
+        return False
+    made_from = [member for member in content.get("defaults", []) if isinstance(member, str) and member != "_self_"]
+    found = OmegaConf.to_container(content, resolve=False)
+    for part in option.split("."):
+        found = found.get(part, ...) if isinstance(found, dict) else ...
+    return found is not ... or any(_has(group, parent, option) for parent in made_from)
 
 
 def default_groups(name: str) -> list[str]:
     """The groups in a command's list of defaults: one chooses another by GROUP=, not by +GROUP=."""
     members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
-    keys = [str(key) for member in members if isinstance(member, DictConfig) for key in member]
-    others = [member for member in members if isinstance(member, str) and member != "_self_"]  # show_views has train's
-    own = [key.removeprefix("optional ").removeprefix("override ") for key in keys]
-    return own + [group for other in others for group in default_groups(other)]
+    keys = (str(key) for member in members if isinstance(member, DictConfig) for key in member)
+    return [key.removeprefix("optional ") for key in keys]
 
 
 def groups_of_recipe(recipe: str) -> dict[str, str]:
@@ -89,9 +92,16 @@ def groups_of_recipe(recipe: str) -> dict[str, str]:
     return {str(key).removeprefix("override /"): str(choice) for key, choice in pairs if "override /" in str(key)}
 
 
+def command_groups(name: str) -> list[str]:
+    """A command's groups, with those of the config that its own begins with: show_views has train's."""
+    members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
+    others = [member for member in members if isinstance(member, str) and member != "_self_"]
+    return [*default_groups(name), *(group for other in others for group in command_groups(other))]
+
+
 def known_keys(name: str) -> list[str]:
     """A command's groups, and all dotted keys of its config as composed with the choices of groups that were typed."""
-    return default_groups(name) + dotted_keys(baseline(name, sys.argv[1:]))
+    return command_groups(name) + dotted_keys(baseline(name, sys.argv[1:]))
 
 
 def dotted_keys(cfg: DictConfig) -> list[str]:

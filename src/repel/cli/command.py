@@ -62,11 +62,11 @@ def entry_point(name: str) -> Callable:
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def command() -> None:
+            if "--methods" in sys.argv:
+                _print_methods()
+                return
             raise_on_signal()
             outlive_readers()
-            if "--methods" in sys.argv:
-                print(methods_table({group: group_options(group) for group in METHODS_IN}))
-                return
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
@@ -113,6 +113,11 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
     if message:
         print(f"error: {message}", file=sys.stderr)
         failures.append(status)
+
+
+def _print_methods() -> None:
+    outlive_readers()
+    print(methods_table({group: group_options(group) for group in METHODS_IN}))
 
 
 def _is_first_rank(name: str) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from repel.cli.baseline import choices_with, default_groups, group_options, is_group
+from repel.cli.baseline import choices_with, command_groups, group_options, is_group
 from repel.cli.habits import ROOMS, instead_of_key
 from repel.cli.methods import instead_of_method, plain
 
@@ -108,7 +108,7 @@ def _own(key: str) -> str:
 
 def _has_group(group: str, name: str, known: list[str]) -> bool:
     """Whether a command has the group, or the option: evaluate.py has no loss."""
-    several = group in default_groups(name) or any(key.startswith(f"{group}.") for key in known)
+    several = group in command_groups(name) or any(key.startswith(f"{group}.") for key in known)
     return several or (group in known and not is_group(group))
 
 

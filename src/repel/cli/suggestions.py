@@ -14,6 +14,7 @@ from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
 from repel.cli.baseline import (
     baseline,
     choices_with,
+    command_groups,
     default_groups,
     group_options,
     groups_of_recipe,
@@ -90,7 +91,7 @@ def check_names(name: str, arguments: list[str]) -> None:
     for override in overrides:
         group, choice = override.key_or_group, override.value()
         if is_group(group) and isinstance(choice, str) and choice not in group_options(group):
-            has_group = group in default_groups(name)
+            has_group = group in command_groups(name)
             raise ValueError(_no_such_choice(group, choice) if has_group else _unknown_option(group, name))
     if any(override.is_sweep_override() for override in overrides):
         return
@@ -167,7 +168,7 @@ def _unknown_option(key: str, name: str, value: Any = "") -> str:
     """
     known = known_keys(name)
     group, _, rest = key.partition(".")
-    has_group = group in default_groups(name) or any(one.startswith(f"{group}.") for one in known)
+    has_group = group in command_groups(name) or any(one.startswith(f"{group}.") for one in known)
     if has_group and (choices := choices_with(key)):
         own = "; data=image_folder data.root=DIR reads your own images" if key == "data.root" else ""
         return f"{key}: the chosen {group} has no {rest}; these have: {', '.join(choices)}{own}"
