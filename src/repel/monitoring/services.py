@@ -86,23 +86,22 @@ def mlflow_logger(save_dir: str, project: str, tracking_uri: str | None) -> Logg
     note = Path(save_dir) / "mlflow.txt"
     run = note.read_text(encoding="utf-8").strip() if note.exists() else None
     try:
-        logger = MLFlowLogger(project, run_name=Path(save_dir).name, tracking_uri=uri, run_id=run)
+        from mlflow.exceptions import MlflowException
     except ModuleNotFoundError as error:
         raise ValueError(f"logger=mlflow needs mlflow: {install_extra('mlflow')}") from error
-    _begin_mlflow(logger, uri, note)
+    try:
+        logger = MLFlowLogger(project, run_name=Path(save_dir).name, tracking_uri=uri, run_id=run)
+        _begin_mlflow(logger, note)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"logger=mlflow: {uri}: {reason}; set logger.mlflow.tracking_uri=URI") from error
     return logger
 
 
 @rank_zero_only
-def _begin_mlflow(logger: MLFlowLogger, uri: str, note: Path) -> None:
-    """Make the run now, not when the data has been read. Raises ValueError where the store cannot be reached."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = logger.run_id
-    except MlflowException as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"logger=mlflow: {uri}: {reason}; set logger.mlflow.tracking_uri=URI") from error
+def _begin_mlflow(logger: MLFlowLogger, note: Path) -> None:
+    """Make the run now, not when the data has been read."""
+    run = logger.run_id
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(f"{run}\n", encoding="utf-8")
 
