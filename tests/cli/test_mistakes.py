@@ -246,7 +246,8 @@ def test_devices_that_are_not_there(monkeypatch, gpus, typed, words):
 def test_a_missing_logger_says_how_to_get_it(monkeypatch, tmp_path, name):
     """It is built as far as it goes without its package."""
     monkeypatch.setattr(f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE", False)
-    monkeypatch.setitem(sys.modules, name, None)
+    for module in (name, f"{name}.exceptions"):
+        monkeypatch.setitem(sys.modules, module, None)
     cfg = config(f"logger=[default,{name}]")
     assert list(cfg.logger) == ["tensorboard", "csv", name]
     with pytest.raises(Exception) as caught:  # noqa: PT011
