@@ -54,7 +54,7 @@ TYPED = {  # (command, what is typed) -> what the line must hold
     ("train", "data=image_folder data.num_workers=4"): ["type data.workers=N"],
     ("train", "data.root=x"): ["the chosen data has no root", "image_folder"],
     ("train", "dataset.root=x"): ["type data.root=DIR", "image_folder"],
-    ("train", "paths.data_dir=x"): ["type data.root=DIR"],
+    ("train", "paths.data_dir=x"): ["data.root=DIR"],
     ("train", "loss.margin=0.1"): ["the chosen loss has no margin; these have: cosine_regression, triplet"],
     ("train", "negatives.beta=2"): ["these have: hcl, tilt"],
     ("train", "optimizer.momentum=0.9"): ["these have: lars, sgd"],
