@@ -42,6 +42,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.scale_lr": (lambda v: v in (False, "off", "linear", "sqrt"), "off, linear or sqrt"),
     "schedule.warmup_epochs": NOT_NEGATIVE,
     "schedule.max_epochs": POSITIVE,
     "schedule.on_extend": (lambda v: v in ("stretch", "hold"), "stretch or hold"),

@@ -26,11 +26,12 @@ from repel.base.terminal import outlive_readers
 from repel.cli import folders, sweeps
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import own_folders, task_overrides
+from repel.cli.baseline import group_options, own_folders, task_overrides
 from repel.cli.checks import check
 from repel.cli.going_on import with_options_of_run
 from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
+from repel.cli.methods import METHODS_IN, methods_table
 from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
 from repel.engine import runs, targets
@@ -63,6 +64,9 @@ def entry_point(name: str) -> Callable:
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def command() -> None:
+            if "--methods" in sys.argv:
+                _print_methods()
+                return
             raise_on_signal()
             outlive_readers()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
@@ -111,6 +115,11 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
     if message:
         print(f"error: {message}", file=sys.stderr)
         failures.append(status)
+
+
+def _print_methods() -> None:
+    outlive_readers()
+    print(methods_table({group: group_options(group) for group in METHODS_IN}))
 
 
 def _is_first_rank(name: str) -> bool:

@@ -122,7 +122,8 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
 
 def usage() -> str:
     lines = [f"  {name:<11} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\nrepel COMMAND --help says more."
+    end = "repel COMMAND --help says more; repel train --methods lists methods and what to type for each."
+    return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + f"\n\n{end}"
 
 
 def main() -> int | None:

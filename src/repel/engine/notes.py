@@ -15,6 +15,7 @@ from repel.engine.batch_norm import has_unsynced_batch_norm
 from repel.engine.build import on_gpu
 from repel.evaluation.coverage import count_new
 from repel.evaluation.features import subset
+from repel.model.optim import scaled_rate
 from repel.module import Contrastive
 
 __all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_on_val_labels", "resume_notes"]
@@ -36,6 +37,7 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
             f"trainer.precision={cfg.trainer.precision} keeps weights in half precision, which loses small steps of "
             "the optimizer; bf16-mixed keeps them in float32"
         )
+    found += _scaled_rate_note(cfg)
     tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
     if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
         found.append(
@@ -43,6 +45,14 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
             "raise the temperature (0.5 in the papers) or lower tau_plus, and watch negatives/clamped_fraction"
         )
     return found
+
+
+def _scaled_rate_note(cfg: DictConfig) -> Iterator[str]:
+    rule, batch = cfg.optimizer.get("scale_lr") or "off", cfg.data.batch_size
+    if rule != "off":
+        rate, ratio = cfg.optimizer.lr, f"{batch} / 256" if rule == "linear" else f"sqrt({batch} / 256)"
+        result = scaled_rate(rate, rule, batch)
+        yield f"optimizer.scale_lr={rule}: the learning rate is {rate:g} * {ratio} = {result:.4g}"
 
 
 def length_notes(module: Contrastive, now: TrainingLength, before: TrainingLength | None = None) -> Iterator[str]:
