@@ -1,7 +1,8 @@
 """Figures of images: a sheet of nearest neighbors, thumbnails."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from repel.base.drawing import sheet_font
 from repel.data.samples import Samples
 from repel.evaluation.class_names import drawn_name
-from repel.evaluation.features import evenly_spaced
+from repel.evaluation.features import BATCH, evenly_spaced
 from repel.evaluation.knn import nearest_neighbors
 from repel.evaluation.protocol import Part
 from repel.images.contact_sheet import GAP, picture
@@ -38,7 +39,7 @@ def neighbor_sheet(queries: Part, bank: Part, classes: Sequence[str]) -> Image.I
 
     def paste(pixels: Tensor, column: int, top: int, name: str, number: str, color: str) -> None:
         left = GAP + column * (CELL + GAP) + (2 * GAP if column else 0)
-        sheet.paste(picture(pixels).resize((CELL, CELL)), (left, top))
+        sheet.paste(picture(pixels, CELL), (left, top))
         draw.text((left, top + CELL), name[:11], color, sheet_font(name[:11], LINE - 1))
         draw.text((left, top + CELL + LINE), number, "black", sheet_font(number, LINE - 1))
 
@@ -54,11 +55,19 @@ def neighbor_sheet(queries: Part, bank: Part, classes: Sequence[str]) -> Image.I
 
 
 def thumbnails(images: Samples, places: Tensor, side: int) -> Tensor:
-    """(n, 3, s, s) floats in [0, 1], at most `side` pixels a side."""
-    pixels = _pixels(images, places).float() / 255
-    if pixels.shape[-1] > side:
-        pixels = F.adaptive_avg_pool2d(pixels, side)
+    """(n, 3, h, w) floats in [0, 1], at most `side` pixels a side, in the images' proportions."""
+    pixels = torch.cat(list(_small(images, places, side)))
     return pixels.expand(-1, 3, -1, -1)
+
+
+def _small(images: Samples, places: Tensor, side: int) -> Iterator[Tensor]:
+    """In batches: thirty thousand images at full size need not fit into memory."""
+    for batch, _ in images.plain(list(places.cpu().split(BATCH))):
+        pixels = batch.float() / 255
+        height, width = pixels.shape[2:]
+        if (longer := max(height, width)) > side:
+            pixels = F.adaptive_avg_pool2d(pixels, [max(1, round(n * side / longer)) for n in (height, width)])
+        yield pixels
 
 
 def _pixels(images: Samples, places: Tensor) -> Tensor:
