@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException
 
-from repel.cli.sweeps import identity, key_and_value
+from repel.cli.sweeps import identity, key_and_value, typed_overrides
 from repel.engine import runs
 
 ASIDE = ("seed", "name", "resume", "data_root", "sweep", "hydra")  # overrides that do not make a cell
@@ -94,11 +94,8 @@ def missing(folder: Path, found: list[Run]) -> list[str]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    try:
-        asked = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
-        typed = [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        return []  # no sweep, or one that chooses as it goes
+    if not (typed := typed_overrides(folder)):
+        return []
     jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)[0]
     there = set()
     for run in found:

@@ -12,8 +12,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import text as text_summary
 
-__all__ = ["METRICS", "TensorBoard", "chosen_values", "event_folder", "log_run", "tag_of"]
+__all__ = ["METRICS", "TensorBoard", "add_text", "chosen_values", "event_folder", "log_run", "tag_of"]
 
 GROUPS = {"train": "1_train", "val": "2_val", "test": "3_test"}  # TensorBoard sorts groups by name
 METRICS = ("test/knn_top1", "test/linear_top1", "val/knn_top1", "val/loss", "train/loss")  # of HPARAMS
@@ -54,8 +56,10 @@ def tag_of(name: str) -> str:
     """
     if name.startswith("val/h_"):  # geometry of the validation features
         return f"geometry/{name.replace('/', '_')}"
-    if name == "epoch" or name.startswith("lr-"):
+    if name.startswith("lr-"):
         return f"{GROUPS['train']}/{name.replace('/', '_')}"
+    if name == "epoch":  # which Lightning logs with everything
+        return "speed/epoch"
     group, slash, rest = name.partition("/")
     return f"{GROUPS.get(group, group)}{slash}{rest}"
 
@@ -72,7 +76,7 @@ def chosen_values(values: Mapping[str, Any], environment: Mapping[str, Any]) -> 
 
     Args:
         values: the run's config by dotted keys.
-        environment: environment.json, of which `overrides` and `choices` are read.
+        environment: environment.json, of which `overrides`, `choices` and `varied` are read.
     """
     choices, overrides = environment.get("choices", {}), environment.get("overrides", ())
     pairs = (override.partition("=") for override in overrides if not override.startswith("~"))
@@ -102,7 +106,11 @@ def log_run(logger: TensorBoardLogger, values: Mapping[str, Any], environment: M
         values, environment: as for chosen_values.
     """
     chosen = chosen_values(values, environment)
-    columns = [api_pb2.HParamInfo(name=name, type=_type(value)) for name, value in chosen.items()]
+    typed = [override.lstrip("+").split("=")[0] for override in environment.get("overrides", ())]
+    first = environment.get("varied") or typed  # TensorBoard shows those first that differ
+    columns = [
+        api_pb2.HParamInfo(name=name, type=_type(value), differs=name in first) for name, value in chosen.items()
+    ]
     tags = {name: tag_of(name) if isinstance(logger, TensorBoard) else name for name in METRICS}
     metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tags[n]), display_name=n) for n in METRICS]
     start = SessionStartInfo()
@@ -117,7 +125,14 @@ def log_run(logger: TensorBoardLogger, values: Mapping[str, Any], environment: M
     config = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
     command = shlex.join(environment.get("command", ()))
     text = f"    {command}\n\ncommit {environment.get('git_commit')}\n\n```\n{config}```\n"
-    logger.experiment.add_text("run/config", text, 0)
+    add_text(logger.experiment, "run/config", text, 0)
+
+
+def add_text(writer: SummaryWriter, tag: str, text: str, step: int) -> None:
+    """Markdown under TEXT, by this tag: the writer's own method would add a word to it."""
+    summary = text_summary(tag, text)
+    summary.value[0].tag = tag
+    writer.file_writer.add_summary(summary, step)
 
 
 def _type(value: bool | float | str) -> int:

@@ -21,6 +21,7 @@ from repel.evaluation.modality import Plot
 __all__ = ["curves_figure", "draw", "map_figure", "png", "rgb_array", "similarity_figure"]
 
 MAP_POINTS = 2000  # t-SNE of more takes minutes
+LETTERS = 28  # in a line of a legend
 
 
 def project_to_plane(x: Tensor, method: str, seed: int) -> Tensor:
@@ -66,8 +67,9 @@ def map_figure(
         names.append(drawn_name(classes, label))
     if len(names) <= 20:
         options = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "markerscale": 2, "fontsize": 8}
-        legend(axes, handles, names, **options)
-    axes.set(xticks=[], yticks=[], title=f"{len(places):,} {noun}, {'t-SNE' if method == 'tsne' else 'PCA'}")
+        legend(axes, handles, names, LETTERS, **options)
+    way = "t-SNE" if method == "tsne" else "PCA"
+    axes.set(xticks=[], yticks=[], title=f"{len(places):,} {noun} of {len(names)} classes, {way}")
     return figure
 
 
@@ -83,7 +85,7 @@ def similarity_figure(x: Tensor, y: Tensor, noun: str = "images") -> Figure:
         if len(values):
             axes.hist(values.numpy(), bins=100, range=(-1, 1), density=True, alpha=0.6, label=label)
     axes.set(xlabel=f"cosine of two {noun}' features", ylabel="density")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 

@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.drawing import attempt
 from repel.evaluation.modality import Plot
-from repel.monitoring.tensorboard import METRICS, event_folder, tag_of
+from repel.monitoring.tensorboard import METRICS, add_text, event_folder, tag_of
 from repel.report import plots
 from repel.report.projector import write_projector
 from repel.report.report import Report
@@ -34,7 +34,7 @@ def write_tensorboard(folder: Path, step: int, report: Report, drawn: Sequence[P
                 writer.add_scalar(tag_of(name) if place == folder else name, report.metrics[name], step)
         for split, words in (("test", "test split"), ("val", "validation split, by which the probes were chosen")):
             if (table := make_table(report.measurements, split)).rows:
-                writer.add_text(f"results/{split}", f"**{words}**\n\n{markdown_table(table)}", step)
+                add_text(writer, f"results/{split}", f"**{words}**\n\n{markdown_table(table)}", step)
         for plot in drawn:
             writer.add_image(f"embedding/{plot.name}", plots.rgb_array(plot.picture), step, dataformats="HWC")
     if (val := report.validation) is not None:
