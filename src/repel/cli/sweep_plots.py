@@ -3,20 +3,28 @@
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repel.base.drawing import legend, wrapped, write_literally
 from repel.cli import compare
 from repel.cli.compare import Cell
 
-__all__ = ["draw_bars", "draw_curves"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["bars_figure", "curves_figure", "draw_bars", "draw_curves"]
 
 LABEL, TITLE, SMALL = 44, 60, 8  # characters in a line of a row's label, and of a panel's title; points of small print
+DPI = 120
 BANDS = 8  # curves at most for bands around them, which would hide one another
 COLORS = 10  # of matplotlib's cycle; more curves take a color map and other dashes
 
 
 def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Path) -> None:
+    bars_figure(cells, metrics, known).savefig(path, dpi=DPI)
+
+
+def bars_figure(cells: list[Cell], metrics: list[str], known: list[str]) -> "Figure":
     """A panel per metric and set of data: bars are means, whiskers deviations, dots seeds, strokes baselines."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -45,7 +53,7 @@ def draw_bars(cells: list[Cell], metrics: list[str], known: list[str], path: Pat
     words = "Bars: means. Whiskers: standard deviations over seeds. Dots: seeds."
     words += " Strokes: means of the row's own baselines." * bool(names)
     figure.supxlabel("\n".join(wrapped(words, int(14 * width))), fontsize=SMALL)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def draw_bars_of(panel: Any, cells: list[Cell], metric: str, baselines: list[str]) -> None:
@@ -77,6 +85,8 @@ def draw_bars_of(panel: Any, cells: list[Cell], metric: str, baselines: list[str
     panel.set_ylim(len(cells) - 0.4, -0.6)
     panel.set_xlabel(metric, fontsize=SMALL + 1)
     panel.grid(axis="x", alpha=0.3)
+    panel.tick_params(axis="x", labelsize=SMALL)
+    panel.locator_params(axis="x", nbins=6)
     if every:
         _fit_axis(panel, metric, min(every), max(every))
 
@@ -94,6 +104,10 @@ def _fit_axis(panel: Any, metric: str, low: float, high: float) -> None:
 
 
 def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
+    curves_figure(cells, metric).savefig(path, dpi=DPI)
+
+
+def curves_figure(cells: list[Cell], metric: str) -> "Figure":
     """The validation metric by epoch: the mean over each cell's seeds, in a band of ± one standard deviation."""
     from matplotlib.figure import Figure
 
@@ -115,7 +129,7 @@ def draw_curves(cells: list[Cell], metric: str, path: Path) -> None:
     few = all(len(members) <= BANDS for members in groups.values())
     words = f"Means over seeds{', in bands of ± one standard deviation' * few}. Legends: highest at the end first."
     figure.supxlabel(words, fontsize=SMALL)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def draw_curves_of(panel: Any, curves: Mapping[str, dict[int, list[float]]], column: str) -> None:

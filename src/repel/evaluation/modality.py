@@ -53,5 +53,5 @@ class Modality(Protocol):
         ...
 
     def thumbnails(self, samples: "Samples", places: Tensor, side: int) -> Tensor | None:
-        """(n, 3, h, w) floats in [0, 1], h, w <= side, for TensorBoard's projector; None: nothing to see."""
+        """(n, 3, s, s) floats in [0, 1], s <= side, for TensorBoard's projector; None where there is nothing to see."""
         ...

@@ -67,9 +67,15 @@ def _name_lines(name: str) -> list[str]:
 
 
 def thumbnails(images: Samples, places: Tensor, side: int) -> Tensor:
-    """(n, 3, h, w) floats in [0, 1], at most `side` pixels a side, in the images' proportions."""
+    """(n, 3, s, s) floats in [0, 1], s at most `side`, in the images' proportions, on white.
+
+    TensorBoard draws every picture as a square.
+    """
     pixels = torch.cat(list(_small(images, places, side)))
-    return pixels.expand(-1, 3, -1, -1)
+    height, width = pixels.shape[2:]
+    high, wide = max(height, width) - height, max(height, width) - width
+    around = [wide // 2, wide - wide // 2, high // 2, high - high // 2]
+    return F.pad(pixels, around, value=1.0).expand(-1, 3, -1, -1)
 
 
 def _small(images: Samples, places: Tensor, side: int) -> Iterator[Tensor]:
