@@ -63,7 +63,7 @@ lock: ## requirements.lock anew from pyproject.toml: exact versions, no index ad
 	$(RUN) -m uv pip compile --quiet --universal --upgrade --no-annotate --no-header --no-emit-index-url \
 		--no-emit-find-links --extra dev --python-version 3.11 -o requirements.lock pyproject.toml
 
-tensorboard: .venv/runtime ## watch runs/ and sweeps/ at http://localhost:6006 (LOGDIR=sweeps/train/DATE: one sweep; ARGS="--port 6007")
+tensorboard: .venv/runtime ## watch runs/ and sweeps/ at http://localhost:6006 (LOGDIR=FOLDER: only these)
 	mkdir -p build/tensorboard runs sweeps
 	ln -sfn ../../runs build/tensorboard/runs
 	ln -sfn ../../sweeps build/tensorboard/sweeps

@@ -72,7 +72,7 @@ def event_folder(folder: Path) -> Path:
 def chosen_values(values: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """HPARAMS of a run, by column: what was typed, then what is looked at in every run.
 
-    Values that are null or auto are left out: in a column of numbers TensorBoard can show no words.
+    Values that are null or auto are left out: TensorBoard's plots take no words in a column of numbers.
 
     Args:
         values: the run's config by dotted keys.
