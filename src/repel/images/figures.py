@@ -84,7 +84,8 @@ def _small(images: Samples, places: Tensor, side: int) -> Iterator[Tensor]:
         pixels = batch.float() / 255
         height, width = pixels.shape[2:]
         if (longer := max(height, width)) > side:
-            pixels = F.adaptive_avg_pool2d(pixels, [max(1, round(n * side / longer)) for n in (height, width)])
+            high, wide = (max(1, round(n * side / longer)) for n in (height, width))
+            pixels = F.adaptive_avg_pool2d(pixels, (high, wide))
         yield pixels
 
 

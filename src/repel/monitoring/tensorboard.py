@@ -132,7 +132,7 @@ def add_text(writer: SummaryWriter, tag: str, text: str, step: int) -> None:
     """Markdown under TEXT, by this tag: the writer's own method would add a word to it."""
     summary = text_summary(tag, text)
     summary.value[0].tag = tag
-    writer.file_writer.add_summary(summary, step)
+    writer.file_writer.add_summary(summary, step)  # type: ignore[attr-defined]
 
 
 def _type(value: bool | float | str) -> int:
