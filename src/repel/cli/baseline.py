@@ -18,7 +18,6 @@ from repel.engine.configs import CONF, flatten
 
 __all__ = [
     "baseline",
-    "chosen_groups",
     "default_groups",
     "dotted_keys",
     "group_options",
@@ -52,12 +51,6 @@ def group_options(group: str) -> list[str]:
     """The choices of a config group. Files that begin with an underscore are shared parts, not choices."""
     found = (path for folder in (CONF, *own_folders()) for path in (folder / group).glob("*.yaml"))
     return sorted({path.stem for path in found if not path.stem.startswith("_")})
-
-
-def chosen_groups() -> dict[str, str]:
-    """group -> choice of the running job; not of groups that take several choices."""
-    choices = HydraConfig.get().runtime.choices
-    return {str(group): choice for group, choice in choices.items() if isinstance(choice, str) and "/" not in group}
 
 
 def default_groups(name: str) -> list[str]:

@@ -20,28 +20,6 @@ OWN = ("sweep", "data_root")  # options of the sweep's, not of its jobs
 FINISHED, RESUME, NEW = "finished", "resume", "new"  # what prepare_run() found in a run's folder
 
 
-def typed_overrides(sweep: Path) -> list[str]:
-    """What a sweep's last command asked for; nothing where there is no sweep, or one that chooses as it goes."""
-    try:
-        asked = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
-        return [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        return []
-
-
-def varied_keys(folder: Path) -> list[str]:
-    """What the sweep of a job varies; nothing for a single run.
-
-    Args:
-        folder: of the job.
-    """
-    try:
-        typed = OverridesParser.create().parse_overrides(typed_overrides(folder.parent))
-    except HydraException:
-        return []
-    return [override.key_or_group for override in typed if override.is_sweep_override()]
-
-
 def job_folder(resume: str | None, sweep: str, number: int, overrides: list[str]) -> str:
     """The name of a job's folder: its number; in a resumed sweep, that of the folder where the job ran before."""
     if not resume and not slurm.requeued():
@@ -123,3 +101,25 @@ def plan_job(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
         return RESUME
     runs.reset(folder, overrides)
     return NEW
+
+
+def typed_overrides(sweep: Path) -> list[str]:
+    """What a sweep's last command asked for; nothing where there is no sweep, or one that chooses as it goes."""
+    try:
+        asked = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+        return [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return []
+
+
+def varied_keys(folder: Path) -> list[str]:
+    """What the sweep of a job varies; nothing for a single run.
+
+    Args:
+        folder: of the job.
+    """
+    try:
+        typed = OverridesParser.create().parse_overrides(typed_overrides(folder.parent))
+    except HydraException:
+        return []
+    return [override.key_or_group for override in typed if override.is_sweep_override()]
