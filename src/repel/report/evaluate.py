@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from repel.base.collectives import rank, world_size
-from repel.base.drawing import is_drawable
+from repel.base.drawing import attempt, is_drawable
 from repel.data.datamodule import PairData
 from repel.engine import runs
 from repel.engine.build import with_data
@@ -129,5 +129,8 @@ def evaluate_here(folder: Path, contents: dict[str, dict[str, Any]] | None = Non
         run = paths[headline_of(paths)].parents[1]
         reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")
         title = f"{run.name} on {reader.rsplit('.', 1)[-1]}" + f" {root}" * bool(root)
-        trained = [origin_of(run, "How it was trained")] if (run / "config.yaml").is_file() else []
-        write_report(folder, title, report, run / "metrics.csv", [origin_of(folder, "What was run"), *trained])
+        origins = [origin_of(folder, "What was run")]
+        if (run / "config.yaml").is_file():  # a checkpoint may have come alone
+            trained = attempt("the training's command", lambda: origin_of(run, "How it was trained"))
+            origins += [trained] if trained else []
+        write_report(folder, title, report, run / "metrics.csv", origins)
