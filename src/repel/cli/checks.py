@@ -49,6 +49,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,
+    "evaluation.projector": AT_LEAST_1,
     "images": AT_LEAST_1,
 }
 

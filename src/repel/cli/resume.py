@@ -50,6 +50,7 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         if cfg.data_root is not None and cfg.sweep.resume is None:
             raise ValueError("data_root= says where the data of a run lies that is resumed; a new run takes data.root=")
         runs.create(folder, to_container(cfg), overrides)
+        runs.update_environment(folder, choices=_chosen_groups(), varied=sweeps.varied_keys(folder))
         if own := own_folders():
             runs.update_environment(folder, config_dirs=[str(path.resolve()) for path in own])
         slurm.remember(folder if HydraConfig.get().mode == RunMode.RUN else folder.parent)
@@ -83,12 +84,19 @@ def _prepare_started_job(cfg: DictConfig, folder: Path, overrides: list[str]) ->
     state = sweeps.plan_job(folder, to_container(cfg), overrides)
     moved = _with_moved_data(cfg, folder)
     if state == sweeps.NEW:
+        runs.update_environment(folder, choices=_chosen_groups(), varied=sweeps.varied_keys(folder))
         return moved, state
     outcome = f"{runs.read_environment(folder)['outcome']} already" if state == sweeps.FINISHED else "resumes"
     print(f"{outcome}: {relative_to_cwd(folder)}", flush=True)
     if state == sweeps.RESUME:
         note_resume(folder, overrides, {})
     return load_config(runs.current_config(folder)), state
+
+
+def _chosen_groups() -> dict[str, str]:
+    """group -> choice of the running job; not of groups that take several choices."""
+    choices = HydraConfig.get().runtime.choices
+    return {str(group): choice for group, choice in choices.items() if isinstance(choice, str) and "/" not in group}
 
 
 def _with_moved_data(cfg: DictConfig, folder: Path) -> DictConfig:

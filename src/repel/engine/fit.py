@@ -14,7 +14,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
@@ -38,6 +37,7 @@ from repel.engine.notes import (
 from repel.engine.outcomes import MORE_SHARED_MEMORY
 from repel.engine.resumed import differences, note_device
 from repel.module import Contrastive, Diverged
+from repel.monitoring.tensorboard import log_run
 
 __all__ = ["fit", "fit_new", "fit_resumed"]
 
@@ -97,7 +97,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
         summarize(cfg, data, module, trainer, step, before)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
-            log_hyperparameters(logger, cfg)
+            log_run(logger, flatten(to_container(cfg)), runs.read_environment(folder))
     train(trainer, module, data, signals, last, resume)
     if trainer.is_global_zero:
         _record_end(cfg, folder, trainer, module, data)
@@ -155,16 +155,6 @@ def last_values(folder: Path) -> dict[str, float]:
         rows = list(csv.DictReader(file))
     found = {name: float(value) for row in rows for name, value in row.items() if value}
     return {name: value for name, value in found.items() if name not in ("epoch", "step")}
-
-
-def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
-    """TensorBoard's hyperparameter table, from the start; it takes the metrics from the scalars of that name."""
-    leaves = flatten(to_container(cfg))
-    values = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in leaves.items()}
-    metrics = "val/knn_top1", "val/loss", "test/knn_top1", "test/linear_top1"
-    experiment, start, _ = hparams(values, dict.fromkeys(metrics, 0.0))
-    for summary in (experiment, start):
-        logger.experiment.file_writer.add_summary(summary)
 
 
 def check_data(data: PairData, batch_size: int, world: int) -> None:

@@ -134,9 +134,11 @@ def is_locked(folder: Path) -> bool:
 
 def reset(folder: Path, overrides: list[str]) -> None:
     """Clear the folder of a run that was stopped before its first checkpoint, except for its config."""
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of version 0.1
     for name in ("metrics.csv", "metrics.json", "error.txt", "skipped.txt"):
         (folder / name).unlink(missing_ok=True)
+    for events in folder.glob("events.out.tfevents.*"):
+        events.unlink()
     write_environment(folder, overrides)
 
 
