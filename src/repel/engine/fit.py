@@ -22,11 +22,13 @@ from repel.data.identity import check_unchanged
 from repel.data.length import planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
+from repel.engine.compiled_encoder import check_compiler
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
 from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.notes import end_notes, length_notes, notes, notes_on_test_labels, notes_on_val_labels
 from repel.engine.outcomes import MORE_SHARED_MEMORY
+from repel.engine.trainer_limits import check_batches, print_profile, trainer_notes
 from repel.module import Contrastive, Diverged
 
 __all__ = ["fit", "fit_new", "fit_resumed"]
@@ -38,6 +40,7 @@ SILENCED = (  # warnings of the stack that a user can do nothing about
     ".*It is recommended to use .*sync_dist=True.*",  # what is logged without it is equal on all ranks, or rank 0's own
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*`srun` command is available on your system but is not used.*",  # ranks are started here, or by torchrun or srun
 )
 
 
@@ -62,13 +65,17 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     build_evaluators(cfg.get("evaluators"))  # whose mistakes should not show only after training
     signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg)
     trainer = build_trainer(cfg, folder, resume_from, signals)
+    if cfg.get("compile"):
+        check_compiler(trainer.strategy.root_device)
     step = None if resume_from is None else resume_from[1]["global_step"]
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
+    data.repeats_batches = bool(cfg.trainer.get("overfit_batches"))
     with hint_of_data_root(cfg) if resume else nullcontext():
         data.setup()
     if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
         check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
     check_data(data, cfg.data.batch_size, trainer.world_size)
+    check_batches(cfg.trainer, data)
     check_shared_memory(cfg, data.splits.train.workers)
     if module.loss.supervised and not data.labelled:
         one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
@@ -89,6 +96,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             log_hyperparameters(logger, cfg)
     train(trainer, module, data, signals, last, resume)
     if trainer.is_global_zero:
+        print_profile(trainer.profiler, folder)  # type: ignore[attr-defined]
         _record_end(cfg, folder, trainer, module, data)
     return data
 
@@ -169,8 +177,6 @@ def check_data(data: PairData, batch_size: int, world: int) -> None:
         raise ValueError(
             f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
         )
-    if data.batches_per_epoch() < 1:
-        raise ValueError("trainer.limit_train_batches leaves no batch in an epoch; raise it")
 
 
 def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
@@ -205,12 +211,13 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
         f"{data.batches_per_epoch()} steps an epoch, {ends(trainer, cfg.trainer.get('max_time'))}"
         + (f", from step {step}" if step else "")
     )
-    bank = cfg.evaluation.bank
+    bank, fast = cfg.evaluation.bank, cfg.trainer.get("fast_dev_run")
     for note in [
         *notes_on_val_labels(data, bank),
         *notes_on_test_labels(data, bank),
         *notes(cfg, module, world),
-        *length_notes(module, planned_length(trainer, data.batches_per_epoch())),
+        *trainer_notes(cfg.trainer, data),
+        *(() if fast else length_notes(module, planned_length(trainer, data.batches_per_epoch()))),
     ]:
         print(f"note     {note}")
 
