@@ -7,6 +7,7 @@ import importlib.resources
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +19,7 @@ from repel.engine.configs import CONF, flatten
 
 __all__ = [
     "baseline",
+    "choices_with",
     "default_groups",
     "dotted_keys",
     "group_options",
@@ -53,11 +55,33 @@ def group_options(group: str) -> list[str]:
     return sorted({path.stem for path in found if not path.stem.startswith("_")})
 
 
-def default_groups(name: str) -> list[str]:
-    """The groups in a command's list of defaults: one chooses another by GROUP=, not by +GROUP=."""
+def choices_with(key: str) -> list[str]:
+    """The choices of a group, such as data, that have an option such as data.root."""
+    group, _, rest = key.partition(".")
+    return [choice for choice in group_options(group) if rest and _has(group, choice, rest)]
+
+
+def _has(group: str, choice: str, option: str) -> bool:
+    """Whether a choice's file, or one of the same group that it is made from, has an option."""
+    file = next(
+        (path for folder in (CONF, *own_folders()) if (path := folder / group / f"{choice}.yaml").is_file()), None
+    )
+    content = OmegaConf.load(file) if file else None
+    if not isinstance(content, DictConfig):
+        return False
+    made_from = [member for member in content.get("defaults", []) if isinstance(member, str) and member != "_self_"]
+    found = OmegaConf.to_container(content, resolve=False)
+    for part in option.split("."):
+        found = found.get(part, ...) if isinstance(found, dict) else ...
+    return found is not ... or any(_has(group, parent, option) for parent in made_from)
+
+
+def default_groups(name: str) -> dict[str, Any]:
+    """The groups in a command's list of defaults, which one chooses by GROUP=, not by +GROUP=, and their choices."""
     members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
-    keys = (str(key) for member in members if isinstance(member, DictConfig) for key in member)
-    return [key.removeprefix("optional ") for key in keys]
+    chosen = (member for member in members if isinstance(member, DictConfig))
+    pairs = (pair for member in chosen for pair in member.items_ex(resolve=False))
+    return {str(key).removeprefix("optional "): choice for key, choice in pairs}
 
 
 def groups_of_recipe(recipe: str) -> dict[str, str]:
