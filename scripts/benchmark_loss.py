@@ -20,6 +20,7 @@ import time
 from _benchmark import PAGES, compose_config, spread, versions, write_page
 
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 
 DIM, TEMPERATURE = 128, 0.2
 NAMES = {
@@ -134,6 +135,7 @@ def plot(results: dict[tuple[str, int], list[dict]]) -> None:
     figure.savefig(PAGES / "loss.png", dpi=110)
 
 
+@ends_on_signal
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)

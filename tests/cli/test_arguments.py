@@ -85,7 +85,7 @@ SLIPS = {  # command and what is typed -> what the line must hold
     ("train", "trainer.max_epochs 5"): ["'trainer.max_epochs' is not KEY=VALUE", "spaces"],
     ("train", "--seed=1"): ["without dashes, seed=1"],
     ("train", "-lr=1"): ["without dashes, lr=1"],
-    ("train", "--gpus 2"): ["without dashes, gpus=VALUE"],
+    ("train", "--gpus 2"): ["without dashes, gpus=2", "trainer.devices=N"],
     ("train", "losss=(a"): ["losss", "did you mean loss?"],
     ("train", "loss=ñtxent"): ["did you mean ntxent?"],
     ("train", "ünknown=1"): ["unknown option ünknown"],

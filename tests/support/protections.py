@@ -33,7 +33,7 @@ PROTECTIONS = [
          f"{CHECKPOINTS}::test_divergence_names_the_last_good_checkpoint_and_keeps_it_good"),
     _one("signal told to all ranks", f"{ENGINE}/agreement.py",
          "self.stop = int(max(signals))", "self.stop = self.signals.number", f"{SIGNALS}[2-USR1:1:3]"),
-    _one("checkpoint at the stop", f"{ENGINE}/agreement.py", "            save_last(trainer)\n", "",
+    _one("checkpoint at the stop", f"{ENGINE}/agreement.py", "                save_last(trainer)\n", "",
          f"{SIGNALS}[1-TERM:0:2]"),
     _one("raising instead of should_stop", f"{ENGINE}/agreement.py",
          "raise Stopped(self.agreement.stop)", "trainer.should_stop = True", f"{SIGNALS}[1-TERM:0:2]"),
@@ -43,6 +43,9 @@ PROTECTIONS = [
     _one("Lightning's signal handler kept out", f"{ENGINE}/agreement.py",
          "trainer._signal_connector.register_signal_handlers = lambda: None", "pass", f"{SIGNALS}[2-TERM:0:2]"),
     # ---------------------------------------------------------------------------------------------------- checkpoints
+    _one("a checkpoint waits for the validation of its step", f"{ENGINE}/checkpoint_callbacks.py",
+         "self.due = validation_follows(trainer)", "self.due = False",
+         "engine/test_trainer_options.py::test_validation_within_an_epoch_resumes"),
     Protection("atomic writing", f"{ENGINE}/checkpoint_io.py",
                [("with temporary.open(", "with path.open("), ("            os.replace(temporary, path)\n", "")],
                [f"{CHECKPOINTS}::test_checkpoints_are_written_whole_or_not_at_all",

@@ -9,6 +9,7 @@ places. A path has such characters where nobody wanted to say anything to Hydra.
 - A value of any other key that Hydra cannot read, and that has no quote, bracket or comma, is a text as it stands. So
   is such a member of a plain list, `[a,b]`.
 - Quotes, `null`, interpolations, sweeps, and whatever else Hydra can read keep their meaning in Hydra.
+- Spaces around the = of one argument are no part of it.
 - A carriage return at the end, of a script with Windows line ends, is no part of an argument.
 """
 
@@ -75,6 +76,8 @@ def _spelled(argument: str, sweeps: bool) -> str:
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
         return argument
+    if key.strip() != key:
+        key, value = key.strip(), value.strip()
     if key.strip(CURLY) != key or (value and value[0] in CURLY):
         raise ValueError(f"{argument} has curly quotes, which a shell does not know; type ' or \"")
     name = key.lstrip("+")

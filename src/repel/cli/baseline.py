@@ -7,6 +7,7 @@ import importlib.resources
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -77,11 +78,12 @@ def _has(group: str, choice: str, option: str) -> bool:
     return found is not ... or any(_has(group, parent, option) for parent in made_from)
 
 
-def default_groups(name: str) -> list[str]:
-    """The groups in a command's list of defaults: one chooses another by GROUP=, not by +GROUP=."""
+def default_groups(name: str) -> dict[str, Any]:
+    """The groups in a command's list of defaults, which one chooses by GROUP=, not by +GROUP=, and their choices."""
     members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
-    keys = (str(key) for member in members if isinstance(member, DictConfig) for key in member)
-    return [key.removeprefix("optional ") for key in keys]
+    chosen = (member for member in members if isinstance(member, DictConfig))
+    pairs = (pair for member in chosen for pair in member.items_ex(resolve=False))
+    return {str(key).removeprefix("optional "): choice for key, choice in pairs}
 
 
 def groups_of_recipe(recipe: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from repel import __version__
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli import folders, sweeps
@@ -29,11 +30,12 @@ from repel.cli.arguments import spelled_for_hydra, to_type
 from repel.cli.baseline import group_options, own_folders, task_overrides
 from repel.cli.checks import check
 from repel.cli.going_on import with_options_of_run
+from repel.cli.help import help_page
 from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
 from repel.cli.methods import METHODS_IN, methods_table
 from repel.cli.resume import relative_to_cwd
-from repel.cli.suggestions import check_names, config_mistake, explain
+from repel.cli.suggestions import check_names, config_mistake, explain, respelled
 from repel.engine import runs, targets
 from repel.engine.configs import CONF, to_container
 from repel.engine.isolation import isolated_job
@@ -69,6 +71,8 @@ def entry_point(name: str) -> Callable:
                 return
             raise_on_signal()
             outlive_readers()
+            if _answered(name, sys.argv[1:]):
+                return
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
@@ -76,7 +80,7 @@ def entry_point(name: str) -> Callable:
             job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
-                sys.argv[1:] = with_options_of_run(spelled_for_hydra(with_latest(sys.argv[1:])))
+                sys.argv[1:] = respelled(name, with_options_of_run(spelled_for_hydra(with_latest(sys.argv[1:]))))
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:
@@ -87,6 +91,19 @@ def entry_point(name: str) -> Callable:
         return command
 
     return decorate
+
+
+def _answered(name: str, arguments: list[str]) -> bool:
+    """Whether the command asked for its help or its version, which is then printed."""
+    if "--version" in arguments:
+        print(f"repel {__version__}")
+    elif {"-h", "--help"} & {*arguments}:
+        try:
+            print(help_page(name, arguments))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MISTAKE)
+    return bool({"-h", "--help", "--version"} & {*arguments})
 
 
 @contextlib.contextmanager
@@ -103,11 +120,13 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
         status, message = MISTAKE, config_mistake(error, name)
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
         # the sweeper misses the best of trials that all failed
-        status, message = MISTAKE, "" if failures else one_line(error)
+        status, message = MISTAKE, "" if failures else config_mistake(error, name)
     except OSError as error:  # of Hydra, which makes the folder that was typed
         status, message = MISTAKE, folders.cannot_make(error) if error.filename else one_line(error)
     except LauncherFailed as error:
         status, message = CRASHED, str(error)
+    except (AssertionError, KeyError) as error:  # on keys of Hydra's own
+        status, message = MISTAKE, f"the options of Hydra do not fit: {one_line(error)}; --cfg hydra shows them"
     except JobFailed:  # the sweeper ends a search with too many of them
         status, message = CRASHED, ""
     if tracebacks:
@@ -176,7 +195,8 @@ def run_job(
         targets.allow(targets.targets(to_container(cfg)))  # what was typed: ranks read it from a file
         with isolated_job() if several else contextlib.nullcontext():
             result = task(cfg, folder)
-        print(f"run: {relative_to_cwd(folder)}", flush=True)
+        if folder.exists():
+            print(f"run: {relative_to_cwd(folder)}", flush=True)
         status = 0
         return result
     except (KeyboardInterrupt, Stopped) as stop:

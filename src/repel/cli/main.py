@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from repel import __version__
+from repel.base.signals import ends_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli.baseline import task_overrides
 from repel.cli.command import entry_point
@@ -31,6 +32,10 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
     with undone_by_mistakes(folder, before):
         data = launch(cfg, folder, resume=state == RESUME)
+    if cfg.trainer.get("fast_dev_run"):
+        runs.discard(folder)
+        print("fast_dev_run: a few batches were trained and validated; nothing was kept, and nothing is measured")
+        return None
 
     from repel.report.evaluate import finish
 
@@ -146,7 +151,7 @@ def main() -> int | None:
         print(f"error: unknown command {name}{nearest(name, known)} (there are: {', '.join(known)})", file=sys.stderr)
         sys.exit(2)
     sys.argv = [str(Path(program).with_name(f"repel {name}")), *arguments[1:]]
-    return COMMANDS[name]()
+    return ends_on_signal(COMMANDS[name])()
 
 
 if __name__ == "__main__":  # torchrun -m repel.cli.main train

@@ -74,11 +74,11 @@ class PairData(LightningDataModule):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
         self.reader, self.prepare, self.batch_size, self.seed = read, prepare, batch_size, seed
         self.fractions, self.device_cache = (val_fraction, test_fraction), device_cache
-        self.split_seed, self.split_by = split_seed, split_by
+        self.split_seed, self.split_by, self.views, self.normalize = split_seed, split_by, views, normalize
+        self.repeats_batches = False  # those of the first epoch in every epoch, see trainer.overfit_batches
         self.tasks, self.table = tasks, None if labels is None else Table(labels)
         self.class_column: str | None = None  # the table's column that became the class
         self.single_class: str | None = None  # of all training samples, whose labels are left out then
-        self.views, self.normalize = views, normalize
         self.cache: TensorSamples | None = None  # the training samples, on the device
         self.skipped: set[str] = set()
         self.fetched_at = perf_counter()
@@ -150,8 +150,7 @@ class PairData(LightningDataModule):
 
     @property
     def active_trainer(self) -> Trainer:
-        """The trainer, which Lightning sets."""
-        assert self.trainer is not None, "without a trainer there are no batches"
+        assert self.trainer is not None, "without a trainer there are no batches; Lightning sets it"
         return self.trainer
 
     def batches_per_epoch(self) -> int:
@@ -167,6 +166,7 @@ class PairData(LightningDataModule):
 
     def order(self, epoch: int) -> Iterator[Tensor]:
         """The places of all training samples in an epoch's order, in pieces."""
+        epoch *= not self.repeats_batches
         return self.splits.train.order(seeding.generator(self.seed, seeding.ORDER, epoch))
 
     def train_dataloader(self) -> DataLoader:

@@ -146,8 +146,10 @@ def build_trainer(
 
     from repel.engine.agreement import RankAgreement, StopAllRanks
     from repel.engine.batch_norm import CrossRankBatchNormSync
-    from repel.engine.checkpoint_callbacks import ConfigInCheckpoint
+    from repel.engine.checkpoint_callbacks import ConfigInCheckpoint, LastCheckpoint
     from repel.engine.checkpoint_io import AtomicCheckpointIO
+    from repel.engine.compiled_encoder import CompiledEncoder
+    from repel.monitoring.loggers import CSVHistory
     from repel.monitoring.services import keep_logger
 
     agreement = RankAgreement(signals or DeferredSignals())
@@ -155,12 +157,17 @@ def build_trainer(
     _check_finders(cfg.callbacks, chosen)
     if not any(cfg.logger.values()):  # Lightning refuses it where there is nothing to log to
         chosen = [callback for callback in chosen if not isinstance(callback, LearningRateMonitor)]
+    if cfg.get("compile"):
+        chosen.append(CompiledEncoder())
+    chosen.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # what it writes has the others' state
     purge_step = resume_from and resume_from[1]["global_step"]
 
     def logger(node: DictConfig) -> "Logger":
         purge = {"purge_step": purge_step} if "purge_step" in node else {}
         return keep_logger(_instantiate(node, save_dir=str(folder), **purge))
 
+    keeps = not cfg.trainer.get("fast_dev_run")  # else Lightning replaces them by one that does nothing
+    loggers = [logger(node) for node in cfg.logger.values() if node] if keeps else [CSVHistory(str(folder), None)]
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     # set explicitly: Lightning would take any SLURM job for one whose ranks srun started
     environment = TorchElasticEnvironment() if "RANK" in os.environ else LightningEnvironment()
@@ -169,14 +176,27 @@ def build_trainer(
         cfg.trainer,
         default_root_dir=str(folder),
         callbacks=[agreement, *chosen, ConfigInCheckpoint(to_container(cfg)), StopAllRanks(agreement)],
-        logger=[logger(node) for node in cfg.logger.values() if node],
+        logger=loggers,
         plugins=[AtomicCheckpointIO(resume_from), environment, *batch_norm],
         sync_batchnorm=several and on_gpu(cfg),
         use_distributed_sampler=False,  # the datamodule divides its own batches
-        num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=cfg.callbacks.get("progress") is not None,
+        **_debugging_options(cfg.trainer, folder),
     )
+
+
+def _debugging_options(options: DictConfig, folder: Path) -> dict[str, Any]:
+    """Arguments of Lightning's Trainer for options that it would take otherwise."""
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
+    found: dict[str, Any] = {}
+    if share := options.get("overfit_batches"):  # Lightning would take the first samples of the data, in its order
+        found |= {"overfit_batches": 0.0, "limit_train_batches": share, "limit_val_batches": 0}
+    if isinstance(name := options.get("profiler"), str):
+        made = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}[name]
+        found["profiler"] = made(dirpath=str(folder), filename="profile")
+    return found
 
 
 def _check_finders(nodes: DictConfig, callbacks: Collection[Any]) -> None:

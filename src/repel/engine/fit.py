@@ -21,6 +21,7 @@ from repel.data.identity import check_unchanged
 from repel.data.length import TrainingLength, ends, planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
+from repel.engine.compiled_encoder import check_compiler
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
 from repel.engine.extension import prepare_resume
@@ -36,6 +37,7 @@ from repel.engine.notes import (
 )
 from repel.engine.outcomes import MORE_SHARED_MEMORY
 from repel.engine.resumed import differences, note_device
+from repel.engine.trainer_limits import check_batches, print_profile, trainer_notes
 from repel.module import Contrastive, Diverged
 from repel.monitoring.tensorboard import log_run
 
@@ -48,6 +50,7 @@ SILENCED = (  # warnings of the stack that a user can do nothing about
     ".*It is recommended to use .*sync_dist=True.*",  # what is logged without it is equal on all ranks, or rank 0's own
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*`srun` command is available on your system but is not used.*",  # ranks are started here, or by torchrun or srun
 )
 
 
@@ -73,13 +76,17 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg)
     weights = read_weights(cfg.init) if cfg.get("init") and not resume else None
     trainer = build_trainer(cfg, folder, resume_from, signals)
+    if cfg.get("compile"):
+        check_compiler(trainer.strategy.root_device)
     step = None if resume_from is None else resume_from[1]["global_step"]
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
+    data.repeats_batches = bool(cfg.trainer.get("overfit_batches"))
     with hint_of_data_root(cfg) if resume else nullcontext():
         data.setup()
     if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
         check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
     check_data(data, cfg.data.batch_size, trainer.world_size)
+    check_batches(cfg.trainer, data)
     check_shared_memory(cfg, data.splits.train.workers)
     if module.loss.supervised and not data.labelled:
         one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
@@ -100,6 +107,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             log_run(logger, flatten(to_container(cfg)), runs.read_environment(folder))
     train(trainer, module, data, signals, last, resume)
     if trainer.is_global_zero:
+        print_profile(trainer.profiler, folder)  # type: ignore[attr-defined]
         _record_end(cfg, folder, trainer, module, data)
     return data
 
@@ -170,8 +178,6 @@ def check_data(data: PairData, batch_size: int, world: int) -> None:
         raise ValueError(
             f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
         )
-    if data.batches_per_epoch() < 1:
-        raise ValueError("trainer.limit_train_batches leaves no batch in an epoch; raise it")
 
 
 def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
@@ -218,12 +224,13 @@ def summarize(
         f"{data.batches_per_epoch()} steps an epoch, {ends(trainer, cfg.trainer.get('max_time'))}"
         + (f", from step {step}" if step else "")
     )
-    bank = cfg.evaluation.bank
+    bank, fast = cfg.evaluation.bank, cfg.trainer.get("fast_dev_run")
     for note in [
         *notes_on_val_labels(data, bank),
         *notes_on_test_labels(data, bank),
         *notes(cfg, module, world),
-        *length_notes(module, planned_length(trainer, data.batches_per_epoch()), before),
+        *trainer_notes(cfg.trainer, data),
+        *(() if fast else length_notes(module, planned_length(trainer, data.batches_per_epoch()), before)),
         *resume_notes(module, differences(Path(trainer.default_root_dir))),
     ]:
         print(f"note     {note}")

@@ -171,6 +171,12 @@ def remove_if_unused(folder: Path) -> None:
         folder.rmdir()
 
 
+def discard(folder: Path) -> None:
+    """Remove the folder of this process's run, which leaves nothing."""
+    unlock(folder)
+    shutil.rmtree(folder)
+
+
 def git_commit() -> str | None:
     """The project's commit, with -dirty where files differ from it; None outside git and where it is installed."""
     if CHECKOUT is None:

@@ -36,7 +36,7 @@ class Report(NamedTuple):
 
     The validation split with the headline's features, or None; names of the classes.
 
-    All are empty for data without labels.
+    All are empty without evaluators, and for data without labels.
     """
 
     measurements: list[Measurement]
@@ -85,6 +85,9 @@ def make_report(
         data: read here if None.
     """
     evaluators = build_evaluators(job["evaluators"])
+    if not evaluators:
+        print("no evaluators: nothing is measured; evaluators=[knn,linear] measures, also by evaluate.py later")
+        return Report([], [], None, [])
     if data is None:
         data = read_to_evaluate(cfg, contents[headline_of(contents)], job.get("data"))
     splits, options, figures, kept = data.splits, job["evaluation"], [], []
