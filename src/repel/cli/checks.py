@@ -32,6 +32,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "trainer.devices": AT_LEAST_1,
     "trainer.num_nodes": AT_LEAST_1,
     "devices": AT_LEAST_1,
+    "evaluation.checkpoint": (lambda v: v in ("last", "best"), "last or best"),
     "evaluation.map": (lambda v: v in ("pca", "tsne"), "null, pca or tsne"),
     "trainer.max_epochs": AT_LEAST_1_OR_NO_LIMIT,
     "trainer.max_steps": AT_LEAST_1_OR_NO_LIMIT,

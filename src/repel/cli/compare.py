@@ -27,6 +27,7 @@ class Run:
     seed: int | None = None
     cell: dict[str, str] = field(default_factory=dict)  # overrides but for those aside
     metrics: dict[str, float] = field(default_factory=dict)
+    headline: str = "best"  # the checkpoint of test/x; this one before there was evaluation.checkpoint
 
 
 def read(folder: Path) -> list[Run]:
@@ -47,6 +48,7 @@ def read_run(folder: Path) -> Run | None:
         if "trainer" not in config:
             return None
         run = Run(folder, state(folder, environment), config["seed"], cell_of(environment["overrides"]))
+        run.headline = (config.get("evaluation") or {}).get("checkpoint", run.headline)
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return Run(folder, "unreadable")
     try:
