@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -177,3 +178,16 @@ def test_a_report_before_anything_has_finished(tmp_path):
 )
 def test_quantiles_of_students_t_are_those_of_the_tables(freedom, value):
     assert compare.t_quantile(freedom) == pytest.approx(value, rel=1e-8)
+
+
+def test_a_line_says_where_the_checkpoint_of_the_headline_differs(tmp_path):
+    """Runs from before evaluation.checkpoint measured the best one."""
+    for number, checkpoint in enumerate(("last", "last", None)):
+        folder = make_run(tmp_path / str(number), [f"seed={number}"], {"test/knn_top1": 0.5})
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if checkpoint is not None:
+            config["evaluation"] = {"checkpoint": checkpoint}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "is not the same in all runs: last in 2, best in 1" in script.report(tmp_path, ["test/knn_top1"], None)
+    shutil.rmtree(tmp_path / "2")
+    assert "is not the same" not in script.report(tmp_path, ["test/knn_top1"], None)

@@ -272,6 +272,18 @@ def test_tasks_fitted_together_score_as_each_alone(features, evaluator, monkeypa
         assert list(fitted[task].chosen) == list(alone.chosen)
 
 
+@pytest.mark.parametrize("evaluator", [KNN(20, [], 0.1), LinearProbe([1e-1])], ids=["knn", "linear"])
+def test_a_fit_of_ones_own_is_called_for_every_task(features, evaluator):
+    class Own(type(evaluator)):
+        def fit(self, train, val, network):
+            return "own"
+
+    evaluator.__class__ = Own
+    assert evaluator.fit_tasks({task: parts[:2] for task, parts in tasks_of(features).items()}, None) == dict.fromkeys(
+        ["class", "coarse", "some"], "own"
+    )
+
+
 def test_neighbors_are_searched_once_for_all_tasks(features, monkeypatch):
     searched = []
     usual = knn.nearest_neighbors

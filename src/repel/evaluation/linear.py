@@ -38,7 +38,7 @@ class LinearProbe(Evaluator):
         self.l2 = list(l2)
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        return self.fit_tasks({"class": (train, val)}, network)["class"]
+        return self._fit_group({"class": (train, val)})["class"]
 
     def fit_tasks(self, tasks: Mapping[str, tuple[Part, Part]], network: Network) -> dict[str, Fitted]:
         fitted = {}

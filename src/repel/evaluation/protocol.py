@@ -72,6 +72,10 @@ class Evaluator:
     task_metrics: tuple[str, ...] = ()  # keys of its scores that are also measured on further columns of labels
     needs_encoder = False  # True: skipped for rows without an encoder, such as raw pixels
 
+    def __init_subclass__(cls) -> None:
+        if "fit" in vars(cls) and "fit_tasks" not in vars(cls):  # an inherited fit_tasks would not call the new fit
+            cls.fit_tasks = Evaluator.fit_tasks  # type: ignore[method-assign]
+
     def fit(self, train: Part, val: Part, network: Network) -> "Fitted":
         """Learn and choose everything from these two splits alone."""
         raise NotImplementedError

@@ -89,14 +89,15 @@ def make_report(
         data: read here if None.
     """
     evaluators, options = build_evaluators(job["evaluators"]), job["evaluation"]
-    headline = headline_of(contents, options.get("checkpoint"))
     if data is None:
-        data = read_to_evaluate(cfg, contents[headline], job.get("data"))
+        data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
     splits, figures, kept = data.splits, [], []
     if not data.labelled or splits.test.labels is None or not len(splits.test.labelled):
         one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
         print(f"no labels{one}: there is no label metric to report")
         return Report([], [], None, [])
+
+    headline = headline_of(contents, options.get("checkpoint"))
 
     def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
         if row.headline and row.layer == "h":
