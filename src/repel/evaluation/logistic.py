@@ -23,7 +23,7 @@ __all__ = [
 ITERATIONS = 2000
 WORK = 3 * 10**13  # multiplications of samples, features and classes that one fit may take
 LEAST = 20  # evaluations; a fit that may not take so many is not begun
-FLAT = 1e-2
+FLAT = 1e-2  # the least curvature along a bias is this over C
 SHORT = 2**27  # samples x features x classes: below, an evaluation takes some 10 ms on one core
 LOGITS = 2**30  # samples x classes that are held at once, several times 4 bytes
 
