@@ -41,7 +41,7 @@ class LinearProbe(Evaluator):
         return self._fit_group({"class": (train, val)})["class"]
 
     def fit_tasks(self, tasks: Mapping[str, tuple[Part, Part]], network: Network) -> dict[str, Fitted]:
-        fitted = {}
+        fitted: dict[str, Fitted] = {}
         for group in _solved_together(tasks):
             fitted |= self._fit_group(group)
         return {task: fitted[task] for task in tasks}

@@ -96,7 +96,8 @@ def choose_l2(
         found = logistic_regression(axes, labels, classes, every, _foreseen(path, l2), SEARCH_TOLERANCE, begun)
         path = [*path[-1:], (l2, [solution.theta for solution in found])]
         for i, (solution, truth) in enumerate(zip(found, val_labels, strict=True)):
-            classifier = LinearClassifier(*(t.double() for t in solution[:2]), mean, std, solution.converged)
+            weight, bias = solution.weight.double(), solution.bias.double()
+            classifier = LinearClassifier(weight, bias, mean, std, solution.converged)
             top1 = accuracy(classifier.predict(val_x), truth)
             if (former := best[i]) is None or top1 > former.top1:
                 best[i] = Choice(l2, top1, classifier)

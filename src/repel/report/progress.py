@@ -21,11 +21,11 @@ class EvaluationProgress:
     """
 
     def __init__(self, enabled: bool):
-        self.enabled, self.bar, self.printed = enabled, None, time.perf_counter()
+        self.enabled, self.printed = enabled, time.perf_counter()
+        self.bar: RichProgress | None = None
 
     def __enter__(self) -> "EvaluationProgress":
         console = table_console()
-        self.bar: RichProgress | None = None
         if self.enabled and console.is_terminal:
             columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}"
             self.bar = RichProgress("evaluation", *columns, console=console, transient=True)
