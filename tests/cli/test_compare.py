@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -268,3 +269,16 @@ def test_the_baselines_of_a_metric_are_of_its_split_and_task():
 def test_a_run_says_what_its_sweep_varies(sweep):
     assert varied_keys(sweep / "3") == ["loss", "negatives", "seed"]
     assert varied_keys(sweep / "3/deeper") == []
+
+
+def test_a_line_says_where_the_checkpoint_of_the_headline_differs(tmp_path):
+    """Runs from before evaluation.checkpoint measured the best one."""
+    for number, checkpoint in enumerate(("last", "last", None)):
+        folder = make_run(tmp_path / str(number), [f"seed={number}"], {"test/knn_top1": 0.5})
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if checkpoint is not None:
+            config["evaluation"] = {"checkpoint": checkpoint}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "is not the same in all runs: last in 2, best in 1" in script.report(tmp_path, ["test/knn_top1"], None)
+    shutil.rmtree(tmp_path / "2")
+    assert "is not the same" not in script.report(tmp_path, ["test/knn_top1"], None)

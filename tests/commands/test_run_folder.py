@@ -31,7 +31,7 @@ class TestWhatARunLeaves:
 
     def test_metrics(self, finished):
         metrics = json.loads((finished / "metrics.json").read_text())
-        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/last_knn_top1"}
+        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/best_knn_top1"}
         expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1", "test/season_knn_top1", "test/knn200_top1"}
         expected |= {"speed/samples_per_second", "speed/data_wait_fraction"}  # test_report: the linear probe's
         assert expected <= set(metrics)

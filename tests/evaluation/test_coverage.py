@@ -10,8 +10,8 @@ from test_protocol import evaluator, images
 from repel.data.datamodule import PairData
 from repel.data.samples import Splits
 from repel.engine.notes import notes_on_test_labels, notes_on_val_labels
+from repel.evaluation.fit_progress import FitProgress
 from repel.evaluation.linear import FewLabels, LinearProbe
-from repel.evaluation.logistic import FitProgress
 from repel.evaluation.protocol import Network, Part, ReportRow, measure
 from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
@@ -176,7 +176,7 @@ def test_a_slow_fit_says_how_far_it_is(monkeypatch, capsys):
     train, val = many(5)
     LinearProbe([1e-3]).fit(train, val, None)
     assert not capsys.readouterr().out
-    monkeypatch.setattr("repel.evaluation.logistic.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("repel.evaluation.fit_progress.PROGRESS_SECONDS", 0.0)
     LinearProbe([1e-3]).fit(train, val, None)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "linear   fit 1 of 2 (l2=0.001): 1 evaluations of the loss"

@@ -29,6 +29,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
     "devices": AT_LEAST_1,
+    "evaluation.checkpoint": (lambda v: v in ("last", "best"), "last or best"),
     "evaluation.map": (lambda v: v in ("pca", "tsne"), "null, pca or tsne"),
     "accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
     "optimizer.lr": POSITIVE,

@@ -28,6 +28,7 @@ class Run:
     cell: dict[str, str] = field(default_factory=dict)  # overrides but for those aside
     metrics: dict[str, float] = field(default_factory=dict)
     data: str = ""  # what it was trained and measured on
+    headline: str = "best"  # the checkpoint of test/x; this one before there was evaluation.checkpoint
 
 
 def read(folder: Path) -> list[Run]:
@@ -49,6 +50,7 @@ def read_run(folder: Path) -> Run | None:
             return None
         run = Run(folder, state(folder, environment), config["seed"], cell_of(environment["overrides"]))
         run.data = data_of(config)
+        run.headline = (config.get("evaluation") or {}).get("checkpoint", run.headline)
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return Run(folder, "unreadable")
     try:

@@ -80,6 +80,10 @@ def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]
     lines = [f"{len(found) + len(left)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())]
     if same:
         lines.append("in all of them: `" + " ".join(f"{k}={v}" for k, v in same.items()) + "`")
+    headlines = Counter(run.headline for run in found if run.state != "unreadable")
+    if len(headlines) > 1:
+        of_each = ", ".join(f"{checkpoint} in {n}" for checkpoint, n in headlines.items())
+        lines.append(f"the checkpoint of `test/...` (evaluation.checkpoint) is not the same in all runs: {of_each}")
     for run in found:
         if run.state not in compare.DONE:
             cell = " ".join(f"{k}={v}" for k, v in run.cell.items() if k not in same)

@@ -34,6 +34,7 @@ class ReportRow(NamedTuple):
     make_network: called when the row's turn comes, so that one network at a time is in memory.
     epoch: epochs of training, or None for a baseline.
     headline: whether the run is compared by this checkpoint, whose metrics are called test/x.
+    same: rows that follow one another with the same value here, not None, have the same features, measured once.
     """
 
     source: str
@@ -42,6 +43,7 @@ class ReportRow(NamedTuple):
     make_network: Callable[[], "Network"]
     epoch: int | None = None
     headline: bool = False
+    same: str | None = None
 
     def metric_name(self, key: str, split: str = "test") -> str:
         """test/x of the headline, test/last_x of another checkpoint, baseline/raw_x; val/... of a choice."""

@@ -19,7 +19,7 @@ from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
 from repel.report import plots
 from repel.report.page import Origin, origin_of, write_page
-from repel.report.report import LAYERS, Report, headline_of, make_report, read_checkpoints, run_checkpoints
+from repel.report.report import LAYERS, Report, make_report, read_checkpoints, run_checkpoints
 from repel.report.tensorboard import write_tensorboard
 
 __all__ = ["evaluate", "evaluate_here", "finish"]
@@ -88,7 +88,7 @@ def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> 
     given = Path(cfg.ckpt).expanduser()
     paths = {"checkpoint": given} if given.is_file() else run_checkpoints(runs.find(cfg.ckpt))
     contents = read_checkpoints(paths)
-    run = with_data(cfg, contents[headline_of(paths)]["config"], overrides)
+    run = with_data(cfg, next(iter(contents.values()))["config"], overrides)
     load_config(run)
     job = _job(cfg, run)
     names = {source: str(path.resolve()) for source, path in paths.items()}
@@ -126,7 +126,7 @@ def evaluate_here(folder: Path, contents: dict[str, dict[str, Any]] | None = Non
         torch.cuda.set_device(device)
     report = make_report(load_config(job["run"]), job, paths, contents or read_checkpoints(paths), device, None)
     if rank() == 0:
-        run = paths[headline_of(paths)].parents[1]
+        run = next(iter(paths.values())).parents[1]
         reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")
         title = f"{run.name} on {reader.rsplit('.', 1)[-1]}" + f" {root}" * bool(root)
         origins = [origin_of(folder, "What was run")]
