@@ -88,6 +88,14 @@ def fake_shards(root, monkeypatch):
     return 2
 
 
+def fake_arrays(root, monkeypatch) -> int:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 8)):
+        np.save(root / f"{split}_images.npy", generator.integers(0, 256, (count, 12, 12), np.uint8))
+        np.save(root / f"{split}_labels.npy", np.arange(count) % 4)
+    return 4
+
+
 FAKES = {
     "fashion_mini": lambda root, monkeypatch: 10,
     "fashion_mnist": fake_fashion_mnist,
@@ -99,6 +107,7 @@ FAKES = {
     "image_folder": lambda root, monkeypatch: len(list(make_folder(root, ["a", "b"], 20).iterdir())),
     "imagenet": fake_imagenet,
     "stream": fake_shards,
+    "array": fake_arrays,
 }
 
 

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from repel.base.installation import install_extra
 from repel.cli.baseline import baseline, is_group, task_overrides
@@ -173,11 +174,19 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
             continue
         if override.is_add() and not reaches_a_part(cfg, key):
             raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
-        expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
+        expected, got = [_default_of(default, key) for default in defaults], OmegaConf.select(cfg, key)
         if key in OF_SEVERAL_KINDS or (got is None and key in RANGES and "null" in RANGES[key][1]):
             continue
         if all(words := [mismatch(e, got) for e in expected]):
             raise ValueError(f"{key} must be {words[0]}, got {got!r}{instead_of_value(key, got)}")
+
+
+def _default_of(cfg: DictConfig, key: str) -> Any:
+    """A default; None, which takes anything, for one that is read of a file that another option names."""
+    try:
+        return OmegaConf.select(cfg, key)
+    except InterpolationToMissingValueError:
+        return None
 
 
 def reaches_a_part(cfg: DictConfig, key: str) -> bool:
