@@ -44,6 +44,7 @@ class PairData(LabeledSplits, LightningDataModule):
         seed: of the order and of the views' draws.
         prepare: samples as read -> as used, for each split; None: as read.
         split_by: name or place, by which samples are held out, see splits.py.
+        labels_encoding, label_columns: of the table, see labels.Table.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class PairData(LabeledSplits, LightningDataModule):
         seed: int,
         prepare: Callable[[Samples], Samples] | None = None,
         split_by: str = "place",
+        labels_encoding: str | None = None,
+        label_columns: Sequence[str] | None = None,
     ):
         LightningDataModule.__init__(self)
-        table = None if labels is None else Table(labels)
+        table = None if labels is None else Table(labels, labels_encoding, label_columns)
         LabeledSplits.__init__(self, read, prepare, val_fraction, test_fraction, split_seed, split_by, tasks, table)
         if device_cache not in (True, False, "auto"):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
