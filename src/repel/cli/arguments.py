@@ -9,6 +9,7 @@ places. A path has such characters where nobody wanted to say anything to Hydra.
 - A value of any other key that Hydra cannot read, and that has no quote, bracket or comma, is a text as it stands. So
   is such a member of a plain list, `[a,b]`.
 - Quotes, `null`, interpolations, sweeps, and whatever else Hydra can read keep their meaning in Hydra.
+- `glob(*)` leaves out files that begin with an underscore, which are shared parts of a group's choices.
 - A carriage return at the end, of a script with Windows line ends, is no part of an argument.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 __all__ = ["overrides_of", "parsed", "quoted_for_hydra", "spelled_for_hydra", "to_type"]
@@ -83,11 +84,18 @@ def _spelled(argument: str, sweeps: bool) -> str:
     read = parsed(f"{key}={value}")
     if name in TEXTS:
         value = value if read and _is_meant(read, value, sweeps) else _text(value, sweeps)
+    elif read and isinstance(choices := read.value(), Glob):
+        value = _without_shared_parts(choices)
     elif read is None and not STRUCTURE.search(value):
         value = quoted_for_hydra(value)
     elif read is None and (members := re.fullmatch(r"\[(.*)\]", value)) and not NESTED.search(members[1]):
         value = f"[{_each_quoted(members[1])}]"
     return f"{key}={value}"
+
+
+def _without_shared_parts(choices: Glob) -> str:
+    """glob(...) without files that begin with an underscore: they are shared parts, not choices."""
+    return f"glob([{','.join(choices.include)}],exclude=[{','.join([*choices.exclude, '_*'])}])"
 
 
 def _is_meant(read: Override, typed: str, sweeps: bool) -> bool:

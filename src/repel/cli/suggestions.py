@@ -3,7 +3,7 @@
 import difflib
 import re
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -110,8 +110,13 @@ def _readable(argument: str, name: str) -> Override:
 
 
 def _check_choice_of_group(override: Override, name: str) -> None:
-    """Choices that Hydra's list of defaults could not take, or could only mix."""
+    """Choices that Hydra's list of defaults could not take, or could only mix; a glob that would find none."""
     group = override.key_or_group
+    if isinstance(override.value(), Glob) and not is_group(group):
+        raise ValueError(
+            f"{override.input_line}: glob lists the choices of a group, such as loss; {group} is none: type its "
+            f"values, {group}=A,B"
+        )
     if override.is_add() and group in default_groups(name):
         plain = str(override.input_line).lstrip("+")
         raise ValueError(f"+{group}: {group} is chosen already; leave out the +, {plain}")
