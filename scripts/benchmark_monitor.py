@@ -23,6 +23,7 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
+import repel.cli.resolvers  # noqa: F401 - which conf/ uses
 from repel.base.cores import usable_cores
 from repel.engine.agreement import RankAgreement
 from repel.engine.build import build_data, build_module, build_trainer

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from repel.base.encoding import restart_in_utf8_mode
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
-from repel.cli import folders, resolvers, sweeps  # noqa: F401 - resolvers register themselves
+from repel.cli import folders, sweeps
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
 from repel.cli.baseline import own_folders, task_overrides
