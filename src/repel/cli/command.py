@@ -27,9 +27,12 @@ from repel.base.terminal import outlive_readers
 from repel.cli import folders, sweeps
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import own_folders, task_overrides
+from repel.cli.baseline import group_options, own_folders, task_overrides
 from repel.cli.checks import check
+from repel.cli.going_on import with_options_of_run
+from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
+from repel.cli.methods import METHODS_IN, methods_table
 from repel.cli.resume import relative_to_cwd
 from repel.cli.suggestions import check_names, config_mistake, explain
 from repel.engine import runs, targets
@@ -63,6 +66,9 @@ def entry_point(name: str) -> Callable:
         @functools.wraps(task)
         def command() -> None:
             restart_in_utf8_mode()
+            if "--methods" in sys.argv:
+                _print_methods()
+                return
             raise_on_signal()
             outlive_readers()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
@@ -72,7 +78,7 @@ def entry_point(name: str) -> Callable:
             job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
-                sys.argv[1:] = spelled_for_hydra(sys.argv[1:])
+                sys.argv[1:] = with_options_of_run(spelled_for_hydra(with_latest(sys.argv[1:])))
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:
@@ -112,6 +118,11 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
     if message:
         print(f"error: {message}", file=sys.stderr)
         failures.append(status)
+
+
+def _print_methods() -> None:
+    outlive_readers()
+    print(methods_table({group: group_options(group) for group in METHODS_IN}))
 
 
 def _is_first_rank(name: str) -> bool:

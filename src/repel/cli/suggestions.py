@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from typing import Any
 
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
@@ -10,8 +11,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.installation import install_extra
 from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
-from repel.cli.baseline import baseline, default_groups, group_options, groups_of_recipe, is_group, known_keys
-from repel.cli.habits import instead_of_flag, instead_of_key
+from repel.cli.baseline import (
+    baseline,
+    choices_with,
+    command_groups,
+    default_groups,
+    group_options,
+    groups_of_recipe,
+    is_group,
+    known_keys,
+)
+from repel.cli.choices import instead_of_choice
+from repel.cli.habits import instead_of_flag
+from repel.cli.option_names import instead_of_name
 from repel.engine import outcomes
 from repel.engine.outcomes import MISTAKE, one_line
 
@@ -73,13 +85,11 @@ def check_names(name: str, arguments: list[str]) -> None:
         _check_choice_of_group(override, name)
     if any(argument.startswith(("-", "hydra")) for argument in arguments):
         return
-    keys = [override.key_or_group for override in overrides]
-    if "resume" in keys and "data.root" in keys:
-        raise ValueError("resume= uses the run's own config; if its data has moved, data_root=FOLDER says where it is")
     for override in overrides:
         group, choice = override.key_or_group, override.value()
         if is_group(group) and isinstance(choice, str) and choice not in group_options(group):
-            raise ValueError(_no_such_choice(group, choice))
+            has_group = group in command_groups(name)
+            raise ValueError(_no_such_choice(group, choice) if has_group else _unknown_option(group, name))
     if any(override.is_sweep_override() for override in overrides):
         return
     known = OmegaConf.to_container(baseline(name, arguments), resolve=False)
@@ -89,7 +99,7 @@ def check_names(name: str, arguments: list[str]) -> None:
             node = known
             for part in key.split("."):
                 if isinstance(node, dict) and part not in node:
-                    raise ValueError(_unknown_option(key, name))
+                    raise ValueError(_unknown_option(key, name, override.value()))
                 node = node[part] if isinstance(node, dict) else None
 
 
@@ -104,7 +114,7 @@ def _readable(argument: str, name: str) -> Override:
             "'KEY=a value'"
         )
     if key.lstrip("+~") not in known_keys(name) and not key.startswith(("+", "~", "hydra")):
-        raise ValueError(_unknown_option(key, name))
+        raise ValueError(_unknown_option(key, name, value))
     text = to_type(f"{key}={quoted_for_hydra(value)}")
     raise ValueError(f"{argument}: brackets, quotes or commas that do not fit; for a text with them, type {text}")
 
@@ -148,12 +158,20 @@ def _no_such_choice(group: str, choice: str, options: list[str] | None = None) -
     plugin = "; others are plugins, such as hydra-joblib-launcher" if group == "hydra/launcher" else ""
     if plugin and choice in LAUNCHERS:
         plugin = f"; this one is a plugin: pip install hydra-{LAUNCHERS[choice]}-launcher"
-    return (
-        f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)}{plugin})"
-    )
+    instead = instead_of_choice(group, choice, options) or nearest(choice.lower(), options)
+    return f"{group}={choice}: there is no such choice{instead} (there are: {', '.join(options)}{plugin})"
 
 
-def _unknown_option(key: str, name: str) -> str:
+def _unknown_option(key: str, name: str, value: Any = "") -> str:
+    """What to type in place of an option that there is not.
+
+    Args:
+        value: as typed; a method's name says what was wanted.
+    """
     known = known_keys(name)
-    instead = instead_of_key(key, known)
-    return f"unknown option {key}" + (f"; {instead}" if instead else nearest(key, known))
+    group, _, rest = key.partition(".")
+    has_group = group in command_groups(name) or any(one.startswith(f"{group}.") for one in known)
+    if has_group and (choices := choices_with(key)):
+        own = "; data=image_folder data.root=DIR reads your own images" if key == "data.root" else ""
+        return f"{key}: the chosen {group} has no {rest}; these have: {', '.join(choices)}{own}"
+    return f"unknown option {key}{instead_of_name(key, name, known, value) or nearest(key, known)}"
