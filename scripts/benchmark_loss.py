@@ -90,7 +90,7 @@ def measure(name: str, rows: int, limit: int) -> None:
 
 def run(name: str, rows: int, limit: int) -> dict:
     command = [sys.executable, __file__, "--measure", name, "--rows", str(rows), "--limit-gb", str(limit)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8")
     if result.returncode < 0:
         return {"failed": f"killed by signal {-result.returncode}"}
     if result.returncode:

@@ -23,6 +23,7 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
+import repel.cli.resolvers  # noqa: F401 - which conf/ uses
 from repel.base.cores import usable_cores
 from repel.base.signals import ends_on_signal
 from repel.engine.agreement import RankAgreement

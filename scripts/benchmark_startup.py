@@ -30,7 +30,9 @@ def seconds(arguments: list[str], mark: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         command = [sys.executable, str(ROOT / "train.py"), *arguments]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        )
         reached = None
         for line in process.stdout:
             if reached is None and line.startswith(mark):

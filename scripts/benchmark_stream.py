@@ -49,14 +49,14 @@ def memory() -> int:
     """Bytes of this process and its children together, mapped files not counted (PSS)."""
     total = 0
     for process in [os.getpid(), *children(os.getpid())]:
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss_Anon"):
                 total += int(line.split()[1]) * 1024
     return total
 
 
 def children(process: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
 
 
 @ends_on_signal

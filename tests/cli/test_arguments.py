@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, command, make_folder, run_folder
+from conftest import CONF, TINY, command, make_folder, options, run_folder
 from omegaconf import OmegaConf
 
 from repel.cli.arguments import parsed, quoted_for_hydra, spelled_for_hydra
@@ -32,6 +32,28 @@ def test_a_path_is_what_was_typed(path, key):
 ])  # fmt: skip
 def test_what_hydra_reads_is_left_alone(typed):
     assert spelled_for_hydra([typed]) == [typed]
+
+
+@pytest.mark.parametrize(("typed", "group", "some"), [
+    ("loss=glob(*)", "loss", {"ntxent", "supcon"}),
+    ("views=glob([s*,b*],exclude=simclr)", "views", {"byol", "simclr_no_blur"}),
+])  # fmt: skip
+def test_a_glob_leaves_shared_parts_out(typed, group, some):
+    """`_rowwise` was a job of the sweep, and failed."""
+    names = [path.stem for path in (CONF / group).glob("*.yaml")]
+    assert any(name.startswith("_") for name in names)
+    found = parsed(spelled_for_hydra([typed])[0]).value().filter(names)
+    assert not [name for name in found if name.startswith("_")]
+    assert some <= set(found)
+    assert typed != "loss=glob(*)" or set(found) == set(options("loss"))
+
+
+def test_a_glob_of_what_is_no_group_is_refused():
+    """It was a sweep without a job."""
+    with pytest.raises(ValueError, match=r"glob lists the choices of a group, .*; data\.val_fraction is none"):
+        check_names("train", ["-m", "data.val_fraction=glob(*)"])
+    with pytest.raises(ValueError, match=r"data\.root is none: type its values, data\.root=A,B"):
+        check_names("train", spelled_for_hydra(["-m", "data=image_folder", "data.root=glob(*)"]))
 
 
 def test_quotes_by_hydras_own_grammar():

@@ -10,6 +10,7 @@ places. A path has such characters where nobody wanted to say anything to Hydra.
   is such a member of a plain list, `[a,b]`.
 - Quotes, `null`, interpolations, sweeps, and whatever else Hydra can read keep their meaning in Hydra.
 - Spaces around the = of one argument are no part of it.
+- `glob(*)` leaves out files that begin with an underscore, which are shared parts of a group's choices.
 - A carriage return at the end, of a script with Windows line ends, is no part of an argument.
 """
 
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 __all__ = ["overrides_of", "parsed", "quoted_for_hydra", "spelled_for_hydra", "to_type"]
 
 WRITTEN_BY_HYDRA = ("out", "hydra.run.dir", "hydra.sweep.dir")  # which knows no ~
-TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "init", "data_root", "sweep.resume", "data.root", "data.labels")
+TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "init", "data_root", "sweep.resume", "data.root", "data.labels",
+         "data.label_file")  # fmt: skip
 DASHES = "\N{EM DASH}\N{EN DASH}\N{FIGURE DASH}\N{HORIZONTAL BAR}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{MINUS SIGN}"
 NESTED = re.compile(r"""["'\[\]{}()]""")
 STRUCTURE = re.compile(NESTED.pattern + "|,")
@@ -86,11 +88,18 @@ def _spelled(argument: str, sweeps: bool) -> str:
     read = parsed(f"{key}={value}")
     if name in TEXTS:
         value = value if read and _is_meant(read, value, sweeps) else _text(value, sweeps)
+    elif read and isinstance(choices := read.value(), Glob):
+        value = _without_shared_parts(choices)
     elif read is None and not STRUCTURE.search(value):
         value = quoted_for_hydra(value)
     elif read is None and (members := re.fullmatch(r"\[(.*)\]", value)) and not NESTED.search(members[1]):
         value = f"[{_each_quoted(members[1])}]"
     return f"{key}={value}"
+
+
+def _without_shared_parts(choices: Glob) -> str:
+    """glob(...) without files that begin with an underscore: they are shared parts, not choices."""
+    return f"glob([{','.join(choices.include)}],exclude=[{','.join([*choices.exclude, '_*'])}])"
 
 
 def _is_meant(read: Override, typed: str, sweeps: bool) -> bool:

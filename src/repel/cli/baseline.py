@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+import repel.cli.resolvers  # noqa: F401 - which conf/ uses
 from repel.engine.configs import CONF, flatten
 
 __all__ = [

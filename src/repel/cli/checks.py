@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from repel.base.installation import install_extra
 from repel.cli import trainer_options
@@ -28,6 +29,10 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     **trainer_options.RANGES,
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
+    "data.image_size": (
+        lambda v: all(map(AT_LEAST_1[0], v)) and len(v) == 2 if isinstance(v, ListConfig) else AT_LEAST_1[0](v),
+        "a side in pixels, or [HEIGHT,WIDTH]",
+    ),
     "devices": AT_LEAST_1,
     "evaluation.checkpoint": (lambda v: v in ("last", "best"), "last or best"),
     "evaluation.map": (lambda v: v in ("pca", "tsne"), "null, pca or tsne"),
@@ -44,6 +49,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "evaluation.projector": AT_LEAST_1,
     "images": AT_LEAST_1,
 }
+OF_SEVERAL_KINDS = ("data.image_size",)  # whose range says all
 
 
 def one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
@@ -182,14 +188,22 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
             continue
         if override.is_add() and not reaches_a_part(cfg, key):
             raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
-        expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
-        if got is None and key in RANGES and "null" in RANGES[key][1]:
+        expected, got = [_default_of(default, key) for default in defaults], OmegaConf.select(cfg, key)
+        if key in OF_SEVERAL_KINDS or (got is None and key in RANGES and "null" in RANGES[key][1]):
             continue
         if got is not None and key in trainer_options.RANGES and trainer_options.RANGES[key][0](got):
             continue  # such as true or 3 for trainer.fast_dev_run
         if all(words := [mismatch(e, got) for e in expected]):
             kind = trainer_options.RANGES.get(key, (None, words[0]))[1]
             raise ValueError(f"{key} must be {kind}, got {got!r}{instead_of_value(key, got)}")
+
+
+def _default_of(cfg: DictConfig, key: str) -> Any:
+    """A default; None, which takes anything, for one that is read of a file that another option names."""
+    try:
+        return OmegaConf.select(cfg, key)
+    except InterpolationToMissingValueError:
+        return None
 
 
 def reaches_a_part(cfg: DictConfig, key: str) -> bool:

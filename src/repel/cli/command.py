@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel import __version__
+from repel.base.encoding import restart_in_utf8_mode
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli import folders, sweeps
@@ -66,6 +67,7 @@ def entry_point(name: str) -> Callable:
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def command() -> None:
+            restart_in_utf8_mode()
             if "--methods" in sys.argv:
                 _print_methods()
                 return
@@ -120,7 +122,10 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
         status, message = MISTAKE, config_mistake(error, name)
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
         # the sweeper misses the best of trials that all failed
-        status, message = MISTAKE, "" if failures else config_mistake(error, name)
+        status, message = (
+            explain(error, name) if type(error) is not ValueError else (MISTAKE, config_mistake(error, name))
+        )
+        message = "" if failures else message
     except OSError as error:  # of Hydra, which makes the folder that was typed
         status, message = MISTAKE, folders.cannot_make(error) if error.filename else one_line(error)
     except LauncherFailed as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from repel import __version__
+from repel.base.encoding import restart_in_utf8_mode
 from repel.base.signals import ends_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli.baseline import task_overrides
@@ -137,6 +138,7 @@ def main() -> int | None:
     Returns:
         The exit status, None for 0. Commands that Hydra runs end the process by themselves where they fail.
     """
+    restart_in_utf8_mode()
     outlive_readers()
     program, *arguments = (argument.rstrip("\r") for argument in sys.argv)  # of a script with Windows line ends
     if not arguments or arguments[0] in ("-h", "--help"):

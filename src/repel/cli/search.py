@@ -16,6 +16,7 @@ from pathlib import Path
 
 from repel.cli.latest import EMBEDDED, RUN, newest
 from repel.cli.suggestions import nearest as close
+from repel.engine.outcomes import is_mistake
 from repel.images.decode import shown
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root", "--config-dir")
@@ -75,6 +76,8 @@ def main() -> int:
     try:
         search(*parsed(sys.argv[1:]))
     except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not is_mistake(error):
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

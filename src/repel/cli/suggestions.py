@@ -4,7 +4,7 @@ import difflib
 import re
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -137,8 +137,13 @@ def _readable(argument: str, name: str) -> Override:
 
 
 def _check_choice_of_group(override: Override, name: str) -> None:
-    """Choices that Hydra's list of defaults could not take, or could only mix."""
+    """Choices that Hydra's list of defaults could not take, or could only mix; a glob that would find none."""
     group = override.key_or_group
+    if isinstance(override.value(), Glob) and not is_group(group):
+        raise ValueError(
+            f"{override.input_line}: glob lists the choices of a group, such as loss; {group} is none: type its "
+            f"values, {group}=A,B"
+        )
     if override.is_add() and group in default_groups(name):
         plain, choice = str(override.input_line).lstrip("+"), override.value()
         if isinstance(choice, str) and choice not in group_options(group):

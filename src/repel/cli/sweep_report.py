@@ -17,6 +17,7 @@ from repel.cli import compare
 from repel.cli.compare import Cell, Run
 from repel.cli.latest import SWEEP, newest
 from repel.cli.sweep_plots import draw_bars, draw_curves
+from repel.engine.outcomes import is_mistake
 from repel.engine.runs import write_json
 
 
@@ -30,6 +31,8 @@ def main() -> int:
         sweep = Path(newest(SWEEP, sys.argv[1], sys.argv[1]))
         print(report(sweep, options.get("metric", "test/knn_top1").split(","), options.get("against")))
     except ValueError as error:
+        if not is_mistake(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

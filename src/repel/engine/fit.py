@@ -2,9 +2,11 @@
 
 import csv
 import logging
+import math
 import shutil
 import signal
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -159,7 +161,7 @@ def last_values(folder: Path) -> dict[str, float]:
     """The last value of everything in metrics.csv."""
     if not (folder / "metrics.csv").exists():
         return {}
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = {name: float(value) for row in rows for name, value in row.items() if value}
     return {name: value for name, value in found.items() if name not in ("epoch", "step")}
@@ -182,11 +184,12 @@ def check_data(data: PairData, batch_size: int, world: int) -> None:
 
 def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
     """Raises ValueError where the data workers' batches do not fit: a worker would fail, and training wait for it."""
-    side, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
-    if not (workers and side and channels and views and place.is_dir()):
+    size, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
+    if not (workers and size and channels and views and place.is_dir()):
         return
+    pixels = math.prod(size) if isinstance(size, Sequence) else size**2
     # of all ranks on this machine, each with these workers; a worker holds a batch at least
-    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * side**2
+    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * pixels
     if (free := shutil.disk_usage(place).free) < needed:
         raise ValueError(
             f"{place} has {free / 2**20:,.1f} MB free, and the batches of data.workers={workers} need at least "
@@ -239,5 +242,5 @@ def summarize(
 def print_skipped(folder: Path) -> None:
     """Print how many files were left out so far, if any: each is a line of skipped.txt, which all ranks write."""
     if (folder / "skipped.txt").exists():
-        files = sorted(set((folder / "skipped.txt").read_text().splitlines()))
+        files = sorted(set((folder / "skipped.txt").read_text(encoding="utf-8").splitlines()))
         print(f"skipped  {len(files)} unreadable files, listed in skipped.txt, the first: {files[0]}")

@@ -97,7 +97,7 @@ def lock(folder: Path) -> None:
         ValueError: another process holds the lock, or the folder cannot be written.
     """
     try:
-        file = (folder / "config.yaml").open("r+")
+        file = (folder / "config.yaml").open("r+", encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{folder} cannot be written ({error.strerror}): a run goes on in its own folder") from error
     for last in (False,) * 9 + (True,):
@@ -122,7 +122,7 @@ def unlock(folder: Path) -> None:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process runs in the folder now."""
-    with (folder / "config.yaml").open() as file:
+    with (folder / "config.yaml").open(encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -183,7 +183,9 @@ def git_commit() -> str | None:
         return None
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -118,7 +118,7 @@ def nearest_matches(feature: torch.Tensor, embedded: Embedded, k: int) -> list[M
 
 
 def read_pictures(matches: list[Match], record: dict[str, Any]) -> list[torch.Tensor | None]:
-    """Each match's image (C, S, S) uint8, from its file, or from the data where it has no files; None where it is gone.
+    """Each match's image (C, H, W) uint8, from its file, or from the data where it has no files; None where it is gone.
 
     Raises:
         ValueError: the data cannot be read.

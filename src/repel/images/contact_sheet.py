@@ -12,8 +12,7 @@ from repel.base import seeding
 from repel.data.datamodule import PairData
 from repel.data.sampler import BatchIndices
 from repel.data.views import Params, ViewDraws, Viewed
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
+from repel.images.sizes import SizedImages
 from repel.images.views import crop
 
 __all__ = ["Preview", "contact_sheet", "picture", "preview"]
@@ -26,7 +25,7 @@ class Preview(NamedTuple):
 
     plain: (n, C, H, W) uint8.
     sizes: height and width of the pictures that crops were made of.
-    views: of each view (n, C, S, S), normalized.
+    views: of each view (n, C, H', W'), normalized.
     params: of each view, as drawn.
     """
 
@@ -39,7 +38,7 @@ class Preview(NamedTuple):
 def preview(data: PairData, n: int) -> Preview:
     """The first n images of the first training batch, on one rank or several."""
     images = data.splits.train
-    if not isinstance(images, Images | Encoded):
+    if not isinstance(images, SizedImages):
         raise ValueError(
             f"callbacks.pairs shows images, and this data has {images.description}; set callbacks.pairs=null"
         )

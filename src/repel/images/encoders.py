@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from repel.base.installation import install_extra
+from repel.images.shapes import Size, height_width, size_in_words
 
 __all__ = ["SmallResNet", "TimmEncoder", "TorchvisionResNet"]
 
@@ -119,7 +120,7 @@ class TimmEncoder(nn.Module):
         options: further arguments of timm.create_model.
     """
 
-    def __init__(self, name: str, channels: int, image_size: int, pretrained: bool, options: dict):
+    def __init__(self, name: str, channels: int, image_size: Size, pretrained: bool, options: dict):
         super().__init__()
         try:
             import timm
@@ -140,11 +141,11 @@ class TimmEncoder(nn.Module):
         with torch.no_grad():  # what comes out, for any architecture, is known by trying
             self.net.eval()
             try:
-                self.out_features = self.net(torch.zeros(1, channels, image_size, image_size)).shape[1]
+                self.out_features = self.net(torch.zeros(1, channels, *height_width(image_size))).shape[1]
             except (AssertionError, RuntimeError) as error:
                 raise ValueError(
-                    f"{name} cannot take {image_size}x{image_size} images ({error}); set data.image_size to its size, "
-                    "or, where the model has the argument, +encoder.options.img_size"
+                    f"{name} cannot take {size_in_words(image_size)} images ({error}); set data.image_size to its "
+                    "size, or, where the model has the argument, +encoder.options.img_size"
                 ) from error
             self.net.train()
 

@@ -87,7 +87,7 @@ def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int
     shards.merge()
     np.save(folder / "labels.npy", np.array(labels, np.int64))
     np.save(folder / "keys.npy", keys[torch.tensor(packed)].numpy())
-    assert json.loads((folder / "index.json").read_text())["config"]["types"] == FORMAT
+    assert json.loads((folder / "index.json").read_text(encoding="utf-8"))["config"]["types"] == FORMAT
     assert len(StreamingDataset(str(folder))) == len(labels)
     return len(labels)
 
