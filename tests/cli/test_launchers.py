@@ -79,10 +79,13 @@ def launcher(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("launcher")
-def test_failed_jobs_give_the_status_and_end_no_sweep(ended, capfd):
-    typed = ["ckpt=x", "name=good,broken,better", "hydra.sweeper.max_batch_size=1"]
-    assert ended(*typed) == (CRASHED, ["good", "broken", "better"])
-    assert capfd.readouterr().err == "error: RuntimeError: broken\n"
+def test_failed_jobs_give_the_status_and_end_no_sweep(ended, capfd, tmp_path):
+    typed = ["ckpt=x", "name=good,broken,better,broken", "hydra.sweeper.max_batch_size=1"]
+    assert ended(*typed) == (CRASHED, ["good", "broken", "better", "broken"])
+    printed = capfd.readouterr()
+    assert printed.err == "error: RuntimeError: broken\n" * 2
+    named = [line for line in printed.out.splitlines() if line.startswith("failed")]
+    assert named == [f"failed   {tmp_path}/{number}: RuntimeError: broken" for number in (1, 3)]
 
 
 @pytest.mark.usefixtures("launcher")

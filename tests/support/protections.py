@@ -144,7 +144,7 @@ PROTECTIONS = [
     _one("a failed job ends no sweep", f"{CLI}/launchers.py", 'if choices["hydra/sweeper"] != "optuna":', "if False:",
          "cli/test_launchers.py::test_failed_jobs_give_the_status_and_end_no_sweep[here]"),
     _one("failures in other processes", f"{CLI}/command.py",
-         "        raise JobFailed(status)\n", "        pass\n",
+         "        raise JobFailed(status, message)\n", "        pass\n",
          "cli/test_launchers.py::test_failed_jobs_give_the_status_and_end_no_sweep[elsewhere]"),
     _one("a job's process put back", f"{CLI}/command.py",
          "with isolated_job() if several else contextlib.nullcontext():", "with contextlib.nullcontext():",

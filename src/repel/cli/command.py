@@ -18,18 +18,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
-from repel.cli import folders, sweeps
+from repel.cli import folders
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import own_folders, task_overrides
+from repel.cli.baseline import own_folders
 from repel.cli.checks import check
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
 from repel.cli.resume import relative_to_cwd
+from repel.cli.side_by_side import job_beside_others, output_of
 from repel.cli.suggestions import check_names, config_mistake, explain
 from repel.engine import runs, targets
 from repel.engine.configs import CONF, to_container
@@ -40,13 +41,9 @@ from repel.engine.redact import without_secrets
 __all__ = ["entry_point"]
 
 
-def job_folder(resume: str | None, sweep: str, number: int, overrides: ListConfig) -> str:
-    return sweeps.job_folder(resume, sweep, number, task_overrides(overrides))
-
-
 for resolver in (
     folders.run_folder, folders.sweep_folder, folders.out_folder, folders.own_folder,
-    job_folder, study.trials_left, study.sampler_seed,
+    study.trials_left, study.sampler_seed,
 ):  # fmt: skip
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
@@ -67,7 +64,8 @@ def entry_point(name: str) -> Callable:
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
             failures: list[int] = []
-            job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
+            threads = os.environ.get("OMP_NUM_THREADS")
+            job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv, threads)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
                 sys.argv[1:] = spelled_for_hydra(sys.argv[1:])
@@ -140,22 +138,40 @@ def _abort_waiting_ranks(status: int) -> None:
 
 
 def run_job(
-    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], cfg: DictConfig
-) -> float | None:
-    """One job: check its config, run it; on failure report why in a line and keep the traceback in error.txt.
+    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], threads: str | None,
+    cfg: DictConfig,
+) -> float | None:  # fmt: skip
+    """One job, in this process or in one of a launcher's.
 
     Args:
         failures: the exit status of a single run that failed; a sweep's job, which may be in another process, raises.
         arguments: the command as it was typed.
+        threads: OMP_NUM_THREADS as it was then.
 
     Raises:
         JobFailed: in a sweep, see launchers.py.
     """
     sys.argv = arguments  # another process of the launcher's has its own
-    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-    status = CRASHED
     # under hydra.job.chdir too: paths are typed from here, a run knows its folder
     os.chdir(HydraConfig.get().runtime.cwd)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with job_beside_others(threads) as shared:
+        if shared is None:
+            return _run_job(task, name, tracebacks, failures, cfg)
+        print(f"begins   {relative_to_cwd(folder)}, output in {relative_to_cwd(output_of(folder))}", file=shared)
+        try:
+            result = _run_job(task, name, tracebacks, failures, cfg)
+        except JobFailed as failed:
+            print(f"failed   {relative_to_cwd(folder)}: {failed.message}", file=shared)
+            raise
+        print(f"run: {relative_to_cwd(folder)}", file=shared)
+        return result
+
+
+def _run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
+    """Check a job's config and run it; on failure report why in a line and keep the traceback in error.txt."""
+    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+    status, message = CRASHED, ""
     outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
@@ -184,7 +200,7 @@ def run_job(
         _close_loggers(status)
     # not raised above: Hydra keeps it for the sweep, and with it would keep all that the failed job had in memory
     if several:
-        raise JobFailed(status)
+        raise JobFailed(status, message)
     failures.append(status)  # raised, Hydra would print it a second time
     return math.nan
 

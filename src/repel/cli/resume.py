@@ -42,7 +42,9 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         ValueError: the folder holds another run, or options were given beside resume=.
     """
     overrides = task_overrides()
-    if (cfg.sweep.resume is not None or (slurm.requeued() and cfg.resume is None)) and runs.exists(folder):
+    # a launcher of Hydra's runs a job again whose process was lost
+    again = cfg.sweep.resume is not None or (cfg.resume is None and (slurm.requeued() or _in_sweep()))
+    if again and runs.exists(folder):
         return _prepare_started_job(cfg, folder, overrides)
     if cfg.resume is None:
         if cfg.data_root is not None and cfg.sweep.resume is None:
@@ -50,7 +52,7 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         runs.create(folder, to_container(cfg), overrides)
         if own := own_folders():
             runs.update_environment(folder, config_dirs=[str(path.resolve()) for path in own])
-        slurm.remember(folder if HydraConfig.get().mode == RunMode.RUN else folder.parent)
+        slurm.remember(folder.parent if _in_sweep() else folder)
         return _with_moved_data(cfg, folder), sweeps.NEW
     if others := [o for o in overrides if not o.startswith(("resume=", "data_root="))]:
         raise ValueError(f"resume= uses the run's own config; leave out {' '.join(others)}, or start a new run")
@@ -68,6 +70,10 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         if folders := runs.read_environment(folder).get("config_dirs"):
             raise ValueError(f"{error}; the run was started with --config-dir={folders[0]}") from error
         raise
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _prepare_started_job(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[DictConfig, str]:
