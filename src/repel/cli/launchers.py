@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from repel.base.signals import Stopped
 from repel.cli import slurm
 from repel.cli.arguments import quoted_for_hydra, to_type
 from repel.cli.resume import relative_to_cwd
-from repel.cli.side_by_side import PLACES, check_launcher, is_here, places
-from repel.cli.sweeps import job_folders
+from repel.cli.shares import PLACES, places
+from repel.cli.side_by_side import check_launcher, is_here, stopping_jobs
+from repel.cli.sweeps import job_folders, run_folders
+from repel.engine import runs
 from repel.engine.outcomes import CRASHED, one_line
 
 __all__ = ["JobFailed", "LauncherFailed", "counted_failures"]
@@ -106,8 +108,10 @@ class _CountingLauncher(Launcher):
     def _launched(self, job_overrides: list[list[str]], first: int) -> Sequence[JobReturn]:
         choice, folder = self.config.hydra.runtime.choices["hydra/launcher"], self.config.hydra.sweep.dir
         again = f"the same command with {to_type(f'sweep.resume={folder}')} runs what is missing"
+        own = choice in ("joblib", "submitit_local")  # processes of this command's
         try:
-            return self.launcher.launch(job_overrides, initial_job_idx=first)
+            with nullcontext() if is_here(self.config) else stopping_jobs(self._running, own):
+                return self.launcher.launch(job_overrides, initial_job_idx=first)
         except (HydraException, OmegaConfBaseException, ValueError):  # a config that cannot be composed
             raise
         except (Stopped, KeyboardInterrupt) as stop:
@@ -120,7 +124,12 @@ class _CountingLauncher(Launcher):
                 f"hydra/launcher={choice} lost its jobs: {type(error).__name__}: {reason}; {again}"
             ) from error
 
+    def _running(self) -> int:
+        folders = run_folders(Path(self.config.hydra.sweep.dir))
+        return sum(folder.name in self.claimed and runs.is_locked(folder) for folder in folders)
+
     def _note_failure(self, job: JobReturn, varied: list[str]) -> None:
+        assert job.hydra_cfg is not None, "Hydra has run it"
         raised = job._return_value  # return_value would raise it
         known = isinstance(raised, JobFailed)
         self.failures.append(raised.status if known else CRASHED)

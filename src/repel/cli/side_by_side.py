@@ -1,29 +1,35 @@
-"""Jobs of a sweep side by side, in processes of a launcher's: each has its share of the machine, and a file for its
-output. Ray and SLURM hand out GPUs and cores themselves; joblib does not.
+"""Jobs of a sweep side by side, in processes of a launcher's: each has a file for its output, and a signal to the
+command stops them all.
 """
 
 import contextlib
-import fcntl
-import functools
 import io
-import itertools
 import os
+import signal
 import sys
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from repel.base.cores import SHARE, usable_cores
+from repel.base.signals import Stopped, active_signals
+from repel.cli.shares import take_share
 
-__all__ = ["PLACES", "check_launcher", "is_here", "job_beside_others", "output_of", "own_gpus", "places"]
+__all__ = [
+    "check_launcher",
+    "is_here",
+    "job_beside_others",
+    "output_of",
+    "stopping_jobs",
+]
 
-PLACES = "REPEL_PLACES"  # in the environment: a folder with a locked file for each process of joblib's
-_taken: list[TextIO] = []  # this process's place, whose lock ends with it
+PATIENCE = 60.0  # seconds that a stopped command waits for its jobs to end a step and save
+_stopped: list[BaseException] = []  # what ended this process's last job, if a signal did
 
 
 def is_here(config: DictConfig) -> bool:
@@ -49,17 +55,6 @@ def check_launcher(config: DictConfig) -> None:
 
 
 @contextlib.contextmanager
-def places() -> Iterator[None]:
-    """For a whole command: a folder in which joblib's processes find which of the shares is free."""
-    with tempfile.TemporaryDirectory(prefix="repel_") as folder:
-        os.environ[PLACES] = folder
-        try:
-            yield
-        finally:
-            del os.environ[PLACES]
-
-
-@contextlib.contextmanager
 def job_beside_others(threads: str | None) -> Iterator[TextIO | None]:
     """Within it, a job that a launcher has put into a process of its own has its share of the machine, and its output
     is in the sweep's folder. Gives the stream that the others share, or None where a job runs alone.
@@ -71,64 +66,84 @@ def job_beside_others(threads: str | None) -> Iterator[TextIO | None]:
     if config.mode != RunMode.MULTIRUN or config.runtime.choices["hydra/launcher"] == "basic":
         yield None
         return
-    _take_share(config.runtime.choices["hydra/launcher"], config.launcher, threads)
-    with _output_in(output_of(Path(config.runtime.output_dir))) as shared:
-        yield shared
+    if _stopped:  # the launcher's next job in this process
+        raise _stopped[0]
+    take_share(config.runtime.choices["hydra/launcher"], config.launcher, threads)
+    with _output_in(output_of(Path(config.runtime.output_dir))) as shared, _signals_raise_once():
+        try:
+            yield shared
+        except (Stopped, KeyboardInterrupt) as stop:
+            _stopped.append(stop)
+            raise
+
+
+@contextlib.contextmanager
+def _signals_raise_once() -> Iterator[None]:
+    """^C reaches a process by its terminal and by the command: it would cut off what the first one began."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        for other in handlers:
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped(number)
+
+    handlers = {number: signal.signal(number, handler) for number in active_signals()}
+    try:
+        yield
+    finally:
+        for number, before in handlers.items():
+            signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def stopping_jobs(running: Callable[[], int], own: bool) -> Iterator[None]:
+    """Within it, a signal to the command also stops the jobs in its child processes, and waits for their checkpoints;
+    a second one does not wait.
+
+    Args:
+        running: the number of jobs that are still running.
+        own: whether the jobs are in child processes; else their launcher ends them.
+
+    Raises:
+        Stopped: as without it.
+    """
+    numbers: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        if own and len(numbers) == 1:
+            _stop_children(running)
+        raise KeyboardInterrupt  # Ray takes notice of no other exception
+
+    handlers = {number: signal.signal(number, handler) for number in active_signals()}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(numbers[0] if numbers else signal.SIGINT) from None
+    finally:
+        for number, before in handlers.items():
+            signal.signal(number, before)
+
+
+def _stop_children(running: Callable[[], int]) -> None:
+    for pid in _children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    if running():
+        print("stopping the jobs at their next step; a second ^C ends them at once", file=sys.stderr)
+    until = time.monotonic() + PATIENCE
+    while running() and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _children() -> list[int]:
+    """Processes that this one has started; none where the system does not say."""
+    found = (path.read_text(encoding="utf-8").split() for path in Path("/proc/self/task").glob("*/children"))
+    return [int(pid) for pids in found for pid in pids]
 
 
 def output_of(folder: Path) -> Path:
     """The file for the output of a job, which exists also where its folder does not, as after a mistake."""
     return folder.parent / "output" / f"{folder.name}.txt"
-
-
-@functools.cache  # once for all jobs of a process
-def _take_share(name: str, options: DictConfig, threads: str | None) -> None:
-    if name == "joblib":
-        import joblib
-
-        jobs = joblib.effective_n_jobs(options.n_jobs)
-        os.environ[SHARE] = str(max(1, usable_cores() // jobs))
-        if (visible := _visible_gpus()) and PLACES in os.environ:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus(visible, _take_place(), jobs))
-    elif name == "ray":
-        os.environ[SHARE] = str(max(1, int(options.ray.remote.get("num_cpus") or 1)))
-    if threads is None and SHARE in os.environ:
-        os.environ.pop("OMP_NUM_THREADS", None)  # the launcher's, read already: ranks of the job divide its cores
-
-
-def _visible_gpus() -> list[str]:
-    import torch
-
-    number = torch.cuda.device_count()
-    typed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return (typed or [str(gpu) for gpu in range(number)])[:number]
-
-
-def own_gpus(visible: list[str], place: int, jobs: int) -> list[str]:
-    """The GPUs of one of several jobs at a time: an equal number for each; one, which others share, if there are fewer.
-
-    >>> [own_gpus(["0", "1", "2", "3"], place, jobs=2) for place in range(2)]
-    [['0', '1'], ['2', '3']]
-    >>> [own_gpus(["0", "1"], place, jobs=3) for place in range(3)]
-    [['0'], ['1'], ['0']]
-    """
-    each = max(1, len(visible) // jobs)
-    first = place * each % len(visible)
-    return visible[first : first + each]
-
-
-def _take_place() -> int:
-    """The first number that no other process holds, for as long as this one lives."""
-    for number in itertools.count():
-        file = (Path(os.environ[PLACES]) / str(number)).open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-        else:
-            _taken.append(file)
-            return number
-    raise AssertionError("numbers do not end")
 
 
 @contextlib.contextmanager

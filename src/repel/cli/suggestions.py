@@ -10,14 +10,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from repel.base.installation import install_extra
 from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
-from repel.cli.baseline import baseline, default_groups, group_options, groups_of_recipe, is_group, known_keys
+from repel.cli.baseline import (
+    baseline,
+    default_groups,
+    group_options,
+    groups_of_recipe,
+    is_group,
+    known_keys,
+)
 from repel.cli.habits import instead_of_flag, instead_of_key
 from repel.engine import outcomes
+from repel.engine.configs import CONF
 from repel.engine.outcomes import MISTAKE, one_line
 
 __all__ = ["check_names", "config_mistake", "explain", "nearest"]
 
-LAUNCHERS = {name: name.split("_")[0] for name in ("joblib", "submitit_slurm", "submitit_local", "ray", "rq")}
+LAUNCHERS = {name: name.split("_")[0] for name in ("joblib", "submitit_slurm", "submitit_local", "ray")}
 
 
 def explain(error: Exception, name: str) -> tuple[int, str]:
@@ -34,6 +42,10 @@ def config_mistake(error: Exception, name: str) -> str:
         group, choice = found.groups()
         if (group, choice) == ("hydra/sweeper", "optuna"):
             return f"sweep=optuna needs Optuna's plugin for Hydra: {install_extra('optuna')}"
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            plugin = f"pip install hydra-{LAUNCHERS[choice]}-launcher (all launchers: {install_extra('launchers')})"
+            asked = "sweep=parallel uses hydra/launcher=joblib, which" if choice == "joblib" else f"{group}={choice}"
+            return f"{asked} needs a plugin of Hydra: {plugin}"
         return _no_such_choice(group, choice, getattr(error, "options", None) if group.startswith("hydra/") else None)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_option(found[1], name)
@@ -141,14 +153,15 @@ def nearest(word: str, known: list[str]) -> str:
 def _no_such_choice(group: str, choice: str, options: list[str] | None = None) -> str:
     options = group_options(group) if options is None else options
     plugin = "; others are plugins, such as hydra-joblib-launcher" if group == "hydra/launcher" else ""
-    if plugin and choice in LAUNCHERS:
-        plugin = f"; this one is a plugin: pip install hydra-{LAUNCHERS[choice]}-launcher"
     return (
         f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)}{plugin})"
     )
 
 
 def _unknown_option(key: str, name: str) -> str:
+    files = (CONF / "sweep").glob("*.yaml") if name == "train" and key.startswith("sweep.") else []
+    if owners := [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), key) is not None]:
+        return f"unknown option {key}; it is of sweep={owners[0]}: add that"
     known = known_keys(name)
     instead = instead_of_key(key, known)
     return f"unknown option {key}" + (f"; {instead}" if instead else nearest(key, known))

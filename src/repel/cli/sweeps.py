@@ -44,11 +44,10 @@ def job_folders(sweep: Path, jobs: list[list[str]], first: int, claimed: set[str
         there = {*before} - claimed - {*found.values()}
         if same := [name for name, other in before.items() if name in there and other == mine]:
             found[number] = same[0]
-    taken = {*claimed, *before}
     for number in numbers:
         if number not in found:
-            found[number] = next(str(n) for n in itertools.count(number) if str(n) not in taken)
-            taken.add(found[number])
+            there = {*claimed, *before, *found.values()}
+            found[number] = next(str(free) for free in itertools.count(number) if str(free) not in there)
     claimed |= {*found.values()}
     return [found[number] for number in numbers]
 
