@@ -134,6 +134,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray alone takes half a minute to start
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
     """The same bits; a failed job named; a sweep that is resumed with more jobs gives each its folder."""
@@ -143,7 +144,7 @@ def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
     assert one.returncode == 0, one.stderr
     typed = ["train.py", "-m", *options, *LAUNCHERS[name]]
     values = ["seed=1", "optimizer.lr=1e30,1e-3"]
-    first = command(*typed, *values, f"hydra.sweep.dir={sweep}", cwd=tmp_path, PYTHONHASHSEED="0")
+    first = command(*typed, *values, f"hydra.sweep.dir={sweep}", cwd=tmp_path, timeout=400, PYTHONHASHSEED="0")
     assert first.returncode == DIVERGED, first.stderr
     named = [line for line in first.stderr.splitlines() if line.startswith("failed")][-1]
     assert named.startswith("failed   sweep/0 (optimizer.lr=1e+30): the loss is")
@@ -151,7 +152,7 @@ def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
     assert all(torch.equal(ours[key], alone[key]) for key in alone)
     values[0] = "seed=4,5,1"
     values[1] = "optimizer.lr=1e-3"
-    second = command(*typed, *values, f"sweep.resume={sweep}", cwd=tmp_path, PYTHONHASHSEED="0")
+    second = command(*typed, *values, f"sweep.resume={sweep}", cwd=tmp_path, timeout=400, PYTHONHASHSEED="0")
     assert second.returncode == 0, second.stderr
     assert [(run.folder.name, run.seed, run.state) for run in compare.read(sweep)] == [
         ("0", 1, "diverged"), ("1", 1, "finished"), ("2", 4, "finished"), ("3", 5, "finished"),

@@ -116,7 +116,8 @@ class _CountingLauncher(Launcher):
             raise
         except (Stopped, KeyboardInterrupt) as stop:
             if not is_here(self.config):  # else the job itself has said it
-                print(f"{str(stop) or 'interrupted'}; {again}", file=sys.stderr)
+                left = "; the jobs that SLURM has go on, scancel ends them" * (choice == "submitit_slurm")
+                print(f"{str(stop) or 'interrupted'}{left}; {again}", file=sys.stderr)
             raise
         except Exception as error:
             reason = one_line(str(error).partition(". ")[0])  # joblib goes on for a paragraph
