@@ -160,12 +160,12 @@ def run_job(
             return _run_job(task, name, tracebacks, failures, cfg)
         print(f"begins   {relative_to_cwd(folder)}, output in {relative_to_cwd(output_of(folder))}", file=shared)
         try:
-            result = _run_job(task, name, tracebacks, failures, cfg)
+            objective = _run_job(task, name, tracebacks, failures, cfg)
         except JobFailed as failed:
             print(f"failed   {relative_to_cwd(folder)}: {failed.message}", file=shared)
             raise
         print(f"run: {relative_to_cwd(folder)}", file=shared)
-        return result
+        return objective
 
 
 def _run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
