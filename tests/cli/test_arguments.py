@@ -96,7 +96,7 @@ SLIPS = {  # command and what is typed -> what the line must hold
     ("embed", "ckpt_path=x"): ["type ckpt=RUN_OR_FILE"],
     ("train", "epochs=3"): ["trainer.max_epochs=N"],
     ("train", "data.num_workers=3"): ["data.workers=N"],
-    ("train", "model=resnet50"): ["encoder=NAME"],
+    ("train", "model=resnet50"): ["type encoder=resnet50"],
 }
 
 

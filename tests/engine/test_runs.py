@@ -86,5 +86,9 @@ def test_a_finished_run_says_how_it_ended(folder):
 def test_metrics_are_merged_in_order(folder):
     runs.add_metrics(folder, {"b": 1.0, "a": 2.0})
     assert list(runs.add_metrics(folder, {"a": 3.0, "c": 4.0}).items()) == [("a", 3.0), ("b", 1.0), ("c", 4.0)]
+    for events in ("events.out.tfevents.1.host.2.0", "tensorboard/events.out.tfevents.1.host.2.0"):
+        (folder / events).parent.mkdir(exist_ok=True)
+        (folder / events).touch()
     runs.reset(folder, ["seed=1"])
     assert runs.read_metrics(folder) == {}
+    assert not list(folder.rglob("*tfevents*"))

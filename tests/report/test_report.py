@@ -19,7 +19,7 @@ from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Measurement, Network, ReportRow, Score
 from repel.report import evaluate, report
-from repel.report.page import write_page
+from repel.report.page import origin_of, write_page
 from repel.report.report import make_report, read_checkpoints, report_rows, run_checkpoints
 from repel.report.table import make_table
 
@@ -228,7 +228,7 @@ def measurement(source: str, value: float, label: str = "a < b", **score) -> Mea
     return Measurement(row, "class", "e", Score("x", label, value, {"std": 0.005}, **score), 1, 10, 5)
 
 
-def test_a_table_holds_numbers_and_knows_the_best():
+def test_a_table_holds_numbers_and_marks_the_runs_column():
     measurements = [
         *(measurement(source, value) for source, value in (("raw", 0.25), ("last", 0.75), ("best", 0.5))),
         *(
@@ -241,8 +241,10 @@ def test_a_table_holds_numbers_and_knows_the_best():
     table = make_table(measurements)
     assert [" ".join(column.split()) for column in table.columns] == ["raw, h", "last, epoch 2, h", "best, epoch 2, h"]
     values = {row.label: [score and score.value for score in row.scores] for row in table.rows}
-    assert values == {"a < b": [0.25, 0.75, 0.5], "error": [math.nan, 3.0, -1.0], "rank": [None, None, 7.0]}
-    assert [row.best for row in table.rows] == [0.75, -1.0, None]
+    error = "error, lower is better"
+    assert values == {"a < b": [0.25, 0.75, 0.5], error: [math.nan, 3.0, -1.0], "rank": [None, None, 7.0]}
+    assert table.headline == 2
+    assert [row.label for row in make_table(measurements, "val").rows] == ["chosen"]
     assert [m.metric for m in measurements[:3]] == ["baseline/raw_x", "test/last_x", "test/x"]
 
 
@@ -253,13 +255,20 @@ def test_a_page_escapes_marks_and_holds_its_figures(tmp_path):
         measurement("best", 7.0, "rank", higher_is_better=None),
     ]
     plot = Plot("p", "a <caption>", Image.new("RGB", (2, 2)))
-    write_page(tmp_path / "page.html", "<title>", measurements, [plot])
+    runs.create(tmp_path, {"seed": 1, "name": "<b>"}, ["loss.x=[1,2]", "name='<b>'"])
+    runs.unlock(tmp_path)
+    write_page(tmp_path / "page.html", "<title>", measurements, [plot], [origin_of(tmp_path, "What was run")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;title&gt;" in page
     assert "a &lt; b" in page
     assert "a &lt;caption&gt;" in page
     assert page.count("<caption>") == 0
-    assert re.findall(r'<td class="best">([^<]*)</td>', page) == ["0.5000 ±0.005"]
+    assert "<b>" not in page
+    assert "name: &lt;b&gt;" in page  # the config
+    assert "&#39;loss.x=[1,2]&#39;" in page  # the command, quoted for a shell
+    assert f"commit {runs.git_commit()}" in page
+    # the run's column, lowest or highest; no number by its value
+    assert re.findall(r'<td class="headline">([^<]*)</td>', page) == ["0.5000 ±0.005", "7.0000 ±0.005"]
     assert 'src="data:image/png;base64,iVBOR' in page
     assert "std=0.005" in page
 

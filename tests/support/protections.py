@@ -55,7 +55,7 @@ PROTECTIONS = [
          f"{CHECKPOINTS}::test_the_newest_of_several_good_ones_is_named"),
     _one("weights_only", f"{ENGINE}/checkpoint_io.py", "weights_only=True)\n", "weights_only=False)\n",
          f"{CHECKPOINTS}::test_code_in_a_checkpoint_is_not_run"),
-    _one("weights compared at resume", f"{ENGINE}/fit.py", "checkpoint_io.check_fits(module, resume_from[1], last)",
+    _one("weights compared at resume", f"{ENGINE}/extension.py", "checkpoint_io.check_fits(module, contents, path)",
          "pass", f"{CHECKPOINTS}::test_a_checkpoint_of_another_network_is_refused"),
     _one("data compared at resume", f"{ENGINE}/fit.py",
          'check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))', "pass",

@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 __all__ = ["overrides_of", "parsed", "quoted_for_hydra", "spelled_for_hydra", "to_type"]
 
 WRITTEN_BY_HYDRA = ("out", "hydra.run.dir", "hydra.sweep.dir")  # which knows no ~
-TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "data_root", "sweep.resume", "data.root", "data.labels")
+TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "init", "data_root", "sweep.resume", "data.root", "data.labels")
 DASHES = "\N{EM DASH}\N{EN DASH}\N{FIGURE DASH}\N{HORIZONTAL BAR}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{MINUS SIGN}"
 NESTED = re.compile(r"""["'\[\]{}()]""")
 STRUCTURE = re.compile(NESTED.pattern + "|,")

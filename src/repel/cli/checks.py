@@ -42,11 +42,14 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.scale_lr": (lambda v: v in (False, "off", "linear", "sqrt"), "off, linear or sqrt"),
     "schedule.warmup_epochs": NOT_NEGATIVE,
     "schedule.max_epochs": POSITIVE,
+    "schedule.on_extend": (lambda v: v in ("stretch", "hold"), "stretch or hold"),
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,
+    "evaluation.projector": AT_LEAST_1,
     "images": AT_LEAST_1,
 }
 
@@ -61,6 +64,7 @@ def some_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
 
 
 OF_COMMAND = {  # the choices that are a command's own
+    "train": {"init_parts": some_of("encoder", "head", "predictor")},
     "embed": {
         "checkpoint": one_of("best", "last"),
         "layer": one_of("h", "z", "both"),
@@ -122,6 +126,8 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
+    if cfg.init is None and list(cfg.init_parts) != ["encoder"]:
+        raise ValueError("init_parts= chooses what takes the weights of init=; add init=RUN_OR_FILE")
     epochs, steps, time = (cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time"))
     if epochs == -1 and steps in (None, -1) and time is None:
         raise ValueError("trainer.max_epochs=-1 is without an end: set trainer.max_steps or trainer.max_time")

@@ -26,9 +26,12 @@ from repel.base.terminal import outlive_readers
 from repel.cli import folders
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import own_folders
+from repel.cli.baseline import group_options, own_folders
 from repel.cli.checks import check
+from repel.cli.going_on import with_options_of_run
+from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
+from repel.cli.methods import METHODS_IN, methods_table
 from repel.cli.resume import relative_to_cwd
 from repel.cli.side_by_side import job_beside_others, output_of
 from repel.cli.suggestions import check_names, config_mistake, explain
@@ -58,6 +61,9 @@ def entry_point(name: str) -> Callable:
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def command() -> None:
+            if "--methods" in sys.argv:
+                _print_methods()
+                return
             raise_on_signal()
             outlive_readers()
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
@@ -68,7 +74,7 @@ def entry_point(name: str) -> Callable:
             job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv, threads)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
-                sys.argv[1:] = spelled_for_hydra(sys.argv[1:])
+                sys.argv[1:] = with_options_of_run(spelled_for_hydra(with_latest(sys.argv[1:])))
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:
@@ -109,6 +115,11 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
         failures.append(status)
 
 
+def _print_methods() -> None:
+    outlive_readers()
+    print(methods_table({group: group_options(group) for group in METHODS_IN}))
+
+
 def _is_first_rank(name: str) -> bool:
     """Whether this is the first of several ranks that torchrun or srun started. Another one does its part and ends."""
     from repel.engine.external_launcher import is_external_rank, is_shell_of_srun, run_announced
@@ -141,15 +152,12 @@ def run_job(
     task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], threads: str | None,
     cfg: DictConfig,
 ) -> float | None:  # fmt: skip
-    """One job, in this process or in one of a launcher's.
+    """One job, in this process or in one of a launcher's; one of a sweep raises JobFailed, see launchers.py.
 
     Args:
         failures: the exit status of a single run that failed; a sweep's job, which may be in another process, raises.
         arguments: the command as it was typed.
         threads: OMP_NUM_THREADS as it was then.
-
-    Raises:
-        JobFailed: in a sweep, see launchers.py.
     """
     sys.argv = arguments  # another process of the launcher's has its own
     # under hydra.job.chdir too: paths are typed from here, a run knows its folder

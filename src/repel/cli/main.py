@@ -14,6 +14,7 @@ from repel.cli.resume import prepare_output, prepare_run
 from repel.cli.suggestions import nearest
 from repel.cli.sweeps import FINISHED, RESUME
 from repel.engine import runs
+from repel.engine.resumed import undone_by_mistakes
 
 # What imports torch is imported in the functions, so that a mistake is answered at once.
 
@@ -21,13 +22,15 @@ from repel.engine import runs
 @entry_point("train")
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Train an encoder, evaluate it and print the table."""
+    before = runs.read_environment(folder)
     cfg, state = prepare_run(cfg, folder)
     if state == FINISHED:
         return runs.read_environment(folder)["objective"]
 
     from repel.engine.launch import launch
 
-    data = launch(cfg, folder, resume=state == RESUME)
+    with undone_by_mistakes(folder, before):
+        data = launch(cfg, folder, resume=state == RESUME)
 
     from repel.report.evaluate import finish
 
@@ -119,7 +122,8 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
 
 def usage() -> str:
     lines = [f"  {name:<11} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\nrepel COMMAND --help says more."
+    end = "repel COMMAND --help says more; repel train --methods lists methods and what to type for each."
+    return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + f"\n\n{end}"
 
 
 def main() -> int | None:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
@@ -12,13 +13,17 @@ from repel.base.installation import install_extra
 from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
 from repel.cli.baseline import (
     baseline,
+    choices_with,
+    command_groups,
     default_groups,
     group_options,
     groups_of_recipe,
     is_group,
     known_keys,
 )
-from repel.cli.habits import instead_of_flag, instead_of_key
+from repel.cli.choices import instead_of_choice
+from repel.cli.habits import instead_of_flag
+from repel.cli.option_names import instead_of_name
 from repel.engine import outcomes
 from repel.engine.configs import CONF
 from repel.engine.outcomes import MISTAKE, one_line
@@ -85,13 +90,11 @@ def check_names(name: str, arguments: list[str]) -> None:
         _check_choice_of_group(override, name)
     if any(argument.startswith(("-", "hydra")) for argument in arguments):
         return
-    keys = [override.key_or_group for override in overrides]
-    if "resume" in keys and "data.root" in keys:
-        raise ValueError("resume= uses the run's own config; if its data has moved, data_root=FOLDER says where it is")
     for override in overrides:
         group, choice = override.key_or_group, override.value()
         if is_group(group) and isinstance(choice, str) and choice not in group_options(group):
-            raise ValueError(_no_such_choice(group, choice))
+            has_group = group in command_groups(name)
+            raise ValueError(_no_such_choice(group, choice) if has_group else _unknown_option(group, name))
     if any(override.is_sweep_override() for override in overrides):
         return
     known = OmegaConf.to_container(baseline(name, arguments), resolve=False)
@@ -101,7 +104,7 @@ def check_names(name: str, arguments: list[str]) -> None:
             node = known
             for part in key.split("."):
                 if isinstance(node, dict) and part not in node:
-                    raise ValueError(_unknown_option(key, name))
+                    raise ValueError(_unknown_option(key, name, override.value()))
                 node = node[part] if isinstance(node, dict) else None
 
 
@@ -116,7 +119,7 @@ def _readable(argument: str, name: str) -> Override:
             "'KEY=a value'"
         )
     if key.lstrip("+~") not in known_keys(name) and not key.startswith(("+", "~", "hydra")):
-        raise ValueError(_unknown_option(key, name))
+        raise ValueError(_unknown_option(key, name, value))
     text = to_type(f"{key}={quoted_for_hydra(value)}")
     raise ValueError(f"{argument}: brackets, quotes or commas that do not fit; for a text with them, type {text}")
 
@@ -153,15 +156,23 @@ def nearest(word: str, known: list[str]) -> str:
 def _no_such_choice(group: str, choice: str, options: list[str] | None = None) -> str:
     options = group_options(group) if options is None else options
     plugin = "; others are plugins, such as hydra-joblib-launcher" if group == "hydra/launcher" else ""
-    return (
-        f"{group}={choice}: there is no such choice{nearest(choice, options)} (there are: {', '.join(options)}{plugin})"
-    )
+    instead = instead_of_choice(group, choice, options) or nearest(choice.lower(), options)
+    return f"{group}={choice}: there is no such choice{instead} (there are: {', '.join(options)}{plugin})"
 
 
-def _unknown_option(key: str, name: str) -> str:
+def _unknown_option(key: str, name: str, value: Any = "") -> str:
+    """What to type in place of an option that there is not.
+
+    Args:
+        value: as typed; a method's name says what was wanted.
+    """
     files = (CONF / "sweep").glob("*.yaml") if name == "train" and key.startswith("sweep.") else []
     if owners := [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), key) is not None]:
         return f"unknown option {key}; it is of sweep={owners[0]}: add that"
     known = known_keys(name)
-    instead = instead_of_key(key, known)
-    return f"unknown option {key}" + (f"; {instead}" if instead else nearest(key, known))
+    group, _, rest = key.partition(".")
+    has_group = group in command_groups(name) or any(one.startswith(f"{group}.") for one in known)
+    if has_group and (choices := choices_with(key)):
+        own = "; data=image_folder data.root=DIR reads your own images" if key == "data.root" else ""
+        return f"{key}: the chosen {group} has no {rest}; these have: {', '.join(choices)}{own}"
+    return f"unknown option {key}{instead_of_name(key, name, known, value) or nearest(key, known)}"

@@ -1,8 +1,8 @@
 """A report of a sweep: repel report SWEEP [metric=NAME[,NAME]] [against=ROW]
 
-SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train. Prints Markdown and writes it there
-as report.md, with report.json, bars.png and curves.png. A row is a set of overrides without the seed. against= names
-the row to compare with, seed by seed, by enough of its overrides to identify it.
+SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train; latest is the newest sweep. Prints
+Markdown and writes it there as report.md, with report.json, bars.png and curves.png. A row is a set of overrides
+without the seed. against= names the row to compare with, seed by seed, by enough of its overrides to identify it.
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import Any
 from repel.base.drawing import attempt
 from repel.cli import compare
 from repel.cli.compare import Cell, Run
+from repel.cli.latest import SWEEP, newest
 from repel.cli.sweep_plots import draw_bars, draw_curves
 from repel.engine.runs import write_json
 
@@ -26,7 +27,8 @@ def main() -> int:
         print("error: usage: repel report SWEEP [metric=NAME[,NAME]] [against=ROW]", file=sys.stderr)
         return 2
     try:
-        print(report(Path(sys.argv[1]), options.get("metric", "test/knn_top1").split(","), options.get("against")))
+        sweep = Path(newest(SWEEP, sys.argv[1], sys.argv[1]))
+        print(report(sweep, options.get("metric", "test/knn_top1").split(","), options.get("against")))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -120,3 +121,25 @@ def plan_job(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
         return RESUME
     runs.reset(folder, overrides)
     return NEW
+
+
+def typed_overrides(sweep: Path) -> list[str]:
+    """What a sweep's last command asked for; nothing where there is no sweep, or one that chooses as it goes."""
+    try:
+        asked = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+        return [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return []
+
+
+def varied_keys(folder: Path) -> list[str]:
+    """What the sweep of a job varies; nothing for a single run.
+
+    Args:
+        folder: of the job.
+    """
+    try:
+        typed = OverridesParser.create().parse_overrides(typed_overrides(folder.parent))
+    except HydraException:
+        return []
+    return [override.key_or_group for override in typed if override.is_sweep_override()]

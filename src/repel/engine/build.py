@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "o
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
+    from torch.optim import Optimizer
 
     from repel.data.datamodule import PairData
     from repel.evaluation.protocol import Evaluator
@@ -87,8 +89,30 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     for changed in annealed(cfg):
         _instantiate(changed.loss)
         _ = _instantiate(changed.target, encoder, head) if cfg.target else None
-    anneal, optimizer, schedule = (_instantiate(node) for node in (cfg.anneal, cfg.optimizer, cfg.schedule))
-    return Contrastive(encoder, head, predictor, loss, target, anneal, optimizer, schedule, cfg.seed)
+    own = {key: value for key, value in cfg.schedule.items() if key != "on_extend"}  # which resuming reads
+    anneal, schedule = _instantiate(cfg.anneal), _instantiate(own)
+    return Contrastive(encoder, head, predictor, loss, target, anneal, _optimizer(cfg), schedule, cfg.seed)
+
+
+def _optimizer(cfg: DictConfig) -> "partial[Optimizer]":
+    """The optimizer's class with its hyperparameters; the learning rate scaled as optimizer.scale_lr says."""
+    import torch
+    from torch import nn
+
+    from repel.model.optim import scaled_rate
+
+    options = to_container(cfg.optimizer)
+    rule = options.pop("scale_lr", None) or "off"  # earlier configs have none; YAML takes an unquoted off for false
+    if rule != "off":
+        if "lr" not in options:
+            raise ValueError("optimizer.scale_lr scales optimizer.lr, which this optimizer has not; leave it out")
+        options["lr"] = scaled_rate(options["lr"], rule, cfg.data.batch_size)
+    optimizer = _instantiate(OmegaConf.create(options))
+    try:  # what it does not take should not show only after the data is read
+        optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {options['_target_']}: {error}") from error
+    return optimizer
 
 
 def annealed(cfg: DictConfig) -> list[DictConfig]:
@@ -117,6 +141,7 @@ def build_trainer(
         resume_from: path and contents of the checkpoint that the run resumes from; None: it starts anew.
         signals: records a signal to stop.
     """
+    from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     from repel.engine.agreement import RankAgreement, StopAllRanks
@@ -128,6 +153,8 @@ def build_trainer(
     agreement = RankAgreement(signals or DeferredSignals())
     chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
     _check_finders(cfg.callbacks, chosen)
+    if not any(cfg.logger.values()):  # Lightning refuses it where there is nothing to log to
+        chosen = [callback for callback in chosen if not isinstance(callback, LearningRateMonitor)]
     purge_step = resume_from and resume_from[1]["global_step"]
 
     def logger(node: DictConfig) -> "Logger":

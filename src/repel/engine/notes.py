@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from repel.data.datamodule import PairData
 from repel.data.length import TrainingLength
@@ -15,9 +15,10 @@ from repel.engine.batch_norm import has_unsynced_batch_norm
 from repel.engine.build import on_gpu
 from repel.evaluation.coverage import count_new
 from repel.evaluation.features import subset
+from repel.model.optim import scaled_rate
 from repel.module import Contrastive
 
-__all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_on_val_labels"]
+__all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_on_val_labels", "resume_notes"]
 
 
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
@@ -36,6 +37,7 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
             f"trainer.precision={cfg.trainer.precision} keeps weights in half precision, which loses small steps of "
             "the optimizer; bf16-mixed keeps them in float32"
         )
+    found += _scaled_rate_note(cfg)
     tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
     if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
         found.append(
@@ -45,18 +47,35 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     return found
 
 
-def length_notes(module: Contrastive, now: TrainingLength) -> Iterator[str]:
+def _scaled_rate_note(cfg: DictConfig) -> Iterator[str]:
+    rule, batch = cfg.optimizer.get("scale_lr") or "off", cfg.data.batch_size
+    if rule != "off":
+        rate, ratio = cfg.optimizer.lr, f"{batch} / 256" if rule == "linear" else f"sqrt({batch} / 256)"
+        result = scaled_rate(rate, rule, batch)
+        yield f"optimizer.scale_lr={rule}: the learning rate is {rate:g} * {ratio} = {result:.4g}"
+
+
+def length_notes(module: Contrastive, now: TrainingLength, before: TrainingLength | None = None) -> Iterator[str]:
     """On where the learning rate's schedule and annealing end, and training.
 
     Args:
-        now: by the run's limits; where it resumes with others than it began with, the module keeps the first.
+        now: by the run's limits; where it resumes with others than it began with, the module may keep the first.
+        before: how long a run that resumes was to last.
     """
     if now.seconds < math.inf:
         yield "trainer.max_time ends training by the clock, and schedule and annealing with it: another run will differ"
     if module.length is not None and module.length != now:
         yield (
             f"training was to last {module.length} when it began, and {now} now: learning rate and annealing still end "
-            "with the first, so that nothing jumps; schedule.max_epochs and anneal.epochs set another end"
+            "with the first, so that nothing jumps; schedule.on_extend=stretch, schedule.max_epochs and anneal.epochs "
+            "set another end"
+        )
+    elif before not in (None, now):
+        own_end = isinstance(module.schedule, partial) and module.schedule.keywords.get("max_epochs") is not None
+        what = "annealing is" if own_end else "learning rate and annealing are"
+        yield (
+            f"training was to last {before}, and {now} now: {what} stretched to the new end; schedule.on_extend=hold "
+            "keeps the old one"
         )
     yield from end_notes(module, now.epochs)
 
@@ -73,6 +92,19 @@ def end_notes(module: Contrastive, epochs: float) -> Iterator[str]:
     elif end is not None and epochs < math.inf and not math.isclose(end, epochs):
         early = "does not come down to its last value" if end > epochs else "stays at its last value from there on"
         yield f"schedule.max_epochs={end:g} and training ends at epoch {epochs:.3g}: the learning rate {early}"
+
+
+def resume_notes(module: Contrastive, differences: str) -> Iterator[str]:
+    """On a run that resumes in another process than it was trained in.
+
+    Args:
+        differences: in words, see resumed.py; empty where there is none.
+    """
+    if differences:
+        yield f"resumes with other rounding, so that numbers agree nearly, not bit for bit: {differences}"
+    dropout = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in module.modules())
+    if dropout and differences.startswith("on "):
+        yield "this network has dropout, whose draws differ where the number of ranks or the device does"
 
 
 def notes_on_val_labels(data: PairData, bank: int | None) -> Iterator[str]:

@@ -17,7 +17,7 @@ import yaml
 
 from repel.base.cores import usable_cores
 from repel.base.installation import CHECKOUT
-from repel.engine.configs import with_data_root
+from repel.engine.configs import with_data_root, with_values
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
 locked: dict[Path, TextIO] = {}  # this process's runs: the lock is on config.yaml
@@ -63,7 +63,16 @@ def create(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
 
 
 def write_environment(folder: Path, overrides: list[str]) -> None:
-    environment = {
+    write_json(folder / "environment.json", facts(overrides))
+
+
+def facts(overrides: list[str]) -> dict[str, Any]:
+    """What a run's record says of the process that trains it.
+
+    Args:
+        overrides: as typed.
+    """
+    return {
         "command": [*program(), *overrides],
         "overrides": overrides,
         "pid": os.getpid(),
@@ -73,7 +82,6 @@ def write_environment(folder: Path, overrides: list[str]) -> None:
         "cpus": usable_cores(),
         "git_commit": git_commit(),
     }
-    write_json(folder / "environment.json", environment)
 
 
 def program() -> list[str]:
@@ -126,9 +134,11 @@ def is_locked(folder: Path) -> bool:
 
 def reset(folder: Path, overrides: list[str]) -> None:
     """Clear the folder of a run that was stopped before its first checkpoint, except for its config."""
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of version 0.1
     for name in ("metrics.csv", "metrics.json", "error.txt", "skipped.txt"):
         (folder / name).unlink(missing_ok=True)
+    for events in folder.glob("events.out.tfevents.*"):
+        events.unlink()
     write_environment(folder, overrides)
 
 
@@ -188,8 +198,11 @@ def move_data(folder: Path, root: str) -> None:
 
 
 def current_config(folder: Path) -> dict[str, Any]:
-    """The run's config, with its data where it lies now."""
-    config, root = read_config(folder), read_environment(folder).get("data_root")
+    """The run's config, with what resuming has changed, and with its data where it lies now."""
+    config, environment = read_config(folder), read_environment(folder)
+    for record in environment.get("resumed", ()):
+        config = with_values(config, record["changes"])
+    root = environment.get("data_root")
     return config if root is None else with_data_root(config, root)
 
 

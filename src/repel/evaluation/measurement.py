@@ -14,7 +14,7 @@ class Score(NamedTuple):
 
     settings: how it was measured; `ci95` or `std` among them is its uncertainty.
     split: "test", or "val" for the value that a choice was made by.
-    higher_is_better: whether a table marks the highest value, the lowest (False), or none (None).
+    higher_is_better: a table says where lower is better (False); None: neither is.
     """
 
     key: str

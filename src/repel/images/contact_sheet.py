@@ -83,12 +83,17 @@ def contact_sheet(shown: Preview, mean: Sequence[float], std: Sequence[float]) -
     return sheet
 
 
-def picture(pixels: Tensor) -> Image.Image:
-    """(C, H, W) uint8 -> CELL x CELL, its pixels to be seen where it is enlarged."""
+def picture(pixels: Tensor, side: int = CELL) -> Image.Image:
+    """(C, H, W) uint8 -> side x side, in the image's proportions, on white; enlarged, its pixels are seen."""
     array = pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
-    enlarge = max(pixels.shape[1:]) < CELL
-    image = Image.fromarray(np.ascontiguousarray(array))
-    return image.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR)
+    height, width = pixels.shape[1:]
+    scale = side / max(height, width)
+    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(np.ascontiguousarray(array)).resize(size, kind)
+    cell = Image.new("RGB", (side, side), "white")
+    cell.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return cell
 
 
 def _describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int) -> list[str]:
