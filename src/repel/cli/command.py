@@ -18,17 +18,17 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repel import __version__
 from repel.base.encoding import restart_in_utf8_mode
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
-from repel.cli import folders, sweeps
+from repel.cli import folders
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import group_options, own_folders, task_overrides
+from repel.cli.baseline import group_options, own_folders
 from repel.cli.checks import check
 from repel.cli.going_on import with_options_of_run
 from repel.cli.help import help_page
@@ -36,6 +36,7 @@ from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
 from repel.cli.methods import METHODS_IN, methods_table
 from repel.cli.resume import relative_to_cwd
+from repel.cli.side_by_side import job_beside_others, output_of
 from repel.cli.suggestions import check_names, config_mistake, explain, respelled
 from repel.engine import runs, targets
 from repel.engine.configs import CONF, to_container
@@ -46,13 +47,9 @@ from repel.engine.redact import without_secrets
 __all__ = ["entry_point"]
 
 
-def job_folder(resume: str | None, sweep: str, number: int, overrides: ListConfig) -> str:
-    return sweeps.job_folder(resume, sweep, number, task_overrides(overrides))
-
-
 for resolver in (
     folders.run_folder, folders.sweep_folder, folders.out_folder, folders.own_folder,
-    job_folder, study.trials_left, study.sampler_seed,
+    study.trials_left, study.sampler_seed,
 ):  # fmt: skip
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
@@ -79,7 +76,8 @@ def entry_point(name: str) -> Callable:
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
             failures: list[int] = []
-            job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
+            threads = os.environ.get("OMP_NUM_THREADS")
+            job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv, threads)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
                 sys.argv[1:] = respelled(name, with_options_of_run(spelled_for_hydra(with_latest(sys.argv[1:]))))
@@ -175,22 +173,37 @@ def _abort_waiting_ranks(status: int) -> None:
 
 
 def run_job(
-    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], cfg: DictConfig
-) -> float | None:
-    """One job: check its config, run it; on failure report why in a line and keep the traceback in error.txt.
+    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], threads: str | None,
+    cfg: DictConfig,
+) -> float | None:  # fmt: skip
+    """One job, in this process or in one of a launcher's; one of a sweep raises JobFailed, see launchers.py.
 
     Args:
         failures: the exit status of a single run that failed; a sweep's job, which may be in another process, raises.
         arguments: the command as it was typed.
-
-    Raises:
-        JobFailed: in a sweep, see launchers.py.
+        threads: OMP_NUM_THREADS as it was then.
     """
     sys.argv = arguments  # another process of the launcher's has its own
-    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-    status = CRASHED
     # under hydra.job.chdir too: paths are typed from here, a run knows its folder
     os.chdir(HydraConfig.get().runtime.cwd)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with job_beside_others(threads) as shared:
+        if shared is None:
+            return _run_job(task, name, tracebacks, failures, cfg)
+        print(f"begins   {relative_to_cwd(folder)}, output in {relative_to_cwd(output_of(folder))}", file=shared)
+        try:
+            objective = _run_job(task, name, tracebacks, failures, cfg)
+        except JobFailed as failed:
+            print(f"failed   {relative_to_cwd(folder)}: {failed.message}", file=shared)
+            raise
+        print(f"run: {relative_to_cwd(folder)}", file=shared)
+        return objective
+
+
+def _run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
+    """Check a job's config and run it; on failure report why in a line and keep the traceback in error.txt."""
+    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+    status, message = CRASHED, ""
     outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
@@ -220,7 +233,7 @@ def run_job(
         _close_loggers(status)
     # not raised above: Hydra keeps it for the sweep, and with it would keep all that the failed job had in memory
     if several:
-        raise JobFailed(status)
+        raise JobFailed(status, message)
     failures.append(status)  # raised, Hydra would print it a second time
     return math.nan
 

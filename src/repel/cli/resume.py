@@ -44,7 +44,9 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         ValueError: the folder holds another run, or options were given beside resume=.
     """
     overrides = task_overrides()
-    if (cfg.sweep.resume is not None or (slurm.requeued() and cfg.resume is None)) and runs.exists(folder):
+    # a launcher of Hydra's runs a job again whose process was lost
+    again = cfg.sweep.resume is not None or (cfg.resume is None and (slurm.requeued() or _in_sweep()))
+    if again and runs.exists(folder):
         return _prepare_started_job(cfg, folder, overrides)
     if cfg.resume is None:
         if cfg.data_root is not None and cfg.sweep.resume is None:
@@ -53,7 +55,7 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         runs.update_environment(folder, choices=_chosen_groups(), varied=sweeps.varied_keys(folder))
         if own := own_folders():
             runs.update_environment(folder, config_dirs=[str(path.resolve()) for path in own])
-        slurm.remember(folder if HydraConfig.get().mode == RunMode.RUN else folder.parent)
+        slurm.remember(folder.parent if _in_sweep() else folder)
         return _with_moved_data(cfg, folder), sweeps.NEW
     if folder.resolve() != runs.find(cfg.resume):
         raise ValueError(
@@ -77,6 +79,10 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
         if folders := runs.read_environment(folder).get("config_dirs"):
             raise ValueError(f"{error}; the run was started with --config-dir={folders[0]}") from error
         raise
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _prepare_started_job(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[DictConfig, str]:

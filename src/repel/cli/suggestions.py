@@ -28,6 +28,7 @@ from repel.cli.habits import instead_of_value
 from repel.cli.option_names import instead_of_name
 from repel.cli.trainer_options import instead_of_option
 from repel.engine import outcomes, runs
+from repel.engine.configs import CONF
 from repel.engine.outcomes import MISTAKE, one_line
 
 __all__ = ["check_names", "config_mistake", "explain", "nearest", "respelled"]
@@ -35,7 +36,7 @@ __all__ = ["check_names", "config_mistake", "explain", "nearest", "respelled"]
 ADD_CALLBACK = "'+callbacks.NAME={_target_:CLASS}' adds one, such as lightning.pytorch.callbacks.EarlyStopping"
 SEVERAL_AT_ONCE = ("callbacks", "evaluators", "experiment", "logger")  # groups
 MAY_BE_EMPTY = ("data_views", "evaluators", "experiment")  # groups
-LAUNCHERS = {name: name.split("_")[0] for name in ("joblib", "submitit_slurm", "submitit_local", "ray", "rq")}
+LAUNCHERS = {name: name.split("_")[0] for name in ("joblib", "submitit_slurm", "submitit_local", "ray")}
 
 
 def explain(error: Exception, name: str) -> tuple[int, str]:
@@ -52,6 +53,10 @@ def config_mistake(error: Exception, name: str) -> str:
         group, choice = found.groups()
         if (group, choice) == ("hydra/sweeper", "optuna"):
             return f"sweep=optuna needs Optuna's plugin for Hydra: {install_extra('optuna')}"
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            plugin = f"pip install hydra-{LAUNCHERS[choice]}-launcher (all launchers: {install_extra('launchers')})"
+            asked = "sweep=parallel uses hydra/launcher=joblib, which" if choice == "joblib" else f"{group}={choice}"
+            return f"{asked} needs a plugin of Hydra: {plugin}"
         return _no_such_choice(group, choice, getattr(error, "options", None) if group.startswith("hydra/") else None)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_option(found[1], name)
@@ -216,8 +221,6 @@ def nearest(word: str, known: list[str]) -> str:
 def _no_such_choice(group: str, choice: str, options: list[str] | None = None) -> str:
     options = group_options(group) if options is None else options
     plugin = "; others are plugins, such as hydra-joblib-launcher" if group == "hydra/launcher" else ""
-    if plugin and choice in LAUNCHERS:
-        plugin = f"; this one is a plugin: pip install hydra-{LAUNCHERS[choice]}-launcher"
     own = f"; {ADD_CALLBACK}" if group == "callbacks" else ""
     instead = instead_of_choice(group, choice, options) or nearest(choice.lower(), options)
     return f"{group}={choice}: there is no such choice{instead} (there are: {', '.join(options)}{plugin}){own}"
@@ -229,6 +232,9 @@ def _unknown_option(key: str, name: str, value: Any = "") -> str:
     Args:
         value: as typed; a method's name says what was wanted.
     """
+    files = (CONF / "sweep").glob("*.yaml") if name == "train" and key.startswith("sweep.") else []
+    if owners := [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), key) is not None]:
+        return f"unknown option {key}; it is of sweep={owners[0]}: add that"
     known = known_keys(name)
     if refused := instead_of_option(key):
         return refused

@@ -4,6 +4,8 @@ A job is identified by its overrides, not by its number: a sweep resumed with mo
 """
 
 import functools
+import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,6 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from repel.cli import slurm
 from repel.engine import runs
 from repel.engine.configs import flatten
 
@@ -20,17 +21,36 @@ OWN = ("sweep", "data_root")  # options of the sweep's, not of its jobs
 FINISHED, RESUME, NEW = "finished", "resume", "new"  # what prepare_run() found in a run's folder
 
 
-def job_folder(resume: str | None, sweep: str, number: int, overrides: list[str]) -> str:
-    """The name of a job's folder: its number; in a resumed sweep, that of the folder where the job ran before."""
-    if not resume and not slurm.requeued():
-        return str(number)
-    wanted = identity(overrides)
-    for folder in run_folders(Path(sweep)):
-        if identity(runs.read_environment(folder).get("overrides", [])) == wanted:
-            return folder.name
-    while (Path(sweep) / str(number) / "environment.json").exists():
-        number += 1  # an added job, whose number another had
-    return str(number)
+def job_folders(sweep: Path, jobs: list[list[str]], first: int, claimed: set[str], resumed: bool) -> list[str]:
+    """The names of the folders of jobs: where a job ran before, else its number, else the next free one.
+
+    Args:
+        jobs: the overrides of each.
+        first: the number of the first.
+        claimed: names that this command has given to earlier jobs; these are added.
+        resumed: whether the sweep's folder is an earlier command's.
+
+    Raises:
+        ValueError: a new sweep's folder has a job already.
+    """
+    numbers = range(first, first + len(jobs))
+    before = {place.name: identity(runs.read_environment(place).get("overrides", [])) for place in run_folders(sweep)}
+    if before and not resumed and not claimed and (taken := sorted({*map(str, numbers)} & {*before})):
+        raise ValueError(
+            f"{sweep / taken[0]} already holds a run; sweep.resume={sweep} goes on there, or name another folder"
+        )
+    wanted = [identity(overrides) for overrides in jobs] if resumed else []
+    found: dict[int, str] = {}
+    for number, mine in zip(numbers, wanted, strict=False):
+        there = {*before} - claimed - {*found.values()}
+        if same := [name for name, other in before.items() if name in there and other == mine]:
+            found[number] = same[0]
+    for number in numbers:
+        if number not in found:
+            there = {*claimed, *before, *found.values()}
+            found[number] = next(str(free) for free in itertools.count(number) if str(free) not in there)
+    claimed |= {*found.values()}
+    return [found[number] for number in numbers]
 
 
 def run_folders(sweep: Path) -> list[Path]:
@@ -42,7 +62,7 @@ def run_folders(sweep: Path) -> list[Path]:
 def identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
     """What makes two jobs the same: their overrides in any order, by value, without the sweep's own options."""
     last = dict(map(key_and_value, overrides))  # of a key that is given twice, the last counts
-    return frozenset(pair for pair in last.items() if pair[0].split(".")[0] not in ("sweep", "hydra", "data_root"))
+    return frozenset(p for p in last.items() if re.split("[./]", p[0])[0] not in ("sweep", "hydra", "data_root"))
 
 
 @functools.cache
@@ -57,7 +77,7 @@ def _spelling(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, list):
         return f"[{','.join(map(_spelling, value))}]"
     if isinstance(value, dict):
