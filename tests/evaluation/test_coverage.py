@@ -127,6 +127,8 @@ def test_one_class_is_no_label(tmp_path):
     assert (two.labelled, two.single_class, two.splits.classes) == (True, None, ["a", "b"])
     assert (one.labelled, one.single_class, one.splits.classes) == (False, "b", [])
     assert all(part.labels is None for part in (one.splits.train, one.splits.val, one.splits.test))
+    two.tasks = {"constant": ["same", "same"]}
+    assert "task constant: the training samples have one label alone" in "".join(notes_on_test_labels(two, None))
     assert not list(notes_on_val_labels(two, None))
     assert "one class, b: that is no label; val/loss chooses" in "".join(notes_on_val_labels(one, None))
 

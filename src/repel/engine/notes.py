@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from repel.data.datamodule import PairData
+from repel.data.labels import notes_on_tasks
 from repel.data.length import TrainingLength
 from repel.data.samples import Samples
 from repel.engine.batch_norm import has_unsynced_batch_norm
@@ -106,7 +107,9 @@ def notes_on_val_labels(data: PairData, bank: int | None) -> Iterator[str]:
 
 
 def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
-    """On test samples that no classifier can get right; kNN and linear are fitted on training and validation samples.
+    """On test samples that no classifier can get right, and on tasks that are in no table.
+
+    kNN and linear are fitted on training and validation samples.
 
     Args:
         bank: at most so many training samples are used.
@@ -114,6 +117,7 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
     test = data.splits.test
     if not data.labelled or test.labels is None or not len(test.labelled):
         return
+    yield from notes_on_tasks(*map(data.columns, (data.splits.train, data.splits.val, test)))
     known = torch.cat([_labels(subset(data.splits.train.labelled, bank)), _labels(data.splits.val)])
     truth = _labels(test)
     if new := count_new(known, truth):
