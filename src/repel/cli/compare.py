@@ -27,6 +27,7 @@ class Run:
     seed: int | None = None
     cell: dict[str, str] = field(default_factory=dict)  # overrides but for those aside
     metrics: dict[str, float] = field(default_factory=dict)
+    data: str | None = None  # a digest of which samples are in which split; None where it is not known
 
 
 def read(folder: Path) -> list[Run]:
@@ -47,6 +48,7 @@ def read_run(folder: Path) -> Run | None:
         if "trainer" not in config:
             return None
         run = Run(folder, state(folder, environment), config["seed"], cell_of(environment["overrides"]))
+        run.data = environment.get("data")
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return Run(folder, "unreadable")
     try:
@@ -76,6 +78,17 @@ def _key_and_value(override: str) -> tuple[str, str]:
     except HydraException:  # of a command that Hydra did not read
         key, _, value = override.partition("=")
         return key, value
+
+
+def with_other_data(found: list[Run]) -> list[Run]:
+    """Runs whose data differs from that of an earlier run of the same data options: they compare other things."""
+    first: dict[tuple, str] = {}
+    others = []
+    for run in (run for run in found if run.data is not None):
+        options = tuple(sorted((k, v) for k, v in run.cell.items() if k.split(".")[0] in ("data", "experiment")))
+        if first.setdefault(options, run.data) != run.data:
+            others.append(run)
+    return others
 
 
 def missing(folder: Path, found: list[Run]) -> list[str]:

@@ -53,7 +53,11 @@ def report(folder: Path, metrics: list[str], against: str | None) -> str:
     for metric in metrics if known else ():
         text += ["", *table(cells, metric, reference, known), *pivot(cells, metric)]
     markdown = "\n".join(text) + "\n"
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    try:
+        (folder / "report.md").write_text(markdown, encoding="utf-8")
+    except OSError as error:  # of somebody else's sweep
+        print(f"note: {folder} cannot be written ({error.strerror}): the report is only printed", file=sys.stderr)
+        return markdown
     write_json(folder / "report.json", numbers(folder, found, left, cells, same, metrics, reference))
     if known:
         attempt("bars.png", lambda: draw_bars(cells, metrics, known, folder / "bars.png"))
@@ -82,6 +86,9 @@ def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]
         if run.state not in compare.DONE:
             cell = " ".join(f"{k}={v}" for k, v in run.cell.items() if k not in same)
             lines.append(f"- {run.state}: {run.folder.relative_to(folder)} {cell} seed={run.seed}".replace("  ", " "))
+    if other := compare.with_other_data(found):
+        names = ", ".join(str(run.folder.relative_to(folder)) for run in other)
+        lines.append(f"- other data: with the same options, the samples of {names} are not those of earlier runs")
     return lines + [f"- missing: {job}" for job in left]
 
 

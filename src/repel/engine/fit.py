@@ -18,7 +18,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
-from repel.data.identity import check_unchanged
+from repel.data.identity import check_unchanged, digest, record_of
 from repel.data.length import planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
@@ -197,7 +197,9 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
     print(f"data     {sizes} {splits.train.description}, {labels}")
     data.note(splits.skipped)
     print_skipped(Path(trainer.default_root_dir))
-    runs.update_environment(Path(trainer.default_root_dir), device=f"{world} x {device}")
+    runs.update_environment(
+        Path(trainer.default_root_dir), device=f"{world} x {device}", data=digest(record_of(splits))
+    )
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"labels   {'used' if module.loss.supervised else 'not used'} for training")
     print(
