@@ -49,6 +49,7 @@ def test_the_stem_decides_the_resolution(name):
             "encoder.name=timm/resnet10x.a1: .* did you mean resnet10t",
         ),
         (["encoder=timm", "encoder.name=zzzzzzzz"], r"no such model; timm.list_models\(\) lists them"),
+        (["encoder=timm", "encoder.name=resnet10t.C3"], "resnet10t.C3: .* there are: resnet10t.c3_in1k"),
         (["encoder=timm", "encoder.name=vit_tiny_patch16_224"], "data.image_size"),
         (["encoder=small", "encoder.width=0"], "encoder.width"),
     ],
@@ -60,7 +61,8 @@ def test_impossible_encoders_are_explained(overrides, words):
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-@pytest.mark.parametrize("name", ["timm/resnet10t.c3_in1k", "hf-hub:timm/resnet10t", "hf_hub:timm/resnet10t"])
+@pytest.mark.parametrize("name", ["timm/resnet10t.c3_in1k", "hf-hub:timm/resnet10t", "hf_hub:timm/resnet10t",
+                                  "https://huggingface.co/timm/resnet10t.c3_in1k"])  # fmt: skip
 def test_a_models_name_as_its_page_has_it(name, monkeypatch):
     pytest.importorskip("timm")
     made = []

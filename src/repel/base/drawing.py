@@ -73,6 +73,10 @@ def _with_file(properties: Any, file: str) -> Any:
 
 def legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> None:
     """A legend with exactly these names; matplotlib would leave out those that begin with an underscore."""
+    import warnings
+
+    # which the file's writer would give on a slow machine
+    warnings.filterwarnings("ignore", 'Creating legend with loc="best" can be slow')
     made = axes.legend(handles, ["name"] * len(names), **options)
     for artist, name in zip(made.get_texts(), names, strict=True):
         write_literally(artist, name)

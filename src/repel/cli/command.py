@@ -156,7 +156,7 @@ def run_job(
     status = CRASHED
     # under hydra.job.chdir too: paths are typed from here, a run knows its folder
     os.chdir(HydraConfig.get().runtime.cwd)
-    outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
+    outlive_readers(f"the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
             targets.allow_folder(own)
