@@ -24,6 +24,10 @@ __all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     """On the network, its loss and the devices."""
     found = []
+    every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
+    if cfg.trainer.get("limit_val_batches") == 0 or (every and 0 < (epochs or 0) < every):
+        found.append("nothing is validated: the last epoch counts as the best; trainer.check_val_every_n_epoch="
+                     f"{epochs} or lower validates")  # fmt: skip
     if world > 1 and not on_gpu(cfg) and has_unsynced_batch_norm(module):
         found.append("some batch norms of this network take their statistics on each rank alone: on CPUs, only plain "
                      "BatchNorm1d and BatchNorm2d are synchronized")  # fmt: skip
