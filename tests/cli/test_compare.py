@@ -78,6 +78,16 @@ def test_the_report_as_markdown(sweep):
         assert (sweep / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_option_that_was_left_out_is_named_as_it_is_typed(tmp_path):
+    """~KEY=null would be another command: Hydra takes it for KEY where it is null."""
+    for number, more in enumerate([["~optimizer.weight_decay"], [], ["optimizer.weight_decay=null"]]):
+        make_run(tmp_path / str(number), ["~callbacks.knn", *more, "seed=1"], {"test/knn_top1": 0.5})
+    lines = script.report(tmp_path, ["test/knn_top1"], "~optimizer.weight_decay").splitlines()
+    assert lines[1] == "in all of them: `~callbacks.knn`"
+    rows = [line.split(" | ")[0] for line in lines if " | 1 | " in line]
+    assert rows == ["| ~optimizer.weight_decay", "| (default)", "| optimizer.weight_decay=null"]
+
+
 def test_runs_of_other_data_are_named(tmp_path):
     """As a sweep that was resumed after files were added: its rows would mix two sets."""
     for number, (overrides, data) in enumerate([

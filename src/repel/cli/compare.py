@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException
 
-from repel.cli.sweeps import identity, key_and_value
+from repel.cli.sweeps import as_typed, identity, key_and_value
 from repel.engine import runs
 
 ASIDE = ("seed", "name", "resume", "data_root", "sweep", "hydra")  # overrides that do not make a cell
@@ -131,7 +131,7 @@ def cells(found: list[Run]) -> tuple[list[Cell], dict[str, str]]:
     varied = [key for key in keys if len({run.cell.get(key) for run in known}) > 1]
     for run in known:
         here = {key: run.cell[key] for key in varied if key in run.cell}
-        name = " ".join(f"{key}={value}" for key, value in here.items()) or "(default)"
+        name = as_typed(here) or "(default)"
         cell = grouped.setdefault(tuple(sorted(here.items())), Cell(name, here))
         if run.state in DONE:
             assert run.seed is not None, "a run that ended has a config"
