@@ -27,6 +27,7 @@ from repel.engine.data_identity import data_option, hint_of_data_root
 from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.notes import end_notes, length_notes, notes, notes_on_test_labels, notes_on_val_labels
 from repel.engine.outcomes import MORE_SHARED_MEMORY
+from repel.engine.readability import check_test_images
 from repel.module import Contrastive, Diverged
 
 __all__ = ["fit", "fit_new", "fit_resumed"]
@@ -87,6 +88,8 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
             log_hyperparameters(logger, cfg)
+    if trainer.is_global_zero and not resume:
+        check_test_images(cfg, data)
     train(trainer, module, data, signals, last, resume)
     if trainer.is_global_zero:
         _record_end(cfg, folder, trainer, module, data)
