@@ -84,9 +84,9 @@ def with_other_data(found: list[Run]) -> list[Run]:
     """Runs whose data differs from that of an earlier run of the same data options: they compare other things."""
     first: dict[tuple, str] = {}
     others = []
-    for run in (run for run in found if run.data is not None):
+    for run in found:
         options = tuple(sorted((k, v) for k, v in run.cell.items() if k.split(".")[0] in ("data", "experiment")))
-        if first.setdefault(options, run.data) != run.data:
+        if run.data is not None and first.setdefault(options, run.data) != run.data:
             others.append(run)
     return others
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageFile
 
 from repel.base.collectives import rank
 from repel.images.decode import GrayRange, opened
@@ -24,7 +25,7 @@ def note_narrow_range(paths: Sequence[Path], gray_range: GrayRange | None) -> No
     """
     if rank() != 0:
         return
-    found = [ends for path in paths[:: max(1, len(paths) // LOOKED_AT)] if (ends := _ends(path))]
+    found = [seen for path in paths[:: max(1, len(paths) // LOOKED_AT)] if (seen := _ends(path))]
     if color := [(low, high) for of_color, low, high in found if of_color]:
         levels = max(high for _, high in color) - min(low for low, _ in color) + 1
         if levels < LEVELS or gray_range is not None:
@@ -53,7 +54,8 @@ def _ends(path: Path) -> tuple[bool, int, int] | None:
     """
     try:
         with opened(path) as image:
-            color = image.mode in ("RGB", "RGBA") and ";16" in repr(image.tile)  # how the file stores them
+            file = image.tile if isinstance(image, ImageFile.ImageFile) else ()  # how the file stores its pixels
+            color = image.mode in ("RGB", "RGBA") and ";16" in repr(file)
             if image.mode != "I" and not image.mode.startswith("I;16") and not color:
                 return None
             pixels = np.asarray(image)[..., :3] if color else np.asarray(image)
