@@ -1,12 +1,9 @@
 """Tables of labels: what contradicts itself is refused, what does not fit is counted."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 
-from repel.data.labels import Table, notes_on_tasks
+from repel.data.labels import Table
 
 NAMES = np.array(["a.png", "b.png", "c.png"], dtype=object)
 
@@ -21,7 +18,6 @@ def table(folder, text: str) -> Table:
      "two rows of a.png differ in the column x: 'edema' and 'fracture'"),
     ("file,x,x\na.png,1,2\n", "two columns of the name x"),
     ("file,x,file\na.png,1,b.png\n", "two columns of the name file"),
-    ("file,,,x,x\na.png,,,1,2\n", "two columns of the name x"),
     ("file,x\na.png,one,two\n", "the row of a.png has more cells than there are columns"),
 ])  # fmt: skip
 def test_tables_that_contradict_themselves_are_refused(tmp_path, text, words):
@@ -60,25 +56,6 @@ def test_columns_that_hold_no_classes_are_named(tmp_path):
     assert len(notes) == 2
 
 
-@pytest.mark.parametrize("text", [
-    "file;x\na.png;1,5\nb.png;2\n", "file\tx\na.png\t1,5\nb.png\t2\n", '"x" ; "file"\n1,5; a.png \n2;b.png\n',
-    "file,x,,\na.png,\"1,5\",,\nb.png,2,,\n,,,\n",
-])  # fmt: skip
-def test_tables_as_programs_write_them(tmp_path, text):
-    """Excel writes semicolons, empty columns and empty rows."""
-    found = table(tmp_path, text)
-    assert found.classes == {"x": ["1,5", "2"]}
-    assert found.lookup(NAMES)["x"].tolist() == [0, 1, -1]
-    assert found.notes(NAMES[:2]) == []
-
-
-def test_the_index_that_pandas_writes_is_no_label(tmp_path):
-    found = table(tmp_path, ",file,x\n0,a.png,1\n1,b.png,2\n2,b.png,2\n3,c.png,2\n")
-    assert found.classes == {"x": ["1", "2"]}
-    (note,) = found.notes(NAMES)
-    assert note.endswith("a column without a name is left out, such as pandas writes its index; name it to use it")
-
-
 @pytest.mark.parametrize(("labels", "words"), [
     (("Cat", "cat", "cat"), "'Cat' and 'cat' are two labels"), (("1", "1.0", "1"), "'1' and '1.0' are two labels"),
     (("\u00e9", "e\u0301", "a"), "are two labels"), (("e", "\u00e9", "e"), ""), (("1", "11", "1"), ""),
@@ -88,21 +65,3 @@ def test_labels_that_look_like_one_are_named(tmp_path, labels, words):
     notes = table(tmp_path, "file,x\n" + rows).notes(NAMES)
     assert bool(words) == bool(notes)
     assert words in "".join(notes)
-
-
-def test_a_table_of_other_names_is_shown(tmp_path):
-    with pytest.raises(ValueError, match=r"named such as a\.png; it lists 'x\\\\a\.png'"):
-        raise ValueError(table(tmp_path, "file,x\nx\\a.png,1\n").lists_none(SimpleNamespace(names=NAMES)))
-
-
-def test_tasks_that_cannot_be_measured_are_named():
-    """One label is none, as one class is none; else its accuracy is 1, or the task is missing without a word."""
-    some, one, none = torch.tensor([0, 1, -1]), torch.tensor([1, 1, -1]), torch.tensor([-1, -1, -1])
-    assert notes_on_tasks({"x": some}, {"x": one}, {"x": one}) == []
-    assert notes_on_tasks({"x": one, "y": none}, {"x": some, "y": some}, {"x": some, "y": some}) == [
-        "task x: the training samples have one label alone, so that it is not measured",
-        "task y: the training samples have no label, so that it is not measured",
-    ]
-    assert notes_on_tasks({"x": some}, {"x": none}, {"x": one}) == [
-        "task x: no validation sample has a label, so that it is not measured"
-    ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repel.data.samples import Samples
 
-__all__ = ["Table", "labels_from_classes", "notes_on_tasks"]
+__all__ = ["Table", "labels_from_classes"]
 
 
 UNKNOWN = {"na", "n/a", "nan", "none", "null", "?", "unknown"}  # as programs write an empty cell, in lower case
@@ -22,8 +22,7 @@ SINGLE = 0.5  # of the values of a column; where more stand in one row alone, it
 class Table:
     """Labels from a CSV file: the column `file` with the samples' names, and any number of columns of labels.
 
-    Cells are separated by commas, semicolons or tabs. Columns without a name, as pandas writes its index, are left out,
-    and so are empty rows. A sample may have several rows, as long as no two of them give it two labels in one column.
+    A sample may have several rows, as long as no two of them give it two labels in one column.
 
     Args:
         path: the file.
@@ -35,23 +34,17 @@ class Table:
     def __init__(self, path: str):
         try:
             with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
-                header = file.readline()
-                file.seek(0)
-                reader = csv.DictReader(file, delimiter=_delimiter(header), skipinitialspace=True)
-                reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-                rows = [row for row in reader if any(row.values())]
+                reader = csv.DictReader(file)
+                columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+                rows = list(reader)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"data.labels={path} cannot be read ({error})") from error
-        columns = [name for name in reader.fieldnames if name]
         if "file" not in columns or len(columns) < 2 or not rows:
             raise ValueError(f"data.labels={path} needs a column `file` and a column of labels, has {columns}")
         if twice := [name for name, count in Counter(columns).items() if count > 1]:
             raise ValueError(f"data.labels={path} has two columns of the name {twice[0]}; rename one or remove it")
         if long := [row for row in rows if None in row]:
             raise ValueError(f"data.labels={path}: the row of {long[0]['file']} has more cells than there are columns")
-        self.unnamed = any(row.get("") for row in rows)
-        for row in rows:
-            row.pop("", None)
         self.path, labels = path, _merge_rows(path, rows)
         self.row = {name: i for i, name in enumerate(labels)}
         self.codes, self.classes = {}, {}
@@ -83,8 +76,6 @@ class Table:
             lines.append(f"{len(unmatched):,} of {len(self.row):,} files name no sample, the first: {unmatched[0]!r}")
         if unlisted:
             lines.append(f"{len(unlisted):,} of {len(names):,} samples have no row, the first: {unlisted[0]!r}")
-        if self.unnamed:
-            lines.append("a column without a name is left out, such as pandas writes its index; name it to use it")
         for column in self.codes:
             lines += [f"column {column}: {note}" for note in self._doubts(column)]
         return [f"data.labels={self.path}: {line}" for line in lines]
@@ -94,11 +85,8 @@ class Table:
         names, codes = self.classes[column], self.codes[column]
         unknown = [name for name in names if name.lower() in UNKNOWN]
         found = [f"{name!r} counts as a class; leave cells empty where the label is unknown" for name in unknown]
-        spelled: dict[str | float, str] = {}
-        for name in names:
-            if (other := spelled.setdefault(_without_spelling(name), name)) != name:
-                found.append(f"{other!r} and {name!r} are two labels; spell them alike if they are one")
-                break
+        if alike := _alike(names):
+            found.append(f"{' and '.join(map(repr, alike))} are two labels; spell them alike if they are one")
         single = int((torch.bincount(codes[codes >= 0], minlength=1) == 1).sum())
         if len(names) > 2 and single > SINGLE * len(names):
             found.append(f"{single:,} of {len(names):,} labels stand in one row alone; as classes they measure nothing")
@@ -107,26 +95,25 @@ class Table:
     def lists_none(self, samples: Samples) -> str:
         """The error where no sample stands in the table."""
         name = "" if samples.names is None else samples.names[0]
-        row = next(iter(self.row), "")
-        return f"data.labels={self.path} lists none of the samples, which are named such as {name}; it lists {row!r}"
-
-
-def _delimiter(header: str) -> str:
-    """What separates the cells: Excel writes semicolons where the comma is a decimal sign."""
-    return next((sign for sign in ",;\t" if "file" in (cell.strip(' "\r\n') for cell in header.split(sign))), ",")
-
-
-def _without_spelling(label: str) -> str | float:
-    """A label without capital letters, and with one spelling of accents and of numbers."""
-    try:
-        return float(label)
-    except ValueError:
-        return unicodedata.normalize("NFC", label).casefold()
+        return f"data.labels={self.path} lists none of the samples, which are named such as {name}"
 
 
 def _match_key(name: str) -> str:
     """A name as rows and samples are matched: without ./, and an umlaut is one letter, which macOS writes as two."""
-    return unicodedata.normalize("NFC", name.strip()).removeprefix("./")
+    return unicodedata.normalize("NFC", name).removeprefix("./")
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """The first two labels that differ in capital letters, accents' spelling or that of a number alone, if any do."""
+    seen: dict[str | float, str] = {}
+    for name in names:
+        try:
+            plain: str | float = float(name)
+        except ValueError:
+            plain = unicodedata.normalize("NFC", name).casefold()
+        if (other := seen.setdefault(plain, name)) != name:
+            return [other, name]
+    return []
 
 
 def _merge_rows(path: str, rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -174,20 +161,3 @@ def labels_from_classes(
         codes, _ = _encode_labels([str(label) for label in of_class])
         found[name] = codes[labels.clamp(min=0)].where(labels >= 0, -1)
     return found
-
-
-def notes_on_tasks(train: Mapping[str, Tensor], val: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> list[str]:
-    """On tasks that cannot be measured, and so are in no table.
-
-    Args:
-        train, val, test: task -> labels (N,) of a split, -1 where unknown.
-    """
-    lines = []
-    for task, labels in train.items():
-        if (count := len(labels[labels >= 0].unique())) < 2:
-            labels_here = ("no label", "one label alone")[count]
-            lines.append(f"task {task}: the training samples have {labels_here}, so that it is not measured")
-        for name, part in (("validation", val), ("test", test)):
-            if count > 1 and task in part and not bool((part[task] >= 0).any()):
-                lines.append(f"task {task}: no {name} sample has a label, so that it is not measured")
-    return lines

@@ -1,7 +1,7 @@
 """Notes on choices that are allowed and may surprise, printed when training begins."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from repel.data.datamodule import PairData
-from repel.data.labels import notes_on_tasks
 from repel.data.length import TrainingLength
 from repel.data.samples import Samples
 from repel.engine.batch_norm import has_unsynced_batch_norm
@@ -18,7 +17,7 @@ from repel.evaluation.coverage import count_new
 from repel.evaluation.features import subset
 from repel.module import Contrastive
 
-__all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_on_val_labels"]
+__all__ = ["end_notes", "length_notes", "notes", "notes_on_tasks", "notes_on_test_labels", "notes_on_val_labels"]
 
 
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
@@ -130,6 +129,21 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
             f"{new:,} of {len(truth):,} test {noun} are of classes that {_lacks(data, bank)}, and validation: kNN and "
             f"linear are at most {1 - new / len(truth):.4f}; evaluators=[retrieval] needs no training {noun}"
         )
+
+
+def notes_on_tasks(train: Mapping[str, Tensor], val: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> Iterator[str]:
+    """On tasks that cannot be measured, and so are in no table.
+
+    Args:
+        train, val, test: task -> labels (N,) of a split, -1 where unknown.
+    """
+    for task, labels in train.items():
+        if (count := len(labels[labels >= 0].unique())) < 2:
+            have = ("no label", "one label alone")[count]
+            yield f"task {task}: the training samples have {have}, so that it is not measured"
+        for name, part in (("validation", val), ("test", test)):
+            if count > 1 and not bool((part[task] >= 0).any()):
+                yield f"task {task}: no {name} sample has a label, so that it is not measured"
 
 
 def _labels(samples: Samples) -> Tensor:
