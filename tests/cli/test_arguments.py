@@ -81,6 +81,13 @@ def test_flags_may_stand_between_options():
     assert spelled_for_hydra(typed) == ["seed=1,2", "loss=ntxent", "name=a", "b=1", *flags]
 
 
+def test_a_home_that_nobody_has_is_no_crash():
+    for key in ("data.root", "ckpt", "resume", "out", "data.labels"):
+        with pytest.raises(ValueError, match=f"{key}=~nobody-here/x: nobody here has this home folder; type the path"):
+            spelled_for_hydra([f"{key}=~nobody-here/x"])
+    assert spelled_for_hydra(["name=~nobody-here"]) == ['name="~nobody-here"']
+
+
 def test_texts_of_other_keys_and_in_lists():
     assert spelled_for_hydra(["loss.word=née", "hydra.searchpath=[file:///ü,pkg://a]"]) == [
         'loss.word="née"', 'hydra.searchpath=["file:///ü",pkg://a]']  # fmt: skip
@@ -119,6 +126,8 @@ SLIPS = {  # command and what is typed -> what the line must hold
     ("train", "epochs=3"): ["trainer.max_epochs=N"],
     ("train", "data.num_workers=3"): ["data.workers=N"],
     ("train", "model=resnet50"): ["type encoder=resnet50"],
+    ("train", "name=../a"): ["name=../a", "leave out /"],
+    ("train", "-m name=a/b,c"): ["leave out /"],
 }
 
 

@@ -83,6 +83,35 @@ def test_the_report_as_markdown(sweep):
         assert (sweep / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_option_that_was_left_out_is_named_as_it_is_typed(tmp_path):
+    """~KEY=null would be another command: Hydra takes it for KEY where it is null."""
+    for number, more in enumerate([["~optimizer.weight_decay"], [], ["optimizer.weight_decay=null"]]):
+        make_run(tmp_path / str(number), ["~callbacks.knn", *more, "seed=1"], {"test/knn_top1": 0.5})
+    lines = script.report(tmp_path, ["test/knn_top1"], "~optimizer.weight_decay").splitlines()
+    assert lines[1] == "in all of them: `~callbacks.knn`"
+    rows = [line.split(" | ")[0] for line in lines if " | 1 | " in line]
+    assert rows == ["| ~optimizer.weight_decay", "| (default)", "| optimizer.weight_decay=null"]
+
+
+def test_runs_of_other_data_are_named(tmp_path):
+    """As a sweep that was resumed after files were added: its rows would mix two sets."""
+    for number, (overrides, data) in enumerate([
+        (["seed=1"], "a"), (["seed=2"], "b"), (["seed=2", "loss=ntxent"], "a"), (["seed=3"], None),
+        (["seed=1", "data.split_seed=1"], "c"), (["seed=2", "data.split_seed=1"], "c"),
+    ]):  # fmt: skip
+        runs.update_environment(make_run(tmp_path / str(number), overrides, {"test/knn_top1": 0.5}), data=data)
+    lines = script.report(tmp_path, ["test/knn_top1"], None).splitlines()
+    assert [line for line in lines if "other data" in line] == [
+        "- other data: with the same options, the samples of 1 are not those of earlier runs"
+    ]
+
+
+def test_a_sweep_that_cannot_be_written_is_reported_all_the_same(sweep, capsys):
+    (sweep / "report.md").mkdir()  # as on a read-only file system, an OSError
+    assert "| negatives=hcl loss=ntxent | 3 |" in script.report(sweep, ["test/knn_top1"], None)
+    assert capsys.readouterr().err == f"note: {sweep} cannot be written (Is a directory): the report is only printed\n"
+
+
 def test_curves_are_means_over_the_epochs_that_all_seeds_have(sweep):
     cells, _ = compare.cells(compare.read(sweep))
     (sweep / "1/metrics.csv").write_text(

@@ -127,3 +127,14 @@ def test_columns_that_hold_no_classes_are_named(tmp_path):
     assert "column age: 3 of 3 labels stand in one row alone" in notes[0]
     assert "column ill: 'NA' counts as a class" in notes[1]
     assert len(notes) == 2
+
+
+@pytest.mark.parametrize(("labels", "words"), [
+    (("Cat", "cat", "cat"), "'Cat' and 'cat' are two labels"), (("1", "1.0", "1"), "'1' and '1.0' are two labels"),
+    (("\u00e9", "e\u0301", "a"), "are two labels"), (("e", "\u00e9", "e"), ""), (("1", "11", "1"), ""),
+])  # fmt: skip
+def test_labels_that_look_like_one_are_named(tmp_path, labels, words):
+    rows = "".join(f"{name},{label}\n" for name, label in zip(NAMES, labels, strict=True))
+    notes = table(tmp_path, "file,x\n" + rows).notes(NAMES)
+    assert bool(words) == bool(notes)
+    assert words in "".join(notes)

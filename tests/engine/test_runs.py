@@ -31,6 +31,7 @@ def test_a_new_folder_is_complete_and_locked(folder):
 
 def test_a_run_is_named_by_its_folder_or_a_checkpoint(folder, monkeypatch):
     assert runs.find(str(folder)) == runs.find(str(folder / "checkpoints/best.ckpt")) == folder
+    assert runs.find(f"{folder}/checkpoints/") == folder  # as a shell completes it
     monkeypatch.setenv("HOME", str(folder.parent))
     assert runs.find("~/run") == folder
     with pytest.raises(ValueError, match="not a run folder"):
@@ -92,3 +93,15 @@ def test_metrics_are_merged_in_order(folder):
     runs.reset(folder, ["seed=1"])
     assert runs.read_metrics(folder) == {}
     assert not list(folder.rglob("*tfevents*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"\xff", b'{"a": '])
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "metrics.json"])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    """As a power failure leaves it; without its name the line says that a value is expected in line 1."""
+    read = {"config.yaml": runs.read_config, "metrics.json": runs.read_metrics}.get(name, runs.read_environment)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{name} is damaged"):
+        read(tmp_path)
+    runs.remove_if_unused(tmp_path)  # which a mistake calls
+    assert (tmp_path / name).read_bytes() == content

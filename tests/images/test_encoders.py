@@ -51,6 +51,7 @@ def test_the_stem_decides_the_resolution(name):
             "encoder.name=timm/resnet10x.a1: .* did you mean resnet10t",
         ),
         (["encoder=timm", "encoder.name=zzzzzzzz"], r"no such model; timm.list_models\(\) lists them"),
+        (["encoder=timm", "encoder.name=resnet10t.C3"], "resnet10t.C3: .* there are: resnet10t.c3_in1k"),
         (["encoder=timm", "encoder.name=vit_tiny_patch16_224"], "data.image_size"),
         (["encoder=small", "encoder.width=0"], "encoder.width"),
     ],
@@ -102,7 +103,8 @@ def test_sizes_of_the_vision_transformer_that_do_not_fit(changed):
         SmallViT(channels=1, image_size=8, **changed)
 
 
-@pytest.mark.parametrize("name", ["timm/resnet10t.c3_in1k", "hf-hub:timm/resnet10t", "hf_hub:timm/resnet10t"])
+@pytest.mark.parametrize("name", ["timm/resnet10t.c3_in1k", "hf-hub:timm/resnet10t", "hf_hub:timm/resnet10t",
+                                  "https://huggingface.co/timm/resnet10t.c3_in1k"])  # fmt: skip
 def test_a_models_name_as_its_page_has_it(name, monkeypatch):
     pytest.importorskip("timm")
     made = []

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import make_folder
 from folder_runs import QUICK
+from hostile import png
 from PIL import Image, features
 from runs_here import status
 
@@ -240,6 +241,20 @@ def test_a_narrow_range_of_16_bit_images_is_said_and_can_be_set(tmp_path, capsys
     for bad in ([5, 5], [1], [0, True], [0, float("inf")], 7, "ab"):
         with pytest.raises(ValueError, match=r"data\.range must be two numbers"):
             read(tmp_path, gray_range=bad)
+
+
+def test_16_bit_colors_that_pillow_cuts_are_said(tmp_path, capsys):
+    """It keeps their upper 8 bits: two of 256 levels here, which no option brings back."""
+    values = np.arange(8 * 8 * 3, dtype=">u2").reshape(8, 24)
+    for name, factor in (("dim", 2), ("bright", 340)):
+        rows = b"".join(b"\0" + (row * factor).astype(">u2").tobytes() for row in values)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(png(8, 8, rows, depth=16, color=2))
+        read(tmp_path / name)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "the 16-bit color images keep their upper 8 bits: 2 of 256 levels are left in 1" in line
+    read(tmp_path / "bright", gray_range=[0, 511])
+    assert "data.range is of gray images alone" in capsys.readouterr().out
 
 
 def test_floating_point_images_need_a_range(tmp_path):

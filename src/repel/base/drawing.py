@@ -99,6 +99,10 @@ def legend(place: Any, handles: Sequence[Any], names: Sequence[str], width: int 
         place: axes, or a figure.
         width: characters in a line at most; None: one line each.
     """
+    import warnings
+
+    # which the file's writer would give on a slow machine
+    warnings.filterwarnings("ignore", 'Creating legend with loc="best" can be slow')
     made = place.legend(handles, ["name"] * len(names), **options)
     for artist, name in zip(made.get_texts(), names, strict=True):
         write_literally(artist, name, width)

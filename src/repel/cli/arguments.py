@@ -85,6 +85,8 @@ def _spelled(argument: str, sweeps: bool) -> str:
     name = key.lstrip("+")
     if name in WRITTEN_BY_HYDRA and re.match("~(/|$)", value):
         value = str(Path(value).expanduser())
+    if name in TEXTS and name != "name" and not _has_home(value):
+        raise ValueError(f"{key}={value}: nobody here has this home folder; type the path in full")
     read = parsed(f"{key}={value}")
     if name in TEXTS:
         value = value if read and _is_meant(read, value, sweeps) else _text(value, sweeps)
@@ -100,6 +102,15 @@ def _spelled(argument: str, sweeps: bool) -> str:
 def _without_shared_parts(choices: Glob) -> str:
     """glob(...) without files that begin with an underscore: they are shared parts, not choices."""
     return f"glob([{','.join(choices.include)}],exclude=[{','.join([*choices.exclude, '_*'])}])"
+
+
+def _has_home(path: str) -> bool:
+    """False for ~NAME where there is no such user, and for ~ where the process's user has no home, as in containers."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_meant(read: Override, typed: str, sweeps: bool) -> bool:

@@ -101,6 +101,8 @@ def check(cfg: DictConfig, name: str) -> None:
     check_ranges(cfg, RANGES)
     if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
         raise ValueError(f"evaluation.map=tsne needs scikit-learn: {install_extra('map')}; or use evaluation.map=pca")
+    if cfg.get("out") is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ValueError("out= names one folder, and a sweep writes several; hydra.sweep.dir=DIR names their place")
     if name in ("train", "show_views"):
         check_train(cfg)
     if name == "export" and cfg.normalize and "onnx" not in cfg.format:

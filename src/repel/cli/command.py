@@ -204,7 +204,7 @@ def _run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], c
     """Check a job's config and run it; on failure report why in a line and keep the traceback in error.txt."""
     folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     status, message = CRASHED, ""
-    outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
+    outlive_readers(f"the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
             targets.allow_folder(own)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException
 
-from repel.cli.sweeps import identity, key_and_value, typed_overrides
+from repel.cli.sweeps import as_typed, identity, key_and_value, typed_overrides
 from repel.engine import runs
 
 ASIDE = ("seed", "name", "resume", "data_root", "sweep", "hydra")  # overrides that do not make a cell
@@ -29,6 +29,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     data: str = ""  # what it was trained and measured on
     headline: str = "best"  # the checkpoint of test/x; this one before there was evaluation.checkpoint
+    samples: str | None = None  # a digest of which samples are in which split; None where it is not known
 
 
 def read(folder: Path) -> list[Run]:
@@ -51,6 +52,7 @@ def read_run(folder: Path) -> Run | None:
         run = Run(folder, state(folder, environment), config["seed"], cell_of(environment["overrides"]))
         run.data = data_of(config)
         run.headline = (config.get("evaluation") or {}).get("checkpoint", run.headline)
+        run.samples = environment.get("data")
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return Run(folder, "unreadable")
     try:
@@ -89,6 +91,17 @@ def _key_and_value(override: str) -> tuple[str, str]:
     except HydraException:  # of a command that Hydra did not read
         key, _, value = override.partition("=")
         return key, value
+
+
+def with_other_data(found: list[Run]) -> list[Run]:
+    """Runs whose data differs from that of an earlier run of the same data options: they compare other things."""
+    first: dict[tuple, str] = {}
+    others = []
+    for run in found:
+        options = tuple(sorted((k, v) for k, v in run.cell.items() if k.split(".")[0] in ("data", "experiment")))
+        if run.samples is not None and first.setdefault(options, run.samples) != run.samples:
+            others.append(run)
+    return others
 
 
 def missing(folder: Path, found: list[Run]) -> list[str]:
@@ -132,7 +145,7 @@ def cells(found: list[Run]) -> tuple[list[Cell], dict[str, str]]:
     varied = [key for key in keys if len({run.cell.get(key) for run in known}) > 1]
     for run in known:
         here = {key: run.cell[key] for key in varied if key in run.cell}
-        name = " ".join(f"{key}={value}" for key, value in here.items()) or "(default)"
+        name = as_typed(here) or "(default)"
         cell = grouped.setdefault(tuple(sorted(here.items())), Cell(name, here))
         if run.state in DONE:
             assert run.seed is not None, "a run that ended has a config"

@@ -127,7 +127,8 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
 
 
 def usage() -> str:
-    lines = [f"  {name:<11} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    docs = {name: command.__doc__ or "" for name, command in COMMANDS.items()}  # python -OO has none
+    lines = [f"  {name:<11} {doc.partition(chr(10))[0]}" for name, doc in docs.items()]
     end = "repel COMMAND --help says more; repel train --methods lists methods and what to type for each."
     return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + f"\n\n{end}"
 

@@ -1,6 +1,7 @@
 """Errors about names, Hydra's own included, in one line that suggests the nearest valid name."""
 
 import difflib
+import os
 import re
 from typing import Any
 
@@ -80,7 +81,8 @@ def config_mistake(error: Exception, name: str) -> str:
     if found := re.search(r"^\w+ raised while resolving interpolation: (.*)", text):
         return found[1]  # raised by a resolver of ours
     if found := re.search(r"Interpolation key '([^']+)' not found", text):
-        return f"{found[1]} is missing from the config, and another option refers to it"
+        variable = f"; an environment variable is ${{oc.env:{found[1]}}}" if found[1] in os.environ else ""
+        return f"{found[1]} is missing from the config, and another option refers to it{variable}"
     if found := re.search(r"Error resolving interpolation '([^']+)'", text):  # between groups
         return "needed: an option of " + " and of ".join(re.findall(r"\$\{(\w+)\}", found[1]))
     if isinstance(error, MissingConfigException):
@@ -101,6 +103,8 @@ def check_names(name: str, arguments: list[str]) -> None:
     overrides = [_readable(argument, name) for argument in overrides_of(arguments)]
     for override in overrides:
         _check_choice_of_group(override, name)
+        if override.key_or_group == "name":
+            _check_folder_name(str(override.input_line).partition("=")[2])
     if any(argument.startswith(("-", "hydra")) for argument in arguments):
         return
     for override in overrides:
@@ -201,6 +205,14 @@ def respelled(name: str, arguments: list[str]) -> list[str]:
         optional = value == "null" and "${" in (default or "")
         found.append(f"~{key}" if optional else argument)
     return found
+
+
+def _check_folder_name(text: str) -> None:
+    """Of a run, as typed: a folder's name ends in it, and a command's last line in that."""
+    if "${" not in text and ("/" in text or not text.isprintable()):
+        raise ValueError(
+            f"name={text} becomes part of a folder's name: leave out / and line breaks; hydra.run.dir=DIR names a place"
+        )
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -6,7 +6,7 @@ A job is identified by its overrides, not by its number: a sweep resumed with mo
 import functools
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,15 @@ def identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
 
 @functools.cache
 def key_and_value(override: str) -> tuple[str, str]:
-    """'+optimizer.lr=1e-3' -> ('+optimizer.lr', '0.001'): equal values are spelled alike."""
+    """'+optimizer.lr=1e-3' -> ('+optimizer.lr', '0.001'): equal values are spelled alike. '~a.b' -> ('~a.b', '')."""
     parsed = OverridesParser.create().parse_override(override)
-    return parsed.get_key_element(), _spelling(parsed.value())
+    deleted = parsed.is_delete() and "=" not in override
+    return parsed.get_key_element(), "" if deleted else _spelling(parsed.value())
+
+
+def as_typed(pairs: Mapping[str, str]) -> str:
+    """Overrides as one types them, from keys and values: 'loss=ntxent ~optimizer.weight_decay'."""
+    return " ".join(key if key.startswith("~") and not value else f"{key}={value}" for key, value in pairs.items())
 
 
 def _spelling(value: Any) -> str:

@@ -121,6 +121,8 @@ class Table:
         names = self.classes[column]
         unknown = [name for name in names if name.lower() in UNKNOWN]
         found = [f"{name!r} counts as a class; leave cells empty where the label is unknown" for name in unknown]
+        if alike := _alike(names):
+            found.append(f"{' and '.join(map(repr, alike))} are two labels; spell them alike if they are one")
         if (single := self._stand_alone(column)) is not None:
             found.append(f"{single:,} of {len(names):,} labels stand in one row alone; as classes they measure nothing")
         return found
@@ -150,6 +152,19 @@ def _end_in(path: str, known: Collection[str]) -> str | None:
         if path in known:
             return path
     return None
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """The first two labels that differ in capital letters, accents' spelling or that of a number alone, if any do."""
+    seen: dict[str | float, str] = {}
+    for name in names:
+        try:
+            plain: str | float = float(name)
+        except ValueError:
+            plain = unicodedata.normalize("NFC", name).casefold()
+        if (other := seen.setdefault(plain, name)) != name:
+            return [other, name]
+    return []
 
 
 def _merge_rows(path: str, column_of_files: str, rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:

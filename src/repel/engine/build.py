@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
     """A run's config with the data that a command names in place of its own, as input of the run's encoder.
 
-    Channels, mean, std and image size are the run's, as the encoder knows nothing else, unless they were typed.
+    Channels, mean, std, image size and, where the data has one, the range are the run's, as the encoder knows nothing
+    else, unless they were typed.
 
     Args:
         cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, the new place
@@ -44,7 +45,8 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
     if cfg.get("data") is None:
         return run
     typed = {override.split("=")[0] for override in overrides}
-    kept = {key: run["data"][key] for key in ("channels", "mean", "std", "image_size") if f"data.{key}" not in typed}
+    keys = [*("channels", "mean", "std", "image_size"), *({"range"} & run["data"].keys() & cfg.data.keys())]
+    kept = {key: run["data"][key] for key in keys if f"data.{key}" not in typed}
     return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 

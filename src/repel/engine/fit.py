@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
-from repel.data.identity import check_unchanged
+from repel.data.identity import check_unchanged, digest, record_of
 from repel.data.length import TrainingLength, ends, planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
@@ -38,6 +38,7 @@ from repel.engine.notes import (
     resume_notes,
 )
 from repel.engine.outcomes import MORE_SHARED_MEMORY
+from repel.engine.readability import check_test_images
 from repel.engine.resumed import differences, note_device
 from repel.engine.trainer_limits import check_batches, print_profile, trainer_notes
 from repel.module import Contrastive, Diverged
@@ -107,6 +108,8 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
             log_run(logger, flatten(to_container(cfg)), runs.read_environment(folder))
+    if trainer.is_global_zero and not resume:
+        check_test_images(cfg, data)
     train(trainer, module, data, signals, last, resume)
     if trainer.is_global_zero:
         print_profile(trainer.profiler, folder)  # type: ignore[attr-defined]
@@ -220,6 +223,7 @@ def summarize(
     data.note(splits.skipped)
     print_skipped(Path(trainer.default_root_dir))
     note_device(Path(trainer.default_root_dir), f"{world} x {device}", resume=step is not None)
+    runs.update_environment(Path(trainer.default_root_dir), data=digest(record_of(splits)))
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"labels   {'used' if module.loss.supervised else 'not used'} for training")
     print(

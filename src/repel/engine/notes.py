@@ -1,7 +1,7 @@
 """Notes on choices that are allowed and may surprise, printed when training begins."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -18,12 +18,24 @@ from repel.evaluation.features import subset
 from repel.model.optim import scaled_rate
 from repel.module import Contrastive
 
-__all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_on_val_labels", "resume_notes"]
+__all__ = [
+    "end_notes",
+    "length_notes",
+    "notes",
+    "notes_on_tasks",
+    "notes_on_test_labels",
+    "notes_on_val_labels",
+    "resume_notes",
+]
 
 
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     """On the network, its loss and the devices."""
     found = []
+    every, epochs = cfg.trainer.check_val_every_n_epoch, cfg.trainer.max_epochs
+    if cfg.trainer.get("limit_val_batches") == 0 or (every and 0 < (epochs or 0) < every):
+        found.append("nothing is validated: the last epoch counts as the best; trainer.check_val_every_n_epoch="
+                     f"{epochs} or lower validates")  # fmt: skip
     if world > 1 and not on_gpu(cfg) and has_unsynced_batch_norm(module):
         found.append("some batch norms of this network take their statistics on each rank alone: on CPUs, only plain "
                      "BatchNorm1d and BatchNorm2d are synchronized")  # fmt: skip
@@ -138,7 +150,9 @@ def notes_on_val_labels(data: PairData, bank: int | None) -> Iterator[str]:
 
 
 def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
-    """On test samples that no classifier can get right; kNN and linear are fitted on training and validation samples.
+    """On test samples that no classifier can get right, and on tasks that are in no table.
+
+    kNN and linear are fitted on training and validation samples.
 
     Args:
         bank: at most so many training samples are used.
@@ -146,6 +160,7 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
     test = data.splits.test
     if not data.labelled or test.labels is None or not len(test.labelled):
         return
+    yield from notes_on_tasks(*map(data.columns, (data.splits.train, data.splits.val, test)))
     known = torch.cat([_labels(subset(data.splits.train.labelled, bank)), _labels(data.splits.val)])
     truth = _labels(test)
     if new := count_new(known, truth):
@@ -154,6 +169,21 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
             f"{new:,} of {len(truth):,} test {noun} are of classes that {_lacks(data, bank)}, and validation: kNN and "
             f"linear are at most {1 - new / len(truth):.4f}; evaluators=[retrieval] needs no training {noun}"
         )
+
+
+def notes_on_tasks(train: Mapping[str, Tensor], val: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> Iterator[str]:
+    """On tasks that cannot be measured, and so are in no table.
+
+    Args:
+        train, val, test: task -> labels (N,) of a split, -1 where unknown.
+    """
+    for task, labels in train.items():
+        if (count := len(labels[labels >= 0].unique())) < 2:
+            have = ("no label", "one label alone")[count]
+            yield f"task {task}: the training samples have {have}, so that it is not measured"
+        for name, part in (("validation", val), ("test", test)):
+            if count > 1 and not bool((part[task] >= 0).any()):
+                yield f"task {task}: no {name} sample has a label, so that it is not measured"
 
 
 def _labels(samples: Samples) -> Tensor:

@@ -1,5 +1,6 @@
 """Run folders: what is in one, and how it is created, locked, read and written."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,14 +26,16 @@ locked: dict[Path, TextIO] = {}  # this process's runs: the lock is on config.ya
 
 
 def find(run: str) -> Path:
-    """The run folder that a path names, by itself or by one of its checkpoints.
+    """The run folder that a path names, by itself, by one of its checkpoints or by their folder.
 
     Raises:
         ValueError: it is not a run folder.
     """
     folder = Path(run).expanduser().resolve()
-    if folder.suffix == ".ckpt" and folder.parent.name == "checkpoints":
-        folder = folder.parents[1]
+    if folder.suffix == ".ckpt":
+        folder = folder.parent
+    if folder.name == "checkpoints":
+        folder = folder.parent
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{run} is not a run folder (no config.yaml in {folder})")
     return folder
@@ -144,8 +148,22 @@ def reset(folder: Path, overrides: list[str]) -> None:
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """environment.json, or nothing where the run was killed before it was written."""
-    path = folder / "environment.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _read(folder / "environment.json", json.loads)
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a file of a run holds; nothing where it was not written yet.
+
+    Raises:
+        ValueError: it is damaged, as after a power failure; names it.
+    """
+    try:
+        content = parse(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: bring it back from a copy; checkpoints/ can be evaluated without it")
+    return content
 
 
 def update_environment(folder: Path, **facts: Any) -> None:
@@ -163,7 +181,9 @@ def mark_finished(folder: Path, objective: float | None) -> float | None:
 
 def remove_if_unused(folder: Path) -> None:
     """Remove the folder of a run that never trained, if this process has created it."""
-    ours = read_environment(folder).get("pid") == os.getpid()
+    ours = False
+    with contextlib.suppress(ValueError):  # a damaged file is another process's
+        ours = read_environment(folder).get("pid") == os.getpid()
     if ours and not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists():
         for name in ("config.yaml", "environment.json"):
             (folder / name).unlink()
@@ -191,7 +211,7 @@ def git_commit() -> str | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return _read(folder / "config.yaml", yaml.safe_load)
 
 
 def move_data(folder: Path, root: str) -> None:
@@ -231,8 +251,7 @@ def _finite(content: Any) -> Any:
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """metrics.json, NaN for what is not finite; empty where nothing was measured."""
-    path = folder / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    metrics = _read(folder / "metrics.json", json.loads)
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 

@@ -10,7 +10,7 @@ from repel.base.modes import evaluation_mode
 from repel.data.pair import to_float_dtype
 from repel.data.samples import Samples
 
-__all__ = ["encode", "evenly_spaced", "subset"]
+__all__ = ["BATCH", "encode", "evenly_spaced", "subset"]
 
 BATCH = 500
 CPU_BATCH = 128  # whose activations stay in the cores' caches: a quarter less time for small images

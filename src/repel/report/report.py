@@ -161,9 +161,11 @@ def report_rows(
     for layer in layers:
         for source in contents if layer == "h" else [headline]:
             make: Callable[[], Network] = partial(trained, source, layer)
-            epoch = contents[source]["epoch"] + 1
+            epoch, label = contents[source]["epoch"] + 1, LABELS[source]
+            if source == "best" and paths["best"] == paths.get("last"):
+                label = "not validated: last epoch"
             shared = same if layer == "h" else None
-            rows.append(ReportRow(source, LABELS[source], layer, make, epoch, source == headline, shared))
+            rows.append(ReportRow(source, label, layer, make, epoch, source == headline, shared))
     return rows
 
 
