@@ -50,7 +50,7 @@ TYPED = {  # (command, what is typed) -> what the line must hold
     ("train", "dataset=cifar10"): ["type data=cifar10"],
     ("train", "dataset=x"): ["type data=NAME"],
     ("train", "dataset.name=cifar10"): ["type data=cifar10"],
-    ("train", "data.num_workers=4"): ["type data.workers=N", "data=image_folder, imagenet or stream"],
+    ("train", "data.num_workers=4"): ["type data.workers=N", "data=hf, image_folder, imagenet or stream"],
     ("train", "data=image_folder data.num_workers=4"): ["type data.workers=N"],
     ("train", "data.root=x"): ["the chosen data has no root", "image_folder"],
     ("train", "dataset.root=x"): ["type data.root=DIR", "image_folder"],

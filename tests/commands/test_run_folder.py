@@ -63,7 +63,7 @@ class TestWhatARunLeaves:
         assert set(tags["tensors"]) == {"run/config", "results/test"}  # texts; kNN fits nothing on the validation split
         (table,) = events.Tensors("results/test")[0].tensor_proto.string_val
         knn = json.loads((finished / "metrics.json").read_text())
-        for name in ("test/knn_top1", "baseline/raw_knn_top1", "test/season_knn_top1", "test/last_knn200_top1"):
+        for name in ("test/knn_top1", "baseline/raw_knn_top1", "test/season_knn_top1", "test/best_knn200_top1"):
             assert f" {knn[name]:.4f} |".encode() in table
         sheets = {f"embedding/{name}" for name in ("neighbours", "map", "similarities")}
         assert set(tags["images"]) == {"views/pairs"} | sheets

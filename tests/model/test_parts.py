@@ -164,7 +164,8 @@ class Positions(torch.nn.Module):
 
 @pytest.mark.parametrize("name", options("schedule"))
 def test_schedules_warm_up_and_stay_in_range(name):
-    factor = fill_length(instantiate(config(f"schedule={name}", "schedule.warmup_epochs=2").schedule), 10)
+    cfg = config(f"schedule={name}", "schedule.warmup_epochs=2", "~schedule.on_extend")
+    factor = fill_length(instantiate(cfg.schedule), 10)
     values = [factor(e / 10) for e in range(101)]
     assert all(0 <= v <= 1 for v in values)
     assert values[10] == pytest.approx(0.5)

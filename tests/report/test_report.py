@@ -176,7 +176,7 @@ def test_pretrained_weights_are_a_baseline_of_their_own(tmp_path):
     assert names(["h", "z"]) == ["baseline/raw_x", "baseline/untrained_x", "test/x", "test/z_x"]
     two = {"last": path["checkpoint"], "best": path["checkpoint"]}  # of a run that was never validated
     both = dict.fromkeys(two, contents["checkpoint"])
-    labels = [row.label for row in report_rows(cfg, two, both, ["h"], data, select_device("cpu"))]
+    labels = [row.label for row in report_rows(cfg, two, both, "last", ["h"], data, select_device("cpu"))]
     assert labels[2:] == ["last epoch", "not validated: last epoch"]
     cfg.encoder.weights = "DEFAULT"
     assert names(["h"]) == ["baseline/raw_x", "baseline/untrained_x", "baseline/pretrained_x", "test/x"]

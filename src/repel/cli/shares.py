@@ -80,7 +80,7 @@ def own_gpus(visible: list[str], place: int, jobs: int) -> list[str]:
 def _take_place() -> int:
     """The first number that no other process holds, for as long as this one lives."""
     for number in itertools.count():
-        file = (Path(os.environ[PLACES]) / str(number)).open("w")
+        file = (Path(os.environ[PLACES]) / str(number)).open("w", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -63,6 +63,6 @@ def differences(folder: Path) -> str:
     records = [record for record in (environment, *environment.get("resumed", ())) if "device" in record]
     if len(records) < 2:
         return ""
-    before, now = ({"on": r["device"], "python": r["python"], **r["packages"]} for r in records[-2:])
+    before, now = ({"on": r["device"], "python": r.get("python"), **r.get("packages", {})} for r in records[-2:])
     changed = [name for name in before if name in now and before[name] != now[name]]
     return ", ".join(f"{name} {now[name]} ({before[name]} before)" for name in changed)

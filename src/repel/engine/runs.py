@@ -151,14 +151,14 @@ def read_environment(folder: Path) -> dict[str, Any]:
     return _read(folder / "environment.json", json.loads)
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """What a file of a run holds; nothing where it was not written yet.
+def _read(path: Path, parse: Callable[[str], Any], needed: bool = False) -> dict[str, Any]:
+    """What a file of a run holds; nothing where it was not written yet, unless it is needed.
 
     Raises:
         ValueError: it is damaged, as after a power failure; names it.
     """
     try:
-        content = parse(path.read_text(encoding="utf-8")) if path.exists() else {}
+        content = parse(path.read_text(encoding="utf-8")) if needed or path.exists() else {}
     except (ValueError, yaml.YAMLError):
         content = None
     if not isinstance(content, dict):
@@ -211,7 +211,8 @@ def git_commit() -> str | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return _read(folder / "config.yaml", yaml.safe_load)
+    """config.yaml, with which the folder was made."""
+    return _read(folder / "config.yaml", yaml.safe_load, needed=True)
 
 
 def move_data(folder: Path, root: str) -> None:

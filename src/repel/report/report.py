@@ -162,7 +162,7 @@ def report_rows(
         for source in contents if layer == "h" else [headline]:
             make: Callable[[], Network] = partial(trained, source, layer)
             epoch, label = contents[source]["epoch"] + 1, LABELS[source]
-            if source == "best" and paths["best"] == paths.get("last"):
+            if source == "best" and paths.get("best") == paths.get("last") is not None:
                 label = "not validated: last epoch"
             shared = same if layer == "h" else None
             rows.append(ReportRow(source, label, layer, make, epoch, source == headline, shared))
