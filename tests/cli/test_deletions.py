@@ -66,7 +66,13 @@ def test_all_that_may_be_left_out_at_once(tmp_path, capsys):
     free = [key for key, line in judged("train").items() if not line and key != "callbacks.last"]
     free = [key for key in free if OmegaConf.select(cfg, key) is not None]  # some refer to a null
     deepest = [key for key in free if not any(other.startswith(f"{key}.") for other in free)]
-    kept = ("logger.", "trainer.limit", "trainer.max_epochs", "data.tasks")  # without the limits: 1000 whole epochs
+    kept = (
+        "logger.",
+        "evaluators.linear",
+        "trainer.limit",
+        "trainer.max_epochs",
+        "data.tasks",
+    )  # without the limits: 1000 whole epochs
     deepest = [key for key in deepest if not key.startswith(kept)]
     typed = [o for o in QUICK if o.partition("=")[0] not in deepest and not o.startswith(("callbacks", "evaluators"))]
     assert status(tmp_path, *typed, *(f"~{key}" for key in deepest)) == (0, "")
