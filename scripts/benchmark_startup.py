@@ -15,6 +15,7 @@ import time
 from _benchmark import ROOT, versions, write_page
 
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 
 ONE_STEP = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks.knn=null"]
 CASES = {
@@ -42,6 +43,7 @@ def seconds(arguments: list[str], mark: str) -> float:
     return reached
 
 
+@ends_on_signal
 def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     rows = []

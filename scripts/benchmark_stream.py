@@ -23,6 +23,7 @@ from hydra.utils import instantiate
 
 from repel.base import seeding
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 from repel.data.sampler import GlobalBatches
 
 POINTS = 10  # measurements
@@ -58,6 +59,7 @@ def children(process: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
 
 
+@ends_on_signal
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--samples", type=int, default=1_000_000)

@@ -4,7 +4,7 @@ import ast
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL, command, make_folder
 
 from repel.base.encoding import restart_in_utf8_mode
 
@@ -52,3 +52,20 @@ def test_a_command_starts_again_in_utf8_mode_once(monkeypatch):
     assert started == [(sys.executable, sys.orig_argv)]
     restart_in_utf8_mode()  # where even that did not help
     assert len(started) == 1
+
+
+@pytest.mark.slow
+def test_a_run_in_a_locale_without_letters(tmp_path):
+    """Classes, files, tables and the run's own name have letters beyond ASCII; the output has none."""
+    root = make_folder(tmp_path / "größe", ["süß", "weiß"], 40)
+    rows = "".join(f"süß/{i:03d}.png,{'é' if i % 2 else 'ü'}\n" for i in range(40))
+    (root / "x.csv").write_text("file,farbe\n" + rows, encoding="utf-8")
+    result = command(
+        "train.py", *SMALL, "name=größe", "data=image_folder", f"data.root={root}", f"data.labels={root / 'x.csv'}",
+        "data.image_size=8", cwd=tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii", PYTHONHASHSEED="0",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.isascii()
+    (folder,) = (tmp_path / "runs/train").iterdir()
+    assert folder.name.endswith("größe")
+    assert "farbe" in (folder / "report.html").read_text(encoding="utf-8")

@@ -7,7 +7,24 @@ from collections.abc import Sequence
 
 from omegaconf import ListConfig, OmegaConf
 
-__all__ = ["for_channels"]
+__all__ = ["array_channels", "array_size", "for_channels"]
+
+
+def array_channels(root: str, axes: str | None, key: str | None) -> int:
+    """The channels of the images in a file of arrays."""
+    return _image_shape(root, axes, key)[0]
+
+
+def array_size(root: str, axes: str | None, key: str | None) -> int | ListConfig:
+    """Their side, or height and width."""
+    _, height, width = _image_shape(root, axes, key)
+    return height if height == width else ListConfig([height, width])
+
+
+def _image_shape(root: str, axes: str | None, key: str | None) -> tuple[int, int, int]:
+    from repel.images.array_files import image_shape  # which imports numpy
+
+    return image_shape(root, axes, key)
 
 
 def for_channels(channels: int, gray: Sequence[float], color: Sequence[float]) -> ListConfig:
@@ -24,4 +41,5 @@ def for_channels(channels: int, gray: Sequence[float], color: Sequence[float]) -
     return ListConfig(list(gray if channels == 1 else color))  # of a plain list OmegaConf makes no part of the config
 
 
-OmegaConf.register_new_resolver(for_channels.__name__, for_channels, replace=True)
+for resolver in (array_channels, array_size, for_channels):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

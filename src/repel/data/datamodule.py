@@ -44,6 +44,7 @@ class PairData(LabeledSplits, LightningDataModule):
         seed: of the order and of the views' draws.
         prepare: samples as read -> as used, for each split; None: as read.
         split_by: name or place, by which samples are held out, see splits.py.
+        labels_encoding, label_columns: of the table, see labels.Table.
     """
 
     def __init__(
@@ -61,22 +62,24 @@ class PairData(LabeledSplits, LightningDataModule):
         seed: int,
         prepare: Callable[[Samples], Samples] | None = None,
         split_by: str = "place",
+        labels_encoding: str | None = None,
+        label_columns: Sequence[str] | None = None,
     ):
         LightningDataModule.__init__(self)
-        table = None if labels is None else Table(labels)
+        table = None if labels is None else Table(labels, labels_encoding, label_columns)
         LabeledSplits.__init__(self, read, prepare, val_fraction, test_fraction, split_seed, split_by, tasks, table)
         if device_cache not in (True, False, "auto"):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
         self.batch_size, self.seed, self.device_cache = batch_size, seed, device_cache
         self.views, self.normalize = views, normalize
+        self.repeats_batches = False  # those of the first epoch in every epoch, see trainer.overfit_batches
         self.cache: TensorSamples | None = None  # the training samples, on the device
         self.skipped: set[str] = set()
         self.fetched_at = perf_counter()
 
     @property
     def active_trainer(self) -> Trainer:
-        """The trainer, which Lightning sets."""
-        assert self.trainer is not None, "without a trainer there are no batches"
+        assert self.trainer is not None, "without a trainer there are no batches; Lightning sets it"
         return self.trainer
 
     def batches_per_epoch(self) -> int:
@@ -92,6 +95,7 @@ class PairData(LabeledSplits, LightningDataModule):
 
     def order(self, epoch: int) -> Iterator[Tensor]:
         """The places of all training samples in an epoch's order, in pieces."""
+        epoch *= not self.repeats_batches
         return self.splits.train.order(seeding.generator(self.seed, seeding.ORDER, epoch))
 
     def train_dataloader(self) -> DataLoader:

@@ -68,7 +68,10 @@ class LabeledSplits:
     def read(self) -> Splits:
         """The data as its reader splits it, nothing held out."""
         splits = self.reader()
-        return splits if self.prepare is None else map_splits(self.prepare, splits)
+        splits = splits if self.prepare is None else map_splits(self.prepare, splits)
+        if self.table is not None:
+            self.table.match(_names(splits))
+        return splits
 
     @property
     def splits(self) -> CompleteSplits:
@@ -105,6 +108,11 @@ class LabeledSplits:
     def print_table_notes(self, splits: Splits) -> None:
         """Say what of the table of labels does not fit these samples."""
         if self.table is not None and rank() == 0:
-            parts = [part.names for part in (splits.train, splits.val, splits.test) if part is not None]
-            for note in self.table.notes([name for names in parts if names is not None for name in names]):
+            for note in self.table.notes(_names(splits)):
                 print(f"note     {note}")
+
+
+def _names(splits: Splits) -> list[str]:
+    """Of all samples that have one."""
+    parts = [part.names for part in (splits.train, splits.val, splits.test) if part is not None]
+    return [name for names in parts if names is not None for name in names]

@@ -1,6 +1,7 @@
 """Configs as plain containers and as files. Imports neither torch nor lightning."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -17,6 +18,7 @@ __all__ = [
     "targets",
     "to_container",
     "with_data_root",
+    "with_values",
 ]
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
@@ -128,6 +130,21 @@ def _add_arguments(config: dict[str, Any], node: Any) -> Any:
 def _value_at(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other values.
+
+    Args:
+        values: dotted keys -> values, groups of options included.
+
+    >>> with_values({"trainer": {"devices": 1}, "seed": 1}, {"trainer.devices": 8})
+    {'trainer': {'devices': 8}, 'seed': 1}
+    """
+    for dotted, value in values.items():
+        key, _, rest = dotted.partition(".")
+        config = config | {key: with_values(config.get(key) or {}, {rest: value}) if rest else value}
     return config
 
 

@@ -47,7 +47,14 @@ def read(path):
 
     with Image.open(path) as image:
         image = ImageOps.exif_transpose(image).convert("RGB" if CHANNELS == 3 else "L")
-    image = ImageOps.fit(image, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+    if HEIGHT == WIDTH:
+        image = ImageOps.fit(image, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+    else:  # a box of whole pixels, as in training
+        scale = min(image.width / WIDTH, image.height / HEIGHT)
+        width, height = max(1, round(WIDTH * scale)), max(1, round(HEIGHT * scale))
+        left, top = (image.width - width + 1) // 2, (image.height - height + 1) // 2
+        box = image.crop((left, top, left + width, top + height))
+        image = box.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return (pixels.permute(2, 0, 1) if CHANNELS == 3 else pixels[None])[None]
 

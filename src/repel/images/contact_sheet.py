@@ -12,8 +12,7 @@ from repel.base import seeding
 from repel.data.datamodule import PairData
 from repel.data.sampler import BatchIndices
 from repel.data.views import Params, ViewDraws, Viewed
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
+from repel.images.sizes import SizedImages
 from repel.images.views import crop
 
 __all__ = ["Preview", "contact_sheet", "picture", "preview"]
@@ -39,7 +38,7 @@ class Preview(NamedTuple):
 def preview(data: PairData, n: int) -> Preview:
     """The first n images of the first training batch, on one rank or several."""
     images = data.splits.train
-    if not isinstance(images, Images | Encoded):
+    if not isinstance(images, SizedImages):
         raise ValueError(
             f"callbacks.pairs shows images, and this data has {images.description}; set callbacks.pairs=null"
         )
@@ -83,16 +82,16 @@ def contact_sheet(shown: Preview, mean: Sequence[float], std: Sequence[float]) -
     return sheet
 
 
-def picture(pixels: Tensor) -> Image.Image:
-    """(C, H, W) uint8 -> CELL x CELL, its pixels to be seen where it is enlarged; white beside what is not square."""
+def picture(pixels: Tensor, side: int = CELL) -> Image.Image:
+    """(C, H, W) uint8 -> side x side, in the image's proportions, on white; enlarged, its pixels are seen."""
     array = pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
     height, width = pixels.shape[1:]
-    longer = max(height, width)
-    image = Image.fromarray(np.ascontiguousarray(array))
-    size = max(1, round(CELL * width / longer)), max(1, round(CELL * height / longer))
-    image = image.resize(size, Image.Resampling.NEAREST if longer < CELL else Image.Resampling.BILINEAR)
-    cell = Image.new("RGB", (CELL, CELL), "white")
-    cell.paste(image, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
+    scale = side / max(height, width)
+    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(np.ascontiguousarray(array)).resize(size, kind)
+    cell = Image.new("RGB", (side, side), "white")
+    cell.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
     return cell
 
 

@@ -114,7 +114,8 @@ class TimmEncoder(nn.Module):
     """A timm model without its classifier.
 
     Args:
-        name: of the model, as in timm.list_models(), or as timm's page on the hub has it: timm/NAME, hf-hub:timm/NAME.
+        name: of the model, as in timm.list_models(), or as timm's page on the hub has it: timm/NAME, hf-hub:timm/NAME,
+            or its address.
         channels, image_size: of the images.
         pretrained: load timm's weights, downloaded on first use.
         options: further arguments of timm.create_model.
@@ -126,7 +127,7 @@ class TimmEncoder(nn.Module):
             import timm
         except ImportError as error:
             raise ValueError(f"encoder=timm needs timm: {install_extra('timm')}") from error
-        typed, name = name, re.sub(r"^((hf[-_]hub:)?timm/|timm:)", "", name)
+        typed, name = name, re.sub(r"^((https://huggingface\.co/|hf[-_]hub:)?timm/|timm:)", "", name)
         if not timm.is_model(name):
             stem = name.partition(".")[0]  # without the tag of its weights
             close = timm.list_models(f"*{stem}*")[:3] or difflib.get_close_matches(stem, timm.list_models(), 3)
@@ -135,6 +136,9 @@ class TimmEncoder(nn.Module):
         try:
             self.net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **options)
         except (OSError, RuntimeError) as error:
+            if "Invalid pretrained tag" in str(error):
+                tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+                raise ValueError(f"encoder.name={typed}: timm has no such weights; there are: {tags}") from error
             if not pretrained:
                 raise
             raise ValueError(f"cannot load timm's weights of {name} ({error}); use encoder.pretrained=false") from error

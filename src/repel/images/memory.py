@@ -64,6 +64,7 @@ def scaled_center(pixels: Tensor, size: Size) -> Tensor:
     Bilinear and antialiased, which is Pillow's arithmetic also in torch; where the box's place falls between two
     pixels, it is half a pixel further up or left.
     """
-    top, left, height, width = map(int, center_box(*pixels.shape[2:], size))
+    stored_height, stored_width = pixels.shape[2:]
+    top, left, height, width = map(int, center_box(stored_height, stored_width, size))
     center, sides = pixels[..., top : top + height, left : left + width], height_width(size)
     return center if sides == (height, width) else F.interpolate(center, sides, mode="bilinear", antialias=True)

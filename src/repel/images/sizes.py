@@ -4,14 +4,23 @@ Views are cut from the stored image and scaled to that size; whatever is not aug
 during training and after it, embedding, search.
 """
 
+from typing import Protocol, Self, runtime_checkable
+
 import torch
 
 from repel.data.samples import Samples
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
 from repel.images.shapes import Size, height_width
 
-__all__ = ["at_size"]
+__all__ = ["SizedImages", "at_size"]
+
+
+@runtime_checkable
+class SizedImages(Protocol):
+    """Images that give a plain image of any size, and say how large the picture is that crops are cut from."""
+
+    def at_size(self, size: Size) -> Self: ...
+
+    def picture_size(self, place: int) -> tuple[int, int]: ...
 
 
 def at_size(samples: Samples, size: Size) -> Samples:
@@ -24,12 +33,13 @@ def at_size(samples: Samples, size: Size) -> Samples:
     Raises:
         ValueError: no size; samples of another class, whose images have another size.
 
+    >>> from repel.images.memory import Images
     >>> images = Images(torch.zeros(2, 1, 6, 9, dtype=torch.uint8))
     >>> next(iter(at_size(images, 4).plain([torch.tensor([0])])))[0].shape
     torch.Size([1, 1, 4, 4])
     """
     sides = height_width(size)
-    if isinstance(samples, Images | Encoded):
+    if isinstance(samples, SizedImages):
         return samples.at_size(sides)
     height, width = next(iter(samples.plain([torch.tensor([0])])))[0].shape[2:]
     if (height, width) != sides:
