@@ -205,8 +205,9 @@ def test_smaller_views_at_first_are_the_same_views_at_another_size(path):
 
     whole = torch.full((5, 3, 32, 32), 0.5)
     whole[:, :, :, ::2] = 0.25  # a scaling that averages leaves 0.375 of it
-    plain = instantiate(config("data=cifar10", "views=plain", f"views.color={path}", "data.mean=[0,0,0]",
-                               "data.std=[1,1,1]", "views.progressive={until: 0.5, size: 0.5}").views).at(0)  # fmt: skip
+    plain = ["data=cifar10", "views=plain", "data.mean=[0,0,0]", "data.std=[1,1,1]"]
+    plain += [f"views.color={path}", "views.progressive={until: 0.5, size: 0.5}"]
+    plain = instantiate(config(*plain).views).at(0)
     halves = plain.apply([whole, whole], plain.draw(5, torch.Generator()))
     torch.testing.assert_close(halves[..., 1:-1], torch.full((2, 5, 3, 16, 14), 0.375))
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from time import perf_counter
 
 import torch
 import torch.distributed as dist
@@ -110,15 +111,23 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             log_run(logger, flatten(to_container(cfg)), runs.read_environment(folder))
     if trainer.is_global_zero and not resume:
         check_test_images(cfg, data)
+    began = perf_counter()
     train(trainer, module, data, signals, last, resume)
+    seconds = perf_counter() - began
     if trainer.is_global_zero:
         print_profile(trainer.profiler, folder)  # type: ignore[attr-defined]
-        _record_end(cfg, folder, trainer, module, data)
+        _record_end(cfg, folder, trainer, module, data, seconds)
     return data
 
 
-def _record_end(cfg: DictConfig, folder: Path, trainer: Trainer, module: Contrastive, data: PairData) -> None:
-    """What only the end of training knows: files that were skipped, notes, the last values."""
+def _record_end(
+    cfg: DictConfig, folder: Path, trainer: Trainer, module: Contrastive, data: PairData, seconds: float
+) -> None:
+    """What only the end of training knows: files that were skipped, notes, the last values.
+
+    Args:
+        seconds: that training took, validation included; where the run was resumed, since then.
+    """
     if len(data.skipped) > len(data.splits.skipped):
         print_skipped(folder)
     if cfg.trainer.get("max_time"):  # only now it is known how long that was
@@ -127,7 +136,7 @@ def _record_end(cfg: DictConfig, folder: Path, trainer: Trainer, module: Contras
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if not metrics:  # nothing was left to train: it was stopped between the last step and here
         metrics = last_values(folder)
-    runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step})
+    runs.add_metrics(folder, metrics | {"train/steps": trainer.global_step, "speed/training_seconds": seconds})
 
 
 def fit_new(folder: Path) -> None:
