@@ -34,23 +34,6 @@ def test_views_made_for_a_dataset_are_used_with_it_alone(name):
     assert changed.views.augmentation.gamma == 1.0  # what is typed wins
 
 
-@pytest.mark.parametrize("name", sorted({*options("tuned")} - {"none"}))
-def test_what_is_tuned_holds_for_its_choices_alone(name):
-    """What is typed wins, and an experiment; other losses keep the defaults."""
-    data = next(choice for choice in sorted(options("data"), key=len, reverse=True) if name.startswith(f"{choice}_"))
-    loss, optimizer = name.removeprefix(f"{data}_").rsplit("_", 1)
-    chosen = [f"data={data}", f"loss={loss}", f"optimizer={optimizer}"]
-    tuned, usual = config(*chosen), config(*chosen, "tuned=none")
-    assert tuned.views.progressive is not None
-    assert usual.views.progressive is None
-    assert tuned.data.datamodule.batch_size == tuned.data.batch_size != usual.data.batch_size
-    typed = config(*chosen, "data.batch_size=64", "views.progressive=null", "experiment=debug")
-    assert (typed.data.batch_size, typed.views.progressive, typed.trainer.max_epochs) == (64, None, 2)
-    assert typed.optimizer.lr == tuned.optimizer.lr
-    other = next(choice for choice in options("loss") if choice != loss)
-    assert config(*chosen, f"loss={other}").data.batch_size == usual.data.batch_size
-
-
 @pytest.mark.parametrize("group", sorted(p.name for p in CONF.iterdir() if p.is_dir()))
 def test_every_option_of_every_group_is_tested(group):
     """A group that no test globs over would rot: name it here with the file of the test that does."""
@@ -67,7 +50,6 @@ def test_every_option_of_every_group_is_tested(group):
         "predictor": "model/test_parts.py",
         "schedule": "model/test_parts.py",
         "target": "model/test_parts.py",
-        "tuned": "commands/test_conf.py",
         "views": "images/test_views.py",
     }
     chosen = {"sweep": "cli/test_sweeps.py"}  # each option by a test of its own

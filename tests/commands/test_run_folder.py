@@ -33,7 +33,7 @@ class TestWhatARunLeaves:
         metrics = json.loads((finished / "metrics.json").read_text())
         expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/best_knn_top1"}
         expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1", "test/season_knn_top1", "test/knn200_top1"}
-        expected |= {"speed/samples_per_second", "speed/data_wait_fraction", "speed/training_seconds"}  # test_report: the linear probe's
+        expected |= {"speed/samples_per_second", "speed/data_wait_fraction", "speed/training_seconds"}
         assert expected <= set(metrics)
         assert metrics["train/steps"] == 8
         assert all(0 <= v <= 1 for k, v in metrics.items() if "top1" in k or "fraction" in k)

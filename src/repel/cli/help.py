@@ -56,7 +56,7 @@ def _screen(name: str) -> str:
     choices = ["groups"] if name == "train" else []
     lines = [f"  {program} {typed:<{longest}}  {what}" for typed, what in examples]
     for group in default_groups(name) if name == "train" else ():
-        if group not in ("hydra", "data_views", "tuned"):
+        if group not in ("hydra", "data_views"):
             text = textwrap.shorten(" ".join(group_options(group)), width - 14, placeholder=" ...")
             choices.append(f"  {group:<11} {text}")
     keys = [f"keys     {KEYS}"] if name == "train" else [_shown(CONF / f"{name}.yaml")]

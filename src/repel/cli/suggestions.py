@@ -36,7 +36,7 @@ __all__ = ["check_names", "config_mistake", "explain", "nearest", "respelled"]
 
 ADD_CALLBACK = "'+callbacks.NAME={_target_:CLASS}' adds one, such as lightning.pytorch.callbacks.EarlyStopping"
 SEVERAL_AT_ONCE = ("callbacks", "evaluators", "experiment", "logger")  # groups
-MAY_BE_EMPTY = ("data_views", "tuned", "evaluators", "experiment")  # groups
+MAY_BE_EMPTY = ("data_views", "evaluators", "experiment")  # groups
 LAUNCHERS = {name: name.split("_")[0] for name in ("joblib", "submitit_slurm", "submitit_local", "ray")}
 
 
