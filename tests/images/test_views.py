@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
-from conftest import config, options
+from conftest import config, make_folder, options
 from hydra.utils import instantiate
+from lightning.pytorch import Callback
+from runs_here import fitted
 from torch.utils._python_dispatch import TorchDispatchMode
 from view_cases import augment
 
@@ -216,6 +218,40 @@ def test_smaller_views_at_first_are_the_same_views_at_another_size(path):
 def test_wrong_progressive_sizes_are_named(progressive):
     with pytest.raises(Exception, match=r"views\.progressive needs until and size"):
         instantiate(config("data=cifar10").views, progressive=progressive)
+
+
+class Sizes(Callback):
+    """The side of the views of every batch, in training and in validation."""
+
+    def __init__(self):
+        self.train, self.val = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.train.append(batch.views.shape[-1])
+
+    def on_validation_batch_start(self, trainer, module, batch, *places):
+        self.val.append(batch.views.shape[-1])
+
+
+@pytest.mark.parametrize("in_memory", ["true", pytest.param("false", marks=pytest.mark.slow)])
+def test_training_begins_with_smaller_views(tmp_path, in_memory):
+    """Until the share of all steps that is asked for, also in the middle of an epoch; validation sees whole views."""
+    make_folder(tmp_path / "images", ["a", "b"], 12)
+    folder = ["data=image_folder", f"data.root={tmp_path}/images", f"data.in_memory={in_memory}", "data.workers=1",
+              "data.image_size=16", "data.batch_size=4", "data.val_fraction=0.2"]  # fmt: skip
+    sizes = Sizes()
+    fitted(tmp_path, *folder, "trainer.max_epochs=3", "callbacks={}", "logger={}",
+           "views.progressive={until: 0.5, size: 0.5}", callback=sizes)  # fmt: skip
+    assert sizes.train == [8] * 5 + [16] * 4  # three steps an epoch
+    assert set(sizes.val) == {16}
+
+
+def test_an_encoder_that_takes_one_size_is_named():
+    views = instantiate(config("data=cifar10", "views.progressive={until: 0.5, size: 0.5}").views)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 4))
+    with pytest.raises(ValueError, match=r"views\.progressive: this encoder takes no images of 16x16 \(mat1"):
+        views.check_encoder(encoder)
+    views.check_encoder(torch.nn.Conv2d(3, 4, 3))
 
 
 def made_of(batch: torch.Tensor, **changes) -> torch.Tensor:

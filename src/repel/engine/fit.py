@@ -98,6 +98,8 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
         )
     module.give_data_info(data.splits.train.info())
+    if getattr(data.views, "progressive", None):
+        data.views.check_encoder(module.encoder)  # type: ignore[attr-defined]
     if weights is not None:
         start_from(weights, cfg, module, folder, say=trainer.is_global_zero)
     before = None

@@ -91,6 +91,23 @@ class Views:
         """
         return self.first if self.progressive is not None and done < self.progressive["until"] else self
 
+    def check_encoder(self, encoder: torch.nn.Module) -> None:
+        """Raises ValueError where views are smaller at first, and an encoder does not take them."""
+        if self.progressive is None:
+            return
+        channels, training = len(self.augmentations[0].normalize.mean), encoder.training
+        encoder.eval()
+        for height, width in dict.fromkeys(augmentation.size for augmentation in self.first.augmentations):
+            try:
+                with torch.no_grad():
+                    encoder(torch.zeros(1, channels, height, width))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"views.progressive: this encoder takes no images of {height}x{width} "
+                    f"({str(error).partition(chr(10))[0]}); leave it out, or choose another encoder"
+                ) from error
+        encoder.train(training)
+
     def __len__(self) -> int:
         return self.n
 
