@@ -63,8 +63,11 @@ lock: ## requirements.lock anew from pyproject.toml: exact versions, no index ad
 	$(RUN) -m uv pip compile --quiet --universal --upgrade --no-annotate --no-header --no-emit-index-url \
 		--no-emit-find-links --extra dev --python-version 3.11 -o requirements.lock pyproject.toml
 
-tensorboard: .venv/runtime ## watch the runs at http://localhost:6006
-	$(RUN) -m tensorboard.main --logdir .
+tensorboard: .venv/runtime ## watch runs/ and sweeps/ at http://localhost:6006 (LOGDIR=FOLDER: only these)
+	mkdir -p build/tensorboard runs sweeps
+	ln -sfn ../../runs build/tensorboard/runs
+	ln -sfn ../../sweeps build/tensorboard/sweeps
+	$(RUN) -m tensorboard.main --logdir $(or $(LOGDIR),build/tensorboard) $(ARGS)
 
 clean: ## remove .venv, caches and build files; runs stay
 	rm -rf .venv build dist .pytest_cache .ruff_cache src/*.egg-info

@@ -15,6 +15,8 @@ def compose_config(*overrides: str) -> Any:
     """The config of train.py with these overrides."""
     from hydra import compose, initialize_config_dir  # not at the top: other libraries are measured without it
 
+    import repel.cli.resolvers  # noqa: F401 - which conf/ uses
+
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", overrides=list(overrides))
 

@@ -20,6 +20,7 @@ import time
 from _benchmark import PAGES, compose_config, spread, versions, write_page
 
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 
 DIM, TEMPERATURE = 128, 0.2
 NAMES = {
@@ -89,7 +90,7 @@ def measure(name: str, rows: int, limit: int) -> None:
 
 def run(name: str, rows: int, limit: int) -> dict:
     command = [sys.executable, __file__, "--measure", name, "--rows", str(rows), "--limit-gb", str(limit)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8")
     if result.returncode < 0:
         return {"failed": f"killed by signal {-result.returncode}"}
     if result.returncode:
@@ -112,7 +113,7 @@ def plot(results: dict[tuple[str, int], list[dict]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     for name in NAMES:
         points = [(rows, found) for (n, rows), found in results.items() if n == name and "failed" not in found[0]]
         if not points:
@@ -123,17 +124,18 @@ def plot(results: dict[tuple[str, int], list[dict]]) -> None:
             middle = [statistics.median(v) for v in y]
             axis.plot(x, middle, marker="o", markersize=4, label=NAMES[name].replace("`", ""))
             axis.fill_between(x, [min(v) for v in y], [max(v) for v in y], alpha=0.2)
+    measured = sorted({rows for _, rows in results})
     for axis, label in zip(axes, ("seconds", "peak extra memory, GiB"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel="embeddings, 2N", ylabel=label)
-        axis.set_xticks(ROWS, [str(r) for r in ROWS])
+        axis.set_xticks(measured, [f"{rows:,}" for rows in measured])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.suptitle("NT-Xent, forward and backward, D = 128, float32")
-    figure.tight_layout()
     figure.savefig(PAGES / "loss.png", dpi=110)
 
 
+@ends_on_signal
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)

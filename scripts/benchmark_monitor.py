@@ -23,7 +23,9 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
+import repel.cli.resolvers  # noqa: F401 - which conf/ uses
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 from repel.engine.agreement import RankAgreement
 from repel.engine.build import build_data, build_module, build_trainer
 from repel.engine.configs import CONF
@@ -135,6 +137,7 @@ def measure(what: str, windows: int, overrides: list[str]) -> str:
     return row
 
 
+@ends_on_signal
 def main() -> int:
     arguments = sys.argv[1:]
     windows = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else 24

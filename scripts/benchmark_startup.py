@@ -15,6 +15,7 @@ import time
 from _benchmark import ROOT, versions, write_page
 
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 
 ONE_STEP = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks.knn=null"]
 CASES = {
@@ -29,7 +30,9 @@ def seconds(arguments: list[str], mark: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         command = [sys.executable, str(ROOT / "train.py"), *arguments]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        )
         reached = None
         for line in process.stdout:
             if reached is None and line.startswith(mark):
@@ -40,6 +43,7 @@ def seconds(arguments: list[str], mark: str) -> float:
     return reached
 
 
+@ends_on_signal
 def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     rows = []

@@ -23,6 +23,7 @@ from hydra.utils import instantiate
 
 from repel.base import seeding
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 from repel.data.sampler import GlobalBatches
 
 POINTS = 10  # measurements
@@ -48,16 +49,17 @@ def memory() -> int:
     """Bytes of this process and its children together, mapped files not counted (PSS)."""
     total = 0
     for process in [os.getpid(), *children(os.getpid())]:
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss_Anon"):
                 total += int(line.split()[1]) * 1024
     return total
 
 
 def children(process: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
 
 
+@ends_on_signal
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--samples", type=int, default=1_000_000)

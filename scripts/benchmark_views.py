@@ -26,6 +26,7 @@ from _view_rivals import IMAGE_BY_IMAGE, NAMES, PRESETS, make_images, make_rival
 from hydra.utils import instantiate
 
 from repel.base.cores import usable_cores
+from repel.base.signals import ends_on_signal
 
 SIZES = [(32, 32, 256), (256, 224, 16)]  # of the image, of the view, images in a batch
 
@@ -113,6 +114,7 @@ def seconds_per_batch(path: str) -> float:
     return statistics.median(timed(lambda x: data.views(x, generator), images) for _ in range(30))
 
 
+@ends_on_signal
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from repel.base.signals import ends_on_signal
+
 TARGET = Path(__file__).parents[1] / "src/repel/images/fashion_mini/images.npz"
 
 
@@ -61,6 +63,7 @@ def to_npz(arrays: dict[str, np.ndarray]) -> bytes:
     return out.getvalue()
 
 
+@ends_on_signal
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))

@@ -2,7 +2,15 @@
 
 import sys
 
-from repel.cli.doctor import main
+from repel.base.signals import ends_on_signal
+
+
+@ends_on_signal
+def main() -> int:
+    from repel.cli.doctor import main
+
+    return main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,15 @@
 
 import sys
 
-from repel.cli.search import main
+from repel.base.signals import ends_on_signal
+
+
+@ends_on_signal
+def main() -> int:
+    from repel.cli.search import main
+
+    return main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,6 +25,8 @@ import rank_gradients as ranks
 from conftest import options
 from hydra.errors import InstantiationException
 
+from repel.base.signals import ends_on_signal
+
 TOLERANCE = 1e-9
 
 
@@ -92,6 +94,7 @@ def gradcheck(pair: tuple[str, str]) -> str:
     return "ok" if checked else "sg"
 
 
+@ends_on_signal
 def main() -> int:
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or options("loss")

@@ -102,7 +102,11 @@ class Contrastive(LightningModule):
         if info.negatives and not self.loss.takes_negatives:
             raise ValueError(f"loss {type(self.loss).__name__} {NO_NEGATIVES}")
         give_info(self, info)
-        if self.target is not None:  # it begins as the network, whose parameters may only now have their size
+        self.start_target()
+
+    def start_target(self) -> None:
+        """The target begins as the network, whose parameters may only now have their size, or their first values."""
+        if self.target is not None:
             self.target.encoder.load_state_dict(self.encoder.state_dict())
             self.target.head.load_state_dict(self.head.state_dict())
             self.target.requires_grad_(False)

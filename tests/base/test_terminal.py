@@ -36,7 +36,18 @@ def test_a_command_goes_on_when_nobody_reads_it(tmp_path, env):
     process.stdout.close()
     errors = process.stderr.read().decode()
     assert process.wait() == 0
-    assert errors == "note: the run goes on\nto stderr\n"
+    assert errors == "note: nobody reads the output any more; the run goes on\nto stderr\n"
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize(("place", "note"), [
+    ("> /dev/full", "note: the output cannot be written (No space left on device); the run goes on\n"), (">&-", ""),
+])  # fmt: skip
+def test_a_command_goes_on_without_its_output(tmp_path, place, note):
+    """On a full disk, and closed by the shell that starts it."""
+    shell = ["bash", "-c", f'"$@" {place}', "-", sys.executable, "-c", PRINTS, str(tmp_path / "done")]
+    ended = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, note + "to stderr\n")
     assert (tmp_path / "done").exists()
 
 

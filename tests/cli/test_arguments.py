@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, command, make_folder, run_folder
+from conftest import CONF, TINY, command, make_folder, options, run_folder
 from omegaconf import OmegaConf
 
 from repel.cli.arguments import parsed, quoted_for_hydra, spelled_for_hydra
@@ -34,6 +34,28 @@ def test_what_hydra_reads_is_left_alone(typed):
     assert spelled_for_hydra([typed]) == [typed]
 
 
+@pytest.mark.parametrize(("typed", "group", "some"), [
+    ("loss=glob(*)", "loss", {"ntxent", "supcon"}),
+    ("views=glob([s*,b*],exclude=simclr)", "views", {"byol", "simclr_no_blur"}),
+])  # fmt: skip
+def test_a_glob_leaves_shared_parts_out(typed, group, some):
+    """`_rowwise` was a job of the sweep, and failed."""
+    names = [path.stem for path in (CONF / group).glob("*.yaml")]
+    assert any(name.startswith("_") for name in names)
+    found = parsed(spelled_for_hydra([typed])[0]).value().filter(names)
+    assert not [name for name in found if name.startswith("_")]
+    assert some <= set(found)
+    assert typed != "loss=glob(*)" or set(found) == set(options("loss"))
+
+
+def test_a_glob_of_what_is_no_group_is_refused():
+    """It was a sweep without a job."""
+    with pytest.raises(ValueError, match=r"glob lists the choices of a group, .*; data\.val_fraction is none"):
+        check_names("train", ["-m", "data.val_fraction=glob(*)"])
+    with pytest.raises(ValueError, match=r"data\.root is none: type its values, data\.root=A,B"):
+        check_names("train", spelled_for_hydra(["-m", "data=image_folder", "data.root=glob(*)"]))
+
+
 def test_quotes_by_hydras_own_grammar():
     """Every backslash and quote comes back as it was."""
     for text in ["", "\\", "\\\\", '"', '\\"', '\\\\"', "'", "\\'", 'a"b\\"c\\', "${a}", "a\nb"]:
@@ -57,6 +79,13 @@ def test_flags_may_stand_between_options():
     typed = ["seed=1,2", "-m", "loss=ntxent", "--cfg", "job", "name=a", "--config-dir=x", "--resolve", "b=1"]
     flags = ["-m", "--cfg", "job", "--config-dir=x", "--resolve"]
     assert spelled_for_hydra(typed) == ["seed=1,2", "loss=ntxent", "name=a", "b=1", *flags]
+
+
+def test_a_home_that_nobody_has_is_no_crash():
+    for key in ("data.root", "ckpt", "resume", "out", "data.labels"):
+        with pytest.raises(ValueError, match=f"{key}=~nobody-here/x: nobody here has this home folder; type the path"):
+            spelled_for_hydra([f"{key}=~nobody-here/x"])
+    assert spelled_for_hydra(["name=~nobody-here"]) == ['name="~nobody-here"']
 
 
 def test_texts_of_other_keys_and_in_lists():
@@ -85,7 +114,7 @@ SLIPS = {  # command and what is typed -> what the line must hold
     ("train", "trainer.max_epochs 5"): ["'trainer.max_epochs' is not KEY=VALUE", "spaces"],
     ("train", "--seed=1"): ["without dashes, seed=1"],
     ("train", "-lr=1"): ["without dashes, lr=1"],
-    ("train", "--gpus 2"): ["without dashes, gpus=VALUE"],
+    ("train", "--gpus 2"): ["without dashes, gpus=2", "trainer.devices=N"],
     ("train", "losss=(a"): ["losss", "did you mean loss?"],
     ("train", "loss=ñtxent"): ["did you mean ntxent?"],
     ("train", "ünknown=1"): ["unknown option ünknown"],
@@ -96,7 +125,9 @@ SLIPS = {  # command and what is typed -> what the line must hold
     ("embed", "ckpt_path=x"): ["type ckpt=RUN_OR_FILE"],
     ("train", "epochs=3"): ["trainer.max_epochs=N"],
     ("train", "data.num_workers=3"): ["data.workers=N"],
-    ("train", "model=resnet50"): ["encoder=NAME"],
+    ("train", "model=resnet50"): ["type encoder=resnet50"],
+    ("train", "name=../a"): ["name=../a", "leave out /"],
+    ("train", "-m name=a/b,c"): ["leave out /"],
 }
 
 

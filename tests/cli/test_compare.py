@@ -2,16 +2,21 @@
 
 import json
 import math
+import shutil
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from sweep_runs import make_run
 
-from repel.cli import compare
+from repel.cli import compare, sweep_plots
 from repel.cli import sweep_report as script
-from repel.cli.sweeps import identity
+from repel.cli.sweeps import identity, varied_keys
 from repel.engine import runs
 
 VALUES = {  # (loss, negatives) -> accuracy of seeds 1, 2, 3
@@ -76,6 +81,35 @@ def test_the_report_as_markdown(sweep):
     assert (sweep / "report.md").read_text() == text
     for name in ("bars.png", "curves.png"):
         assert (sweep / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_option_that_was_left_out_is_named_as_it_is_typed(tmp_path):
+    """~KEY=null would be another command: Hydra takes it for KEY where it is null."""
+    for number, more in enumerate([["~optimizer.weight_decay"], [], ["optimizer.weight_decay=null"]]):
+        make_run(tmp_path / str(number), ["~callbacks.knn", *more, "seed=1"], {"test/knn_top1": 0.5})
+    lines = script.report(tmp_path, ["test/knn_top1"], "~optimizer.weight_decay").splitlines()
+    assert lines[1] == "in all of them: `~callbacks.knn`"
+    rows = [line.split(" | ")[0] for line in lines if " | 1 | " in line]
+    assert rows == ["| ~optimizer.weight_decay", "| (default)", "| optimizer.weight_decay=null"]
+
+
+def test_runs_of_other_data_are_named(tmp_path):
+    """As a sweep that was resumed after files were added: its rows would mix two sets."""
+    for number, (overrides, data) in enumerate([
+        (["seed=1"], "a"), (["seed=2"], "b"), (["seed=2", "loss=ntxent"], "a"), (["seed=3"], None),
+        (["seed=1", "data.split_seed=1"], "c"), (["seed=2", "data.split_seed=1"], "c"),
+    ]):  # fmt: skip
+        runs.update_environment(make_run(tmp_path / str(number), overrides, {"test/knn_top1": 0.5}), data=data)
+    lines = script.report(tmp_path, ["test/knn_top1"], None).splitlines()
+    assert [line for line in lines if "other data" in line] == [
+        "- other data: with the same options, the samples of 1 are not those of earlier runs"
+    ]
+
+
+def test_a_sweep_that_cannot_be_written_is_reported_all_the_same(sweep, capsys):
+    (sweep / "report.md").mkdir()  # as on a read-only file system, an OSError
+    assert "| negatives=hcl loss=ntxent | 3 |" in script.report(sweep, ["test/knn_top1"], None)
+    assert capsys.readouterr().err == f"note: {sweep} cannot be written (Is a directory): the report is only printed\n"
 
 
 def test_curves_are_means_over_the_epochs_that_all_seeds_have(sweep):
@@ -177,3 +211,103 @@ def test_a_report_before_anything_has_finished(tmp_path):
 )
 def test_quantiles_of_students_t_are_those_of_the_tables(freedom, value):
     assert compare.t_quantile(freedom) == pytest.approx(value, rel=1e-8)
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def make_sweep(folder: Path, rows: int, data: tuple[str, ...] = ("fashion_mini",)) -> list[compare.Cell]:
+    """Rows with long names, in turn on these data, whose values and baselines lie apart."""
+    for number in range(rows):
+        name, wide = data[number % len(data)], "{loss.temperature:[0.5,0.1],negatives.beta:[0.0,2.0]}"
+        value = 0.3 + 0.5 * data.index(name) + 0.01 * (number % 7)
+        metrics = {"test/knn_top1": value, "test/linear_top1": value, "baseline/raw_knn_top1": value - 0.1,
+                   "baseline/raw_season_knn_top1": 0.95, "test/season_knn_top1": 0.9}  # fmt: skip
+        overrides = [f"loss.x={number}", f"anneal.values={wide}" if number else "loss.y=2", "seed=1"]
+        run = make_run(folder / str(number), overrides, metrics, curve=[value / 2, value])
+        read = {"_target_": f"repel.images.datasets.{name}"}
+        config = {"seed": 1, "trainer": {}, "data": {"datamodule": {"read": read}, "root": "/" + "long/" * 20}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return compare.cells(compare.read(folder))[0]
+
+
+def overlap(boxes) -> bool:
+    return any(a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1 for a, b in combinations(boxes, 2))
+
+
+def drawn(text: Text, figure: Figure) -> bool:
+    """Not the numbers of an axis beyond its ends."""
+    beyond = {t.label1 for panel in figure.axes for axis in (panel.xaxis, panel.yaxis) for t in axis.get_major_ticks()
+              if not min(axis.get_view_interval()) <= t.get_loc() <= max(axis.get_view_interval())}  # fmt: skip
+    return text.get_visible() and bool(text.get_text().strip()) and text not in beyond
+
+
+@pytest.mark.parametrize(("rows", "data"), [(12, ("a",)), (12, ("a", "b")), (1, ("a",)),
+                                            pytest.param(40, ("a",), marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize("kind", ["bars", "curves"])
+def test_figures_are_whole(tmp_path, rows, data, kind):
+    """No text is cut, none lies on another, legends lie outside of the panels; a panel for each set of data."""
+    cells = make_sweep(tmp_path, rows, data)
+    known = compare.known_metrics(compare.read(tmp_path))
+    draw = {"bars": lambda: sweep_plots.bars_figure(cells, ["test/knn_top1", "test/linear_top1"], known),
+            "curves": lambda: sweep_plots.curves_figure(cells, "test/knn_top1")}  # fmt: skip
+    figure = draw[kind]()
+    figure.draw_without_rendering()
+    boxes = {text: text.get_window_extent() for text in figure.findobj(Text) if drawn(text, figure)}
+    frame = figure.bbox.padded(1)
+    cut = [
+        text.get_text()
+        for text, box in boxes.items()
+        if not (box.max <= frame.max).all() & (box.min >= frame.min).all()
+    ]
+    assert cut == []
+    assert not overlap(boxes.values())
+    legends = [made.get_window_extent() for made in figure.findobj(Legend)]
+    panels = [panel.get_window_extent() for panel in figure.axes]
+    assert not any(overlap([made, panel]) for made in legends for panel in panels)
+    assert min(panel.width for panel in panels) > 250
+    titles = [panel.get_title(loc="left").split(" in ")[0] for panel in figure.axes]
+    columns = 2 if kind == "bars" else 1
+    assert titles[::columns] == (list(data) if len(data) > 1 else [""])
+
+
+def test_bars_have_their_rows_own_baselines(tmp_path):
+    """On two sets of data; not those of another task."""
+    cells = make_sweep(tmp_path, 4, ("a", "b"))
+    figure = sweep_plots.bars_figure(cells, ["test/knn_top1"], compare.known_metrics(compare.read(tmp_path)))
+    strokes = [[line.get_xdata()[0] for line in panel.lines if len(line.get_xdata()) == 2] for panel in figure.axes]
+    assert strokes == [[pytest.approx(0.2), pytest.approx(0.22)], [pytest.approx(0.71), pytest.approx(0.73)]]
+    (made,) = figure.legends
+    assert [text.get_text() for text in made.get_texts()] == ["baseline/raw_knn_top1"]
+
+
+def test_the_baselines_of_a_metric_are_of_its_split_and_task():
+    known = [
+        "baseline/raw_knn_top1", "baseline/item_knn_top1", "baseline/raw_season_knn_top1", "baseline/raw_knn10_top1",
+        "test/knn_top1", "test/season_knn_top1", "test/last_knn_top1", "val/linear_top1", "val/knn_top1",
+        "val/baseline_raw_linear_top1", "val/baseline_raw_season_linear_top1", "val/season_linear_top1",
+    ]  # fmt: skip
+    found = {name: compare.baselines_of(name, known) for name in known}
+    ours = ["baseline/raw_knn_top1", "baseline/item_knn_top1"]
+    assert found["test/knn_top1"] == found["test/last_knn_top1"] == ours
+    assert found["test/season_knn_top1"] == ["baseline/raw_season_knn_top1"]
+    assert found["val/linear_top1"] == ["val/baseline_raw_linear_top1"]
+    assert found["val/knn_top1"] == found["baseline/raw_knn_top1"] == []
+
+
+def test_a_run_says_what_its_sweep_varies(sweep):
+    assert varied_keys(sweep / "3") == ["loss", "negatives", "seed"]
+    assert varied_keys(sweep / "3/deeper") == []
+
+
+def test_a_line_says_where_the_checkpoint_of_the_headline_differs(tmp_path):
+    """Runs from before evaluation.checkpoint measured the best one."""
+    for number, checkpoint in enumerate(("last", "last", None)):
+        folder = make_run(tmp_path / str(number), [f"seed={number}"], {"test/knn_top1": 0.5})
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if checkpoint is not None:
+            config["evaluation"] = {"checkpoint": checkpoint}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "is not the same in all runs: last in 2, best in 1" in script.report(tmp_path, ["test/knn_top1"], None)
+    shutil.rmtree(tmp_path / "2")
+    assert "is not the same" not in script.report(tmp_path, ["test/knn_top1"], None)

@@ -68,13 +68,13 @@ def test_sweeps_of_the_same_second_share_nothing(ended):
 @pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [(["name=" + "n" * 300], ["name", "letters", "shorter"]), (["name=file/n"], ["file", "is a file", "hydra.run.dir"]),
+    [(["name=" + "n" * 300], ["name", "letters", "shorter"]), (["name=n"], ["is a file", "hydra.run.dir"]),
      (["hydra.run.dir=file/x", "hydra.sweep.dir=file/x"], ["file", "is a file", "hydra.run.dir"]),
      (["hydra.run.dir=/proc/x", "hydra.sweep.dir=/proc/x"], ["/proc/x", "cannot make"])],
     ids=["long", "file", "typed", "proc"],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_made_is_one_line(ended, capfd, tmp_path, mode, typed, words):
-    for folder in ("runs", "sweeps") if "name=file/n" in typed else ():
+    for folder in ("runs", "sweeps") if "name=n" in typed else ():
         (tmp_path / folder).write_text("", encoding="utf-8")
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert ended("export", *mode, "ckpt=x", *typed) == (MISTAKE, [])
@@ -82,6 +82,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(ended, capfd, tmp_path, mode, 
     assert line.startswith("error: ")
     assert line.count("\n") == 1
     assert all(word in line for word in words), line
+
+
+def test_the_folder_of_out_is_one(ended, capfd, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert ended("export", "ckpt=x", "out=file") == (MISTAKE, [])
+    assert "file is a file, and file is to be a folder: rename that file; or name another folder by out=DIR" in (
+        capfd.readouterr().err
+    )
+    assert ended("export", "-m", "ckpt=x", "out=new") == (MISTAKE, [])
+    assert "out= names one folder" in capfd.readouterr().err
 
 
 def test_a_folder_that_may_not_be_written_is_named(monkeypatch, tmp_path):

@@ -36,6 +36,7 @@ MISTAKES = {  # what is typed -> what the line must hold
     "loss.temperature=": ["loss.temperature", "a number"],
     "loss.temperature=hot": ["loss.temperature", "'hot'"],
     "optimizer.lr=-1": ["optimizer.lr", "> 0"],
+    "optimizer.scale_lr=cubic": ["optimizer.scale_lr", "off, linear or sqrt", "'cubic'"],
     "views.augmentation.scale=1": ["views.augmentation.scale", "list"],
     "trainer.precision=half": ["trainer.precision", "32-true"],
     "trainer.accelerator=tpu": ["trainer.accelerator", "cpu"],
@@ -92,6 +93,13 @@ def answers(request, tmp_path_factory) -> dict[str, subprocess.CompletedProcess]
 def test_config_mistakes_get_one_line_before_torch_is_imported(answers, typed):
     check_mistake(answers[typed], MISTAKES[typed])
     assert answers[typed].stdout == ""  # without_torch.py adds each file that is left
+
+
+@pytest.mark.parametrize("typed", ["--methods"])
+def test_methods_are_listed_before_torch_is_imported(answers, typed):
+    assert (answers[typed].returncode, answers[typed].stderr) == (0, "")
+    row = next(line for line in answers[typed].stdout.splitlines() if line.startswith("SimCLR"))
+    assert row.split() == ["SimCLR", "experiment=simclr", "Chen", "et", "al.", "2020,", "arXiv:2002.05709"]
 
 
 @pytest.mark.parametrize("typed", ["loss=ntxnt", "losss=ntxent", "views.augmentation.blurr=1", "loss.a.b=1", "los/s=a"])
@@ -153,6 +161,9 @@ LATER = {  # mistakes that a part, the data or the machine shows
     "data=stream data.root=nowhere": ["data.root=nowhere", "pack-shards"],
     "data=imagenet data.root=nowhere": ["data.root=nowhere", "no such folder"],
     "encoder=resnet18 encoder.weights=DEFAULT": ["encoder.weights", "encoder.stem=imagenet"],
+    "encoder=vit encoder.patch_size=5": ["encoder.patch_size=5", "data.image_size=28"],
+    "optimizer=lars optimizer.momentum=2": ["optimizer.momentum", "[0, 1)"],
+    "+optimizer.foo=1": ["optimizer", "'foo'"],
     "callbacks.last.every_n_train_steps=0": ["every_n_train_steps"],
     "loss=siglip negatives=debiased": ["SigLIP", "debiased", "exponentials"],
     "loss=ressl negatives=hardest": ["ressl", "topk"],
@@ -231,15 +242,18 @@ def test_devices_that_are_not_there(monkeypatch, gpus, typed, words):
     check_devices("trainer.", **options)
 
 
-def test_a_missing_logger_says_how_to_get_it(monkeypatch, tmp_path):
-    """conf/logger/wandb.yaml is built as far as it goes without its package."""
-    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
-    cfg = config("logger=[default,wandb]")
-    assert list(cfg.logger) == ["tensorboard", "csv", "wandb"]
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_missing_logger_says_how_to_get_it(monkeypatch, tmp_path, name):
+    """It is built as far as it goes without its package."""
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE", False)
+    for module in (name, f"{name}.exceptions"):
+        monkeypatch.setitem(sys.modules, module, None)
+    cfg = config(f"logger=[default,{name}]")
+    assert list(cfg.logger) == ["tensorboard", "csv", name]
     with pytest.raises(Exception) as caught:  # noqa: PT011
         build_trainer(cfg, tmp_path, None)
     status, line = explain(caught.value, "train")
-    assert (status, "pip install -e '.[wandb]'" in line) == (MISTAKE, True)
+    assert (status, f"pip install -e '.[{name}]'" in line) == (MISTAKE, True)
 
 
 def test_a_mistake_leaves_no_folder_and_a_taken_folder_stays(finished, tmp_path):

@@ -13,7 +13,7 @@ from sweep_runs import BATCHES, count, in_process, make_run, small, steps
 
 from repel.cli import compare
 from repel.cli import sweep_report as script
-from repel.cli.sweeps import identity, job_folder
+from repel.cli.sweeps import identity, job_folders
 from repel.engine import runs
 from repel.engine.configs import to_container
 
@@ -24,15 +24,28 @@ def test_a_jobs_identity_is_its_overrides_in_any_order():
     assert one != identity(["loss=ntxent", "optimizer.lr=1e-3", "seed=2"])
     assert one != identity(["loss=ntxent", "optimizer.lr=1e-3"])
     assert identity(["a=true"]) != identity(["a=1"])
+    assert identity(["a=1.0"]) == identity(["a=1"]) == {("a", "1")}
+    assert identity(["a=1e30"]) == {("a", "1e+30")}
 
 
-def test_jobs_find_their_folders_and_new_ones_a_free_number(tmp_path):
+def test_jobs_find_their_folders_and_new_ones_free_numbers(tmp_path):
+    """Chosen for all of them at once: jobs that begin side by side would choose the same number."""
     for number in range(2):
         make_run(tmp_path / str(number), ["loss=ntxent", f"seed={number}"], None)
     (tmp_path / "2").mkdir()  # killed before it was claimed
-    assert job_folder(None, str(tmp_path), 0, ["seed=1", "loss=ntxent"]) == "0"
-    assert job_folder(str(tmp_path), str(tmp_path), 0, ["seed=1", "loss=ntxent"]) == "1"
-    assert job_folder(str(tmp_path), str(tmp_path), 0, ["seed=7", "loss=ntxent"]) == "2"
+    claimed = set()
+    jobs = [["seed=7", "loss=ntxent"], ["seed=8", "loss=ntxent"], ["seed=0", "loss=ntxent", "hydra/launcher=joblib"]]
+    assert job_folders(tmp_path, jobs, 0, claimed, resumed=True) == ["2", "3", "0"]
+    assert job_folders(tmp_path, [["seed=9"], ["loss=ntxent", "seed=1"]], 3, claimed, resumed=True) == ["4", "1"]
+    assert claimed == {"0", "1", "2", "3", "4"}
+
+
+def test_a_new_sweep_begins_in_no_other_sweeps_folder(tmp_path):
+    make_run(tmp_path / "1", ["seed=1"], None)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/1 already holds a run; sweep\.resume={tmp_path} goes on there"):
+        job_folders(tmp_path, [["seed=1"], ["seed=2"]], 0, set(), resumed=False)
+    # a later batch of a search, whose number another process has taken
+    assert job_folders(tmp_path, [["seed=1"]], 1, {"0"}, resumed=False) == ["2"]
 
 
 @pytest.mark.slow

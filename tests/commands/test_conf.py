@@ -5,8 +5,11 @@ import re
 
 import pytest
 import torch
+from composing import composed
 from conftest import CONF, ROOT, config, options
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from runs_here import status
 
 
 @pytest.mark.parametrize("name", options("experiment"))
@@ -49,15 +52,13 @@ def test_every_option_of_every_group_is_tested(group):
         "target": "model/test_parts.py",
         "views": "images/test_views.py",
     }
-    chosen = {"logger": "cli/test_mistakes.py", "sweep": "cli/test_sweeps.py"}  # each option by a test of its own
-    one_option = {"callbacks", "trainer"}
-    assert group in {*tested, *chosen, *one_option, "hydra"}
+    chosen = {"sweep": "cli/test_sweeps.py"}  # each option by a test of its own
+    tested |= dict.fromkeys(("callbacks", "logger", "trainer"), "commands/test_choices.py")
+    assert group in {*tested, *chosen, "hydra"}
     if group in tested:
         assert f'options("{group}")' in (ROOT / "tests" / tested[group]).read_text(encoding="utf-8")
     if group in chosen:
         assert f"{group}=" in (ROOT / "tests" / chosen[group]).read_text(encoding="utf-8")
-    if group in one_option:
-        assert options(group) == ["default"]  # test_run_folder trains with it
 
 
 def test_every_target_exists():
@@ -112,3 +113,20 @@ def test_a_default_in_python_is_the_one_in_conf():
         for name, parameter in inspect.signature(get_object(node["_target_"])).parameters.items():
             if parameter.default is not inspect.Parameter.empty and (node["_target_"], name) not in exceptions:
                 assert parameter.default == node.get(name), f"{node['_target_']}: {name}"
+
+
+@pytest.mark.parametrize(("typed", "channels"), [
+    (["data=image_folder", "data.root=x"], 1),
+    (["data=imagenet", "data.root=x"], 1),
+    (["data=stream", "data.root=x"], 1),
+    (["data=fashion_mini"], 3),
+    (["data=fashion_mnist"], 3),
+])  # fmt: skip
+def test_another_number_of_channels_needs_no_other_option(typed, channels, tmp_path):
+    cfg = config(*typed, f"data.channels={channels}")
+    assert len(cfg.data.mean) == len(cfg.data.std) == len(cfg.views.augmentation.mean) == channels
+    assert instantiate(composed("train", [*typed, f"data.channels={channels}"]).views)  # not resolved, as in a command
+    assert status(tmp_path, *typed, "data.channels=4") == (
+        2,
+        "data.channels=4: set data.mean and data.std, each to a list of 4 values",
+    )

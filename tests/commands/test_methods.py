@@ -26,7 +26,7 @@ from repel.engine.outcomes import MISTAKE
 STATEFUL = [
     "loss=infonce", "target=ema", "queue.size=50", "negatives=mixed", "loss.learn_temperature=true",
     "anneal.values={negatives.hardest:[20,4],target.momentum:[0.5,0.9]}", "trainer.accumulate_grad_batches=2",
-    "head=linear",
+    "head=linear", "optimizer=lars", "optimizer.scale_lr=sqrt",
 ]  # fmt: skip
 
 
@@ -245,6 +245,9 @@ def test_supervised_losses_need_labels(tmp_path):
         ("loss=nnclr queue.size=64", None),
         ("loss=ntxent", None),
         ("trainer.precision=bf16-true", "bf16-mixed"),
+        ("optimizer.scale_lr=linear data.batch_size=512", "0.003 * 512 / 256 = 0.006"),
+        ("optimizer.scale_lr=sqrt data.batch_size=64", "0.003 * sqrt(64 / 256) = 0.0015"),
+        ("optimizer.scale_lr=off", None),
     ],
 )
 def test_what_may_surprise_is_noted(typed, word):
@@ -263,6 +266,7 @@ def test_presets_say_what_they_choose(name):
 
 def test_required_presets_are_there():
     required = [
+        "simclr",
         "hard",
         "soft",
         "moco",

@@ -91,6 +91,7 @@ def test_resume_by_command(tmp_path):
     result = command("train.py", f"resume={finished}", cwd=finished.parent)
     assert result.returncode == 0, result.stderr
     assert run_folder(result, finished.parent).resolve() == finished.resolve()
+    assert "warning" not in (result.stdout + result.stderr).lower()
     after = json.loads((finished / "metrics.json").read_text())
     assert after["test/knn_top1"] == before["test/knn_top1"]
     assert after["train/steps"] == 8

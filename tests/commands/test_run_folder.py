@@ -23,13 +23,15 @@ class TestWhatARunLeaves:
         assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_debug", finished.name)
         assert finished.parent.parts[-2:] == ("runs", "train")
         files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
-        files = {f for f in files if not f.startswith("tensorboard/")}
+        files = {f for f in files if not f.startswith("events.out.tfevents.")}
         records = {"config.yaml", "environment.json", "metrics.json", "metrics.csv", "evaluation.json", "report.html"}
-        assert files == records | {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+        projector = {f"projector/{name}" for name in ("tensors.tsv", "metadata.tsv", "sprite.png")}
+        checkpoints = {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+        assert files == records | checkpoints | projector | {"projector_config.pbtxt"}
 
     def test_metrics(self, finished):
         metrics = json.loads((finished / "metrics.json").read_text())
-        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/last_knn_top1"}
+        expected = {"train/loss", "train/steps", "val/loss", "val/knn_top1", "test/knn_top1", "test/best_knn_top1"}
         expected |= {"baseline/raw_knn_top1", "baseline/untrained_knn_top1", "test/season_knn_top1", "test/knn200_top1"}
         expected |= {"speed/samples_per_second", "speed/data_wait_fraction"}  # test_report: the linear probe's
         assert expected <= set(metrics)
@@ -50,25 +52,49 @@ class TestWhatARunLeaves:
 
     def test_tensorboard(self, finished):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-        from tensorboard.plugins.hparams import plugin_data_pb2
 
-        events = EventAccumulator(str(finished / "tensorboard"))
+        events = EventAccumulator(str(finished))
         events.Reload()
         tags = events.Tags()
-        assert {"train/loss", "val/knn_top1", "lr-AdamW/pg1", "test/knn_top1"} <= set(tags["scalars"])
+        groups = list(dict.fromkeys(tag.split("/")[0] for tag in sorted(tags["scalars"])))  # as TensorBoard sorts
+        assert groups == ["1_train", "2_val", "3_test", "geometry", "negatives", "similarity", "speed"]
+        assert {"1_train/loss", "2_val/knn_top1", "1_train/lr-AdamW_pg1", "geometry/alignment"} <= set(tags["scalars"])
+        assert [tag for tag in tags["scalars"] if len(events.Scalars(tag)) == 1] == ["3_test/knn_top1"]
+        assert set(tags["tensors"]) == {"run/config", "results/test"}  # texts; kNN fits nothing on the validation split
+        (table,) = events.Tensors("results/test")[0].tensor_proto.string_val
+        knn = json.loads((finished / "metrics.json").read_text())
+        for name in ("test/knn_top1", "baseline/raw_knn_top1", "test/season_knn_top1", "test/best_knn200_top1"):
+            assert f" {knn[name]:.4f} |".encode() in table
         sheets = {f"embedding/{name}" for name in ("neighbours", "map", "similarities")}
-        assert {"views/pairs"} | sheets | {"validation"} >= set(tags["images"]) >= {"views/pairs"} | sheets
-        assert (finished / "tensorboard/projector_config.pbtxt").is_file()
-        sprites = list((finished / "tensorboard").rglob("sprite.png"))
-        assert len(sprites) == 1
-        assert len((sprites[0].parent / "metadata.tsv").read_text().splitlines()) == 600  # validation images
+        assert set(tags["images"]) == {"views/pairs"} | sheets
+        assert len((finished / "projector/metadata.tsv").read_text().splitlines()) == 600  # validation images
         image = events.Images("views/pairs")[0]
         cell = sheet.CELL + sheet.GAP  # four images, plain and their two views with what was drawn
         assert image.width == 4 * cell + sheet.GAP
         assert image.height == 3 * cell + sheet.GAP + sheet.LINE * (1 + 2 * sheet.LINES)
-        content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-        hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-        assert hparams["encoder.width"].number_value == 4
+
+    def test_hparams_of_tensorboard(self, finished):
+        """A column for what was typed, and for what is looked at in every run."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.plugins.hparams import plugin_data_pb2
+
+        events = EventAccumulator(str(finished))
+        events.Reload()
+        start, experiment = (
+            plugin_data_pb2.HParamsPluginData.FromString(
+                events.summary_metadata[f"_hparams_/{name}"].plugin_data.content
+            )
+            for name in ("session_start_info", "experiment")
+        )
+        columns = start.session_start_info.hparams
+        assert columns["encoder.width"].number_value == 4
+        assert (columns["loss"].string_value, columns["data"].string_value) == ("ntxent", "fashion_mini")
+        assert columns["overrides"].string_value.startswith("experiment=debug encoder.width=4 ")
+        assert 12 <= len(columns) <= 16
+        assert {info.name for info in experiment.experiment.hparam_infos} == set(columns)
+        metrics = {info.display_name: info.name.tag for info in experiment.experiment.metric_infos}
+        assert metrics["test/knn_top1"] == "3_test/knn_top1"
+        assert list(metrics) == ["test/knn_top1", "test/linear_top1", "val/knn_top1", "val/loss", "train/loss"]
 
     def test_checkpoints_load_without_running_code(self, finished):
         for name in ("last", "best"):

@@ -14,6 +14,7 @@ import ranks
 from conftest import ROOT, TINY, command, config, left_over, same
 
 from repel.engine import checkpoint_io
+from repel.engine.launch import _launch_config
 
 
 @pytest.mark.slow
@@ -21,8 +22,10 @@ def test_a_sweep_on_several_devices(tmp_path):
     """Every job runs once, in one folder of its own, as it would alone; a failing job does not stop the rest."""
     rates = ["1e-3", "1e30", "2e-3", "3e-3"]
     options = [*TINY, "trainer.devices=2", "evaluators=[]", "evaluation.map=null"]
+    (tmp_path / "temporary").mkdir()
     result = command("train.py", "-m", *options, "optimizer.lr=" + ",".join(rates), "hydra.sweep.dir=sweep",
-                     cwd=tmp_path, OMP_NUM_THREADS="1")  # fmt: skip
+                     cwd=tmp_path, OMP_NUM_THREADS="1", TMPDIR=str(tmp_path / "temporary"))  # fmt: skip
+    assert [*(tmp_path / "temporary").glob("*elastic*"), *(tmp_path / "temporary").glob("repel_*")] == []
     assert result.returncode == 3, result.stderr
     assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
     assert not (tmp_path / "runs").exists()
@@ -35,12 +38,21 @@ def test_a_sweep_on_several_devices(tmp_path):
     for job in (0, 2, 3):
         folder = tmp_path / f"sweep/{job}"
         assert json.loads((folder / "metrics.json").read_text())["train/steps"] == 8
-        assert len(list((folder / "tensorboard").glob("events*"))) <= 2  # the first rank's, and the report's
+        assert len(list(folder.glob("events*"))) == 2  # the first rank's, and the report's
         alone = tmp_path / f"alone{job}"
         assert ranks.run(config(*options, f"optimizer.lr={rates[job]}"), alone) == [0, 0]
         one, two = (checkpoint_io.load(f / "checkpoints/last.ckpt") for f in (folder, alone))
         assert same(one["state_dict"], two["state_dict"])
     assert left_over(tmp_path) == []
+
+
+def test_the_launcher_leaves_nothing_in_the_temporary_directory(tmp_path, monkeypatch):
+    """torch makes a folder for logs there, and leaves it, where it is told of no other place."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / "repel_x"
+    logs = _launch_config("run", 2, str(place)).logs_specs
+    logs.reify({0: {}, 1: {}})
+    assert [path.name for path in tmp_path.iterdir()] == ["repel_x"]
 
 
 def listening(processes: list[int]) -> set[str]:

@@ -18,6 +18,19 @@ from repel.data.splits import held_out
 from repel.images.memory import Images
 
 
+def test_workers_of_a_fork_server_do_not_import_torch_each(monkeypatch):
+    """From Python 3.14 on they are started so, for every pass over a split."""
+    preloaded = []
+    monkeypatch.setattr("multiprocessing.set_forkserver_preload", preloaded.append)
+    dataset = type("Dataset_", (Dataset,), {"__module__": "repel.images.encoded"})()
+    make_loader(dataset, [0], workers=2)  # they are forked here
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "forkserver")
+    make_loader(dataset, [0], workers=0)
+    assert preloaded == []
+    make_loader(dataset, [0], workers=2)
+    assert preloaded == [["__main__", "repel.images.encoded", "torch"]]
+
+
 def test_held_out_parts_are_balanced_disjoint_and_the_same_for_every_run():
     pixels = torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1)
     splits = Splits(Images(pixels, torch.arange(200) % 4))

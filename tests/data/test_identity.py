@@ -7,7 +7,7 @@ import pytest
 import torch
 from token_modality import tokens
 
-from repel.data.identity import changes, check_unchanged, name_keys, overlap, record_of, without_trained
+from repel.data.identity import changes, check_unchanged, digest, name_keys, overlap, record_of, without_trained
 from repel.data.samples import CompleteSplits, Splits
 from repel.data.splits import held_out
 
@@ -110,6 +110,25 @@ def test_nothing_is_tested_that_was_trained_on(split_by):
     assert (left_out == 0) == (split_by == "name")
     assert (f"{left_out} of validation and test are left out" in words) == (left_out > 0)
     assert len(splits.test) > 0
+
+
+def test_other_labels_and_names_are_said():
+    """A table of labels that was edited; a class folder that was renamed, whose images count as new ones."""
+    for whole in (drawn(NAMES), held_out(Splits(tokens(60)), 0.1, 0.1, 0)):
+        relabeled = replace(whole, test=whole.test.with_labels(torch.full((len(whole.test),), 7)))
+        splits, words = without_trained(record_of(whole), relabeled, "data")
+        assert (splits, words) == (relabeled, "the labels of test are others")
+    renamed = drawn([name.replace("mail/", "letters/") for name in NAMES])
+    assert "if files or folders were renamed" in without_trained(record_of(drawn(NAMES)), renamed, "data")[1]
+    assert "renamed" not in without_trained(record_of(drawn(NAMES)), drawn(NAMES[30:]), "data")[1]
+
+
+def test_a_digest_tells_data_apart():
+    whole, nameless = record_of(drawn(NAMES)), record_of(held_out(Splits(tokens(60)), 0.1, 0.1, 0))
+    assert digest(whole) == digest(record_of(drawn(NAMES)))
+    relabeled = whole | {"test": whole["test"] | {"labels": "others"}}
+    more = nameless | {"val": nameless["val"] | {"size": 9}}
+    assert len({digest(r) for r in (whole, relabeled, record_of(drawn(NAMES[1:])), nameless, more)}) == 5
 
 
 def test_unchanged_data_stays_whole_also_where_splits_share_names():

@@ -66,7 +66,7 @@ def test_the_length_under_a_limit_of_time():
 
 def test_an_extended_run_has_no_jump_and_says_so(tmp_path, capsys):
     folder = tmp_path / "run"
-    train(folder, *SHORT, "trainer.max_epochs=2", "schedule.final=0.1")
+    train(folder, *SHORT, "trainer.max_epochs=2", "schedule.final=0.1", "schedule.on_extend=hold")
     cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert "note" not in capsys.readouterr().out
     cfg["trainer"]["max_epochs"] = 3

@@ -14,6 +14,7 @@ def saved(callback: BestCheckpoint, epochs) -> list[int]:
     written, seen = [], []
     trainer = SimpleNamespace(
         default_root_dir=".",
+        sanity_checking=False,
         strategy=SimpleNamespace(broadcast=lambda value: value),
         save_checkpoint=lambda path: written.append(len(seen)),
     )

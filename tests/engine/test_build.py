@@ -1,9 +1,11 @@
 """Parts built from a config."""
 
 import torch
+from composing import composed
 from conftest import TINY, config, same
 
-from repel.engine.build import build_module
+from repel.engine.build import build_module, with_data
+from repel.engine.configs import to_container
 
 
 def test_the_jobs_own_seed_decides_the_weights():
@@ -12,3 +14,16 @@ def test_the_jobs_own_seed_decides_the_weights():
     torch.rand(3)
     assert same(build_module(config(*TINY)).state_dict(), first)
     assert not same(build_module(config(*TINY, "seed=2")).state_dict(), first)
+
+
+def test_other_data_is_read_as_the_run_reads_its_own():
+    """The range too, unless it was typed: 12-bit images would be nearly black. Bundled images have none."""
+    run = to_container(config("data=image_folder", "data.root=mine", "data.range=[0,4095]"))
+    other = ["data=image_folder", "data.root=other"]
+
+    def read(*typed: str) -> dict:
+        return with_data(composed("evaluate", [*typed, "ckpt=x"]), run, typed)["data"]
+
+    assert read(*other)["datamodule"]["read"]["gray_range"] == [0, 4095]
+    assert read(*other, "data.range=null")["datamodule"]["read"]["gray_range"] is None
+    assert "range" not in read("data=fashion_mini")

@@ -12,7 +12,7 @@ from folder_runs import QUICK
 from runs_here import train
 
 from repel.cli import compare, resume, sweeps
-from repel.cli.suggestions import check_names
+from repel.cli.going_on import with_options_of_run
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data
 from repel.engine.configs import load_config, to_container, with_data_root
@@ -144,6 +144,7 @@ def typed(monkeypatch):
         monkeypatch.setattr(resume, "HydraConfig", SimpleNamespace(get=lambda: SimpleNamespace(mode=None)))
         monkeypatch.setattr(resume.slurm, "remember", lambda folder: None)
         monkeypatch.setattr(resume, "own_folders", list)
+        monkeypatch.setattr(resume, "_chosen_groups", dict)
         try:
             return resume.prepare_run(config(*overrides), folder)
         finally:
@@ -167,7 +168,7 @@ def test_data_that_moved(trained, typed, done, monkeypatch):  # noqa: F811
     with pytest.raises(ValueError, match=r"data_root=.*a new run takes data\.root="):
         typed(run.with_name("new"), "data_root=elsewhere")
     with pytest.raises(ValueError, match=r"data_root=FOLDER"):
-        check_names("train", [f"resume={run}", f"data.root={moved}"])
+        with_options_of_run([f"resume={run}", f"data.root={moved}"])
 
 
 def test_a_sweep_whose_data_moved(tmp_path, typed):

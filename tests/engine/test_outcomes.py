@@ -152,3 +152,34 @@ def test_lightnings_finders_are_refused_before_data_is_read(tmp_path, finder, ke
     cfg = config(f"+callbacks.find={{_target_:lightning.pytorch.callbacks.{finder}}}")
     with pytest.raises(ValueError, match=f"callbacks.find: {finder} does not work here: .* {key}"):
         build_trainer(cfg, tmp_path)
+
+
+def raised(code: str, module: str) -> Exception:
+    """What a line of a module raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        exec(code, {"__name__": module})
+    return caught.value
+
+
+OWN = "class Odd(ValueError): pass\nraise Odd('set x')"  # of a package of the user's own, as this test is
+
+
+@pytest.mark.parametrize(("code", "module", "status", "line"), [
+    ("raise ValueError('data.x must be 1')", "repel.data.x", MISTAKE, "data.x must be 1"),
+    ("try:\n int('x')\nexcept ValueError as e:\n raise ValueError('set x') from e", "repel.x", MISTAKE, "set x"),
+    ("raise ValueError('no such folder')", "test_outcomes", MISTAKE, "no such folder"),
+    (OWN, "test_outcomes", MISTAKE, "set x"),
+    ("int('x')", "repel.data.x", CRASHED, "ValueError: invalid literal for int() with base 10: 'x'"),
+    ("'\\xb1'.encode('ascii')", "repel.report.x", CRASHED, "UnicodeEncodeError: 'ascii' codec can't encode character"),
+    ("import json; json.loads('{')", "repel.report.x", CRASHED, "JSONDecodeError: Expecting property name"),
+    ("import numpy; numpy.zeros(3).reshape(2)", "repel.data.x", CRASHED, "ValueError: cannot reshape"),
+    ("raise ValueError('shapes')", "numpy.linalg", CRASHED, "ValueError: shapes"),
+    ("import torch; torch.nn.functional.cross_entropy(torch.zeros(2, 3), torch.zeros(3).long())", "repel.losses.x",
+     CRASHED, "ValueError: Expected input batch_size"),
+    ("import numpy.linalg as la; raise la.LinAlgError('singular')", "repel.x", CRASHED, "LinAlgError: singular"),
+])  # fmt: skip
+def test_a_value_error_is_a_mistake_where_this_project_or_an_own_part_says_so(code, module, status, line):
+    found = explain(raised(code, module))
+    assert found[0] == status
+    assert found[1].startswith(line)
+    assert explain(caused(raised("'\\xb1'.encode('ascii')", "repel.x")))[0] == CRASHED

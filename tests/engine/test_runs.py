@@ -31,6 +31,7 @@ def test_a_new_folder_is_complete_and_locked(folder):
 
 def test_a_run_is_named_by_its_folder_or_a_checkpoint(folder, monkeypatch):
     assert runs.find(str(folder)) == runs.find(str(folder / "checkpoints/best.ckpt")) == folder
+    assert runs.find(f"{folder}/checkpoints/") == folder  # as a shell completes it
     monkeypatch.setenv("HOME", str(folder.parent))
     assert runs.find("~/run") == folder
     with pytest.raises(ValueError, match="not a run folder"):
@@ -86,5 +87,21 @@ def test_a_finished_run_says_how_it_ended(folder):
 def test_metrics_are_merged_in_order(folder):
     runs.add_metrics(folder, {"b": 1.0, "a": 2.0})
     assert list(runs.add_metrics(folder, {"a": 3.0, "c": 4.0}).items()) == [("a", 3.0), ("b", 1.0), ("c", 4.0)]
+    for events in ("events.out.tfevents.1.host.2.0", "tensorboard/events.out.tfevents.1.host.2.0"):
+        (folder / events).parent.mkdir(exist_ok=True)
+        (folder / events).touch()
     runs.reset(folder, ["seed=1"])
     assert runs.read_metrics(folder) == {}
+    assert not list(folder.rglob("*tfevents*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"\xff", b'{"a": '])
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "metrics.json"])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    """As a power failure leaves it; without its name the line says that a value is expected in line 1."""
+    read = {"config.yaml": runs.read_config, "metrics.json": runs.read_metrics}.get(name, runs.read_environment)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{name} is damaged"):
+        read(tmp_path)
+    runs.remove_if_unused(tmp_path)  # which a mistake calls
+    assert (tmp_path / name).read_bytes() == content

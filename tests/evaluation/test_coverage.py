@@ -9,9 +9,9 @@ from test_protocol import evaluator, images
 
 from repel.data.datamodule import PairData
 from repel.data.samples import Splits
-from repel.engine.notes import notes_on_test_labels, notes_on_val_labels
+from repel.engine.notes import notes_on_tasks, notes_on_test_labels, notes_on_val_labels
+from repel.evaluation.fit_progress import FitProgress
 from repel.evaluation.linear import FewLabels, LinearProbe
-from repel.evaluation.logistic import FitProgress
 from repel.evaluation.protocol import Network, Part, ReportRow, measure
 from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
@@ -127,8 +127,23 @@ def test_one_class_is_no_label(tmp_path):
     assert (two.labelled, two.single_class, two.splits.classes) == (True, None, ["a", "b"])
     assert (one.labelled, one.single_class, one.splits.classes) == (False, "b", [])
     assert all(part.labels is None for part in (one.splits.train, one.splits.val, one.splits.test))
+    two.tasks = {"constant": ["same", "same"]}
+    assert "task constant: the training samples have one label alone" in "".join(notes_on_test_labels(two, None))
     assert not list(notes_on_val_labels(two, None))
     assert "one class, b: that is no label; val/loss chooses" in "".join(notes_on_val_labels(one, None))
+
+
+def test_tasks_that_cannot_be_measured_are_named():
+    """One label is none, as one class is none; such a task was missing from the table without a word."""
+    some, one, none = torch.tensor([0, 1, -1]), torch.tensor([1, 1, -1]), torch.tensor([-1, -1, -1])
+    assert list(notes_on_tasks({"x": some}, {"x": one}, {"x": one})) == []
+    assert list(notes_on_tasks({"x": one, "y": none}, {"x": some, "y": some}, {"x": some, "y": some})) == [
+        "task x: the training samples have one label alone, so that it is not measured",
+        "task y: the training samples have no label, so that it is not measured",
+    ]
+    assert list(notes_on_tasks({"x": some}, {"x": none}, {"x": one})) == [
+        "task x: no validation sample has a label, so that it is not measured"
+    ]
 
 
 def test_a_table_gives_the_class_where_the_folder_gives_none(tmp_path):
@@ -176,7 +191,7 @@ def test_a_slow_fit_says_how_far_it_is(monkeypatch, capsys):
     train, val = many(5)
     LinearProbe([1e-3]).fit(train, val, None)
     assert not capsys.readouterr().out
-    monkeypatch.setattr("repel.evaluation.logistic.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("repel.evaluation.fit_progress.PROGRESS_SECONDS", 0.0)
     LinearProbe([1e-3]).fit(train, val, None)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "linear   fit 1 of 2 (l2=0.001): 1 evaluations of the loss"

@@ -1,21 +1,20 @@
 """Evaluators against plain forms and scikit-learn, on random and real features."""
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from repel.base.cores import one_thread
+from repel.evaluation import knn, linear_classifier, logistic
 from repel.evaluation.episodes import _draw_places, _interval, few_shot_accuracies
 from repel.evaluation.features import encode
+from repel.evaluation.fit_progress import FitProgress
 from repel.evaluation.knn import KNN, knn_predict, knn_top1
-from repel.evaluation.linear import (
-    LinearProbe,
-    _choose_l2,
-    _mean_and_std,
-    _share_of_labels,
-    linear_probe,
-)
+from repel.evaluation.linear import LinearProbe, _share_of_labels
+from repel.evaluation.linear_classifier import Choice, choose_l2, fit_classifiers, linear_probe, mean_and_std
 from repel.evaluation.logistic import logistic_regression
 from repel.evaluation.protocol import Part, accuracy
 from repel.evaluation.retrieval import retrieval_metrics
@@ -157,14 +156,19 @@ def test_knn_equals_scikit_learns(features, k):
     assert knn_predict(bank.x, bank.y, queries.x, k, 0.1).tolist() == expected.tolist()
 
 
+def chosen(train: Part, val: Part, grid: list[float]) -> tuple[float, float]:
+    """l2 and its validation accuracy."""
+    return choose_l2(train.x, [train.y], val.x, [val.y], grid)[0][:2]
+
+
 @pytest.mark.parametrize("l2", [1e-3, 1e-1])
 def test_logistic_regression_equals_scikit_learns(features, l2):
     from sklearn.linear_model import LogisticRegression
 
     train, test = features
-    mean, std = _mean_and_std(train.x)
+    mean, std = mean_and_std(train.x)
     x, n, classes = (train.x - mean) / std, len(train.y), int(train.y.max()) + 1
-    weight, bias, value, converged = logistic_regression(x, train.y, l2, classes, None, 1e-7)
+    weight, bias, converged = logistic_regression(x, [train.y], [classes], [l2], None, 1e-7)[0]
     assert converged
     oracle = LogisticRegression(C=1 / (l2 * n), tol=1e-10, max_iter=10000).fit(x, train.y)
 
@@ -173,8 +177,7 @@ def test_logistic_regression_equals_scikit_learns(features, l2):
         return float(loss + 0.5 * l2 * weight.square().sum())
 
     theirs = objective(torch.from_numpy(oracle.coef_), torch.from_numpy(oracle.intercept_))
-    assert value == pytest.approx(objective(weight, bias), abs=1e-12)
-    assert value == pytest.approx(theirs, abs=1e-6)
+    assert objective(weight, bias) == pytest.approx(theirs, abs=1e-6)
     queries = (test.x - mean) / std
     ours = accuracy((queries @ weight.T + bias).argmax(1), test.y)
     assert ours == pytest.approx(oracle.score(queries, test.y), abs=1e-3)
@@ -189,13 +192,130 @@ def test_the_probes_own_tolerance_costs_no_accuracy(features):
     rest = Part(test.x[1::2], test.y[1::2], None)
     fitted = LinearProbe([1e-3, 1e-2, 1e-1]).fit(train, val, None)
     score = fitted.score(rest)[0]
-    assert score.settings["l2"] == fitted.chosen[0].settings["l2"] == _choose_l2(train, val, [1e-3, 1e-2, 1e-1], 10)[0]
+    assert score.settings["l2"] == fitted.chosen[0].settings["l2"] == chosen(train, val, [1e-3, 1e-2, 1e-1])[0]
     x, y = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
-    mean, std = _mean_and_std(x)
+    mean, std = mean_and_std(x)
     oracle = LogisticRegression(C=1 / (score.settings["l2"] * len(y)), tol=1e-10, max_iter=10000).fit(
         (x - mean) / std, y
     )
     assert score.value == pytest.approx(oracle.score((rest.x - mean) / std, rest.y), abs=1e-3)
+
+
+def test_labelings_solved_together_reach_each_ones_optimum(features):
+    """Of 5 or 10, of 2 and of 3 classes, with penalties of their own: scikit-learn's weights and biases."""
+    from sklearn.linear_model import LogisticRegression
+
+    x = (features[0].x - features[0].x.mean(0)) / features[0].x.std(0).clamp(min=1e-6)
+    y = features[0].y
+    labels, l2 = [y, (y > 1).long(), y % 3], [0.1, 0.03, 0.3]
+    starts = [torch.randn(int(part.max()) + 1, x.shape[1] + 1, dtype=torch.float64) for part in labels]
+    classes = [len(start) for start in starts]
+    for begun in (None, starts):
+        found = logistic_regression(x, labels, classes, l2, begun, 1e-8)
+        for part, value, (weight, bias, converged) in zip(labels, l2, found, strict=True):
+            oracle = LogisticRegression(C=1 / (value * len(x)), tol=1e-12, max_iter=10000).fit(x, part)
+            expected, ours = torch.from_numpy(oracle.decision_function(x)), x @ weight.T + bias
+            if ours.shape[1] == 2:  # two classes are one there, with twice the penalty for the same difference
+                oracle = LogisticRegression(C=2 / (value * len(x)), tol=1e-12, max_iter=10000).fit(x, part)
+                expected, ours = torch.from_numpy(oracle.decision_function(x)), ours[:, 1] - ours[:, 0]
+            else:
+                expected, ours = (t - t.mean(1, keepdim=True) for t in (expected, ours))
+            assert converged
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_a_fit_that_begins_at_the_optimum_is_over_at_once(features):
+    """standardized_by says the same of features that are standardized in another way."""
+    x, y = features[0].x.float(), features[0].y
+    counted = []
+
+    class Count(FitProgress):
+        def evaluated(self):
+            counted.append(self.begun)
+
+    classifier = choose_l2(x, [y], x, [y], [0.1])[0]
+    exact = fit_classifiers(x, [y], [classifier], Count("a", 1))[0]
+    again = Choice(0.1, 0.0, exact)
+    assert len(counted) < 20
+    counted.clear()
+    once_more = fit_classifiers(x, [y], [again], Count("a", 1))[0]
+    torch.testing.assert_close(once_more.weight, exact.weight, atol=1e-5, rtol=0)
+    assert counted == [1]
+    moved = exact.standardized_by(exact.mean + 0.5, exact.std * 3)
+    logits = ((x.double() - exact.mean - 0.5) / (exact.std * 3)) @ moved[:, :-1].T + moved[:, -1]
+    torch.testing.assert_close(logits, ((x.double() - exact.mean) / exact.std) @ exact.weight.T + exact.bias)
+
+
+def tasks_of(features) -> dict[str, tuple[Part, Part, Part]]:
+    """A class, a coarser labeling of all samples, and one that some samples lack, of each split."""
+    splits = features[0], *(Part(features[1].x[i::2], features[1].y[i::2], None) for i in (0, 1))
+    some = [part.y.where(torch.arange(len(part.y)) % 5 > 0, -1) for part in splits]
+    labels = {"class": [part.y for part in splits], "coarse": [part.y // 2 for part in splits], "some": some}
+
+    def known(part: Part, y: torch.Tensor) -> Part:
+        keep = y >= 0
+        return part._replace(y=y) if bool(keep.all()) else Part(part.x[keep], y[keep], None)
+
+    return {task: tuple(map(known, splits, own)) for task, own in labels.items()}
+
+
+@pytest.mark.parametrize("evaluator", [KNN(20, [5], 0.1), LinearProbe([1e-1, 1.0])], ids=["knn", "linear"])
+def test_tasks_fitted_together_score_as_each_alone(features, evaluator, monkeypatch):
+    for tolerance in ("SEARCH_TOLERANCE", "FINAL_TOLERANCE"):  # so that no sample on the border decides
+        monkeypatch.setattr(linear_classifier, tolerance, 3e-5)
+    tasks = tasks_of(features)
+    fitted = evaluator.fit_tasks({task: parts[:2] for task, parts in tasks.items()}, None)
+    assert list(fitted) == list(tasks)
+    for task, (train, val, test) in tasks.items():
+        alone = evaluator.fit(train, val, None)
+        assert fitted[task].score(test) == alone.score(test)
+        assert list(fitted[task].chosen) == list(alone.chosen)
+
+
+@pytest.mark.parametrize("evaluator", [KNN(20, [], 0.1), LinearProbe([1e-1])], ids=["knn", "linear"])
+def test_a_fit_of_ones_own_is_called_for_every_task(features, evaluator):
+    class Own(type(evaluator)):
+        def fit(self, train, val, network):
+            return "own"
+
+    evaluator.__class__ = Own
+    assert evaluator.fit_tasks({task: parts[:2] for task, parts in tasks_of(features).items()}, None) == dict.fromkeys(
+        ["class", "coarse", "some"], "own"
+    )
+
+
+def test_neighbors_are_searched_once_for_all_tasks(features, monkeypatch):
+    searched = []
+    usual = knn.nearest_neighbors
+    monkeypatch.setattr(knn, "nearest_neighbors", lambda *args: searched.append(len(args[1])) or usual(*args))
+    tasks = tasks_of(features)
+    fitted = KNN(20, [5, 10], 0.1).fit_tasks({task: parts[:2] for task, parts in tasks.items()}, None)
+    for task, parts in tasks.items():
+        fitted[task].score(parts[2])
+    assert searched == [len(tasks["class"][2].y), len(tasks["some"][2].y)]
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_short_evaluations_use_one_thread(monkeypatch, short):
+    used = []
+    monkeypatch.setattr(logistic, "one_thread", lambda: used.append(True) or contextlib.nullcontext())
+    if not short:
+        monkeypatch.setattr(logistic, "SHORT", 0)
+    logistic_regression(torch.randn(9, 3), [torch.arange(9) % 2], [2], [1.0], None, 1e-3)
+    assert used == [True] * short
+
+
+def test_threads_come_back_after_one_thread():
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        within = []
+        with contextlib.suppress(KeyError), one_thread():
+            within.append(torch.get_num_threads())
+            raise KeyError
+        assert [*within, torch.get_num_threads()] == [1, 2]
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_plain_arrays_give_the_evaluators_numbers(features):
@@ -217,20 +337,18 @@ def test_plain_arrays_give_the_evaluators_numbers(features):
 def test_fewer_samples_than_features_lose_nothing():
     """The weights lie in the span of the samples: both forms reach the same minimum."""
     x, y = torch.randn(12, 40, dtype=torch.float64), torch.arange(12) % 3
-    few = logistic_regression(x, y, 0.01, 3, None, 1e-9)
-    padded = torch.cat([x, x.new_zeros(0, 40)])
+    few = logistic_regression(x, [y], [3], [0.01], None, 1e-9)[0]
     weight = torch.zeros(3, 41, dtype=torch.float64, requires_grad=True)
     plain = torch.optim.LBFGS([weight], max_iter=2000, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
 
     def closure():
         plain.zero_grad()
-        logits = padded @ weight[:, :-1].T + weight[:, -1]
+        logits = x @ weight[:, :-1].T + weight[:, -1]
         value = torch.nn.functional.cross_entropy(logits, y) + 0.005 * weight[:, :-1].square().sum()
         value.backward()
         return value
 
     plain.step(closure)
-    assert few[2] == pytest.approx(float(closure().detach()), abs=1e-9)
     torch.testing.assert_close(few[0], weight.detach()[:, :-1], atol=1e-3, rtol=0)
 
 
@@ -241,10 +359,10 @@ def test_the_regularisation_is_chosen_on_validation():
     signal = (2 * y - 1)[:, None] + 0.1 * torch.randn(40, 1)
     train = Part(torch.cat([signal, torch.randn(40, 200)], 1), y, None)
     val = Part(torch.cat([signal, 5 * torch.randn(40, 200)], 1), y, None)
-    values = {l2: _choose_l2(train, val, [l2], 2)[1] for l2 in (1e-4, 1.0, 10.0)}
+    values = {l2: chosen(train, val, [l2])[1] for l2 in (1e-4, 1.0, 10.0)}
     best = max(values.values())
     assert len(set(values.values())) > 1
-    assert _choose_l2(train, val, list(values), 2) == (max(l2 for l2, v in values.items() if v == best), best)
+    assert chosen(train, val, list(values)) == (max(l2 for l2, v in values.items() if v == best), best)
 
 
 def test_a_share_of_the_labels_is_the_same_of_every_class():

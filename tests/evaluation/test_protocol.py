@@ -11,7 +11,8 @@ from runs_here import train
 
 from repel.data.datamodule import PairData
 from repel.data.samples import Splits
-from repel.evaluation.linear import LinearProbe, _choose_l2
+from repel.evaluation.linear import LinearProbe
+from repel.evaluation.linear_classifier import choose_l2
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, ReportRow, Score, measure
 from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
@@ -153,7 +154,7 @@ def test_a_planted_leak_is_caught(what):
             test = self.one.splits.test
             x, _ = network.encode(test)
             if what == "labels":
-                l2, top1 = _choose_l2(train, Part(x, test.labels, test), self.l2, 3)
+                l2, top1, _ = choose_l2(train.x, [train.y], x, [test.labels], self.l2)[0]
                 return Fitted(lambda part: [Score("l2", "", l2, {"top1": top1})])
             scale = x.std(0).square()
             return super().fit(train._replace(x=train.x * scale), val._replace(x=val.x * scale), network)
@@ -222,6 +223,38 @@ def test_records_say_how_they_were_measured():
     assert len(seen) == 1
 
 
+def test_rows_with_the_same_features_are_measured_once():
+    """Such as a last epoch that is also the best; each row has its own names, and its figures."""
+    one, made, seen = data(images(30, 4)), [], []
+
+    def make(name):
+        return lambda: made.append(name) or network(one.normalize)
+
+    rows = [
+        ReportRow("raw", "x", "h", make("raw")),
+        ReportRow("last", "x", "h", make("last"), 2, True, "both"),
+        ReportRow("best", "x", "h", make("best"), 2, False, "both"),
+        ReportRow("last", "x", "z", make("z"), 2, True),
+    ]
+    measurements = measure(rows, {"knn": evaluator("knn")}, one, None, 1, lambda row, *parts: seen.append(row.source))
+    assert made == ["raw", "last", "z"]
+    assert seen == ["raw", "last", "best", "last"]
+    values = {m.metric: m.score.value for m in measurements}
+    assert values["test/best_knn_top1"] == values["test/knn_top1"]
+    assert len(values) == len(measurements)
+
+
+def test_stages_are_counted_to_the_end():
+    one, begun = data(images(30, 4)), []
+    rows = [ReportRow(n, n, "h", lambda: network(one.normalize)._replace(encoder=None), 1) for n in "ab"]
+    evaluators = {name: evaluator(name) for name in ("knn", "fine_tune")}  # the second one needs an encoder
+    measure(rows, evaluators, one, None, 1, on_stage=lambda *stage: begun.append(stage))
+    assert begun == [
+        (0, 8, "a, h: encoding"), (1, 8, "a, h: knn"), (3, 8, "a, h: test split"),
+        (4, 8, "b, h: encoding"), (5, 8, "b, h: knn"), (7, 8, "b, h: test split"),
+    ]  # fmt: skip
+
+
 def test_raw_pixels_have_no_numbers_of_an_encoder():
     one = data(images(30, 4))
     rows = [ReportRow("raw", "x", "pixels", lambda: network(one.normalize)._replace(encoder=None))]
@@ -257,6 +290,8 @@ def test_every_evaluator_has_a_file_of_its_name():
         (("best", "h", 1, True), "test/x", "val/x"),
         (("checkpoint", "h", 1, True), "test/x", "val/x"),
         (("last", "h", 1, False), "test/last_x", "val/last_x"),
+        (("last", "h", 1, True), "test/x", "val/x"),
+        (("best", "h", 1, False), "test/best_x", "val/best_x"),
         (("best", "z", 1, True), "test/z_x", "val/z_x"),
         (("raw", "pixels", None, False), "baseline/raw_x", "val/baseline_raw_x"),
         (("untrained", "h", None, False), "baseline/untrained_x", "val/baseline_untrained_x"),

@@ -7,6 +7,7 @@ import pytest
 from conftest import check_mistake, command, thinned
 from export_runs import checkpoint, folder_data
 
+from repel.engine.pretrained import find_checkpoint
 from repel.export import export as exports
 from repel.export.embed import embed
 from repel.export.export import export
@@ -82,3 +83,20 @@ def test_the_commands_themselves(run, pictures, tmp_path):
     assert second.startswith("encoder.onnx: ")
     assert (tmp_path / last.removeprefix("run: ") / "encoder.onnx").is_file()
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "file"),
+    [
+        ("evaluation: {checkpoint: last}", None, "last"),
+        ("evaluation: {checkpoint: best}", None, "best"),
+        ("evaluation: {k: 20}", None, "best"),  # a run from before evaluation.checkpoint
+        ("evaluation: {checkpoint: last}", "best", "best"),
+    ],
+)
+def test_what_is_exported_is_the_headline(tmp_path, config, asked, file):
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last", "best"):
+        (tmp_path / f"checkpoints/{name}.ckpt").touch()
+    assert find_checkpoint(str(tmp_path), asked) == tmp_path / f"checkpoints/{file}.ckpt"

@@ -18,9 +18,10 @@ from repel.export import export as exports
 from repel.export.export import _check_difference, export
 from repel.export.source import recipe
 from repel.images.decode import decode
+from repel.images.shapes import height_width
 
 ENCODERS = {
-    "small": ["encoder=small", "encoder.width=4"],
+    "small": ["encoder=small", "encoder.width=4", "data.image_size=[12,20]"],
     "resnet18_small": ["encoder=resnet18", "data=cifar10", "data.image_size=16"],
     "resnet18_imagenet": ["encoder=resnet18", "encoder.stem=imagenet"],  # one channel
     "timm": ["encoder=timm", "encoder.name=vit_tiny_patch16_224", "data.image_size=16", "+encoder.options.img_size=16",
@@ -76,7 +77,7 @@ def export_all(root: Path) -> Path:
         out.mkdir()
         export(config(f"ckpt={run}", "format=[safetensors,onnx]", name="export"), out)
         data = checkpoint_io.load(run / "checkpoints/best.ckpt")["config"]["data"]
-        images = torch.randint(0, 256, (5, data["channels"], data["image_size"], data["image_size"]), dtype=torch.uint8)
+        images = torch.randint(0, 256, (5, data["channels"], *height_width(data["image_size"])), dtype=torch.uint8)
         np.save(out / "images.npy", images.numpy())
         Image.fromarray(pixels.numpy()).save(out / "image.png")
         folders[name] = out

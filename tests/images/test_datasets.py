@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, command, config, make_folder, options
 from hydra.utils import instantiate
 from image_sizes import sizes_seen
+from PIL import Image
 
 from repel.images import datasets as readers
 from repel.images.contact_sheet import preview
@@ -88,6 +89,29 @@ def fake_shards(root, monkeypatch):
     return 2
 
 
+def fake_huggingface(root, monkeypatch) -> int:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    generator = np.random.default_rng(0)
+    features = datasets.Features(picture=datasets.Image(), kind=datasets.ClassLabel(names=["a", "b", "c"]))
+
+    def made(count: int):
+        pictures = [Image.fromarray(generator.integers(0, 256, (9, 12, 3), np.uint8)) for _ in range(count)]
+        rows = {"picture": pictures, "kind": [i % 3 for i in range(count)]}
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    datasets.DatasetDict(train=made(40), validation=made(6), test=made(8), extra=made(2)).save_to_disk(root)
+    return 3
+
+
+def fake_arrays(root, monkeypatch) -> int:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 8)):
+        np.save(root / f"{split}_images.npy", generator.integers(0, 256, (count, 12, 12), np.uint8))
+        np.save(root / f"{split}_labels.npy", np.arange(count) % 4)
+    return 4
+
+
 FAKES = {
     "fashion_mini": lambda root, monkeypatch: 10,
     "fashion_mnist": fake_fashion_mnist,
@@ -99,6 +123,8 @@ FAKES = {
     "image_folder": lambda root, monkeypatch: len(list(make_folder(root, ["a", "b"], 20).iterdir())),
     "imagenet": fake_imagenet,
     "stream": fake_shards,
+    "array": fake_arrays,
+    "hf": fake_huggingface,
 }
 
 

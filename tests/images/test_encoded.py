@@ -8,11 +8,13 @@ from conftest import config, make_folder
 from folder_runs import QUICK
 from hostile import picture
 from hydra.utils import instantiate
+from runs_here import status
 
 from repel.base import seeding
 from repel.data.loading import BatchFetch
 from repel.data.sampler import BatchIndices
 from repel.data.samples import UnreadableSample
+from repel.engine import runs
 from repel.engine.build import build_module, build_trainer
 from repel.engine.outcomes import MISTAKE, explain
 from repel.images import folder
@@ -173,6 +175,17 @@ def test_cores_are_shared_out_among_ranks(monkeypatch):
     assert worker_count("auto") == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert worker_count("auto") == 1
+
+
+def test_a_broken_test_image_is_found_before_training(tmp_path, monkeypatch):
+    """Not when training is done, and the run would end without its table."""
+    make_folder(tmp_path / "images", ["train/a", "train/b", "test/a", "test/b"], 20)
+    (tmp_path / "images/test/b/019.png").write_bytes(b"cut off")
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", lambda *args, **options: pytest.fail("training began"))
+    options = [*QUICK, "data=image_folder", f"data.root={tmp_path}/images", "data.in_memory=false", "data.workers=0"]
+    ended, line = status(tmp_path / "run", *options)
+    runs.unlock(tmp_path / "run")
+    assert (ended, "cannot read the image" in line, "019.png" in line) == (MISTAKE, True, True)
 
 
 def test_a_broken_file_found_in_the_middle_of_training_is_no_crash(tmp_path):

@@ -6,6 +6,8 @@ from conftest import config, options
 from hydra.utils import instantiate
 
 from repel.images.encoders import TimmEncoder
+from repel.images.vit import SmallViT
+from repel.model.optim import parameter_groups
 
 ENCODER_OPTIONS = {"timm": ["encoder.name=resnet10t"]}
 
@@ -49,6 +51,7 @@ def test_the_stem_decides_the_resolution(name):
             "encoder.name=timm/resnet10x.a1: .* did you mean resnet10t",
         ),
         (["encoder=timm", "encoder.name=zzzzzzzz"], r"no such model; timm.list_models\(\) lists them"),
+        (["encoder=timm", "encoder.name=resnet10t.C3"], "resnet10t.C3: .* there are: resnet10t.c3_in1k"),
         (["encoder=timm", "encoder.name=vit_tiny_patch16_224"], "data.image_size"),
         (["encoder=small", "encoder.width=0"], "encoder.width"),
     ],
@@ -60,7 +63,48 @@ def test_impossible_encoders_are_explained(overrides, words):
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-@pytest.mark.parametrize("name", ["timm/resnet10t.c3_in1k", "hf-hub:timm/resnet10t", "hf_hub:timm/resnet10t"])
+def test_the_vision_transformer_takes_other_sizes():
+    """Crops get position embeddings of their own grid, equal where it is the same; sides may differ."""
+    net = SmallViT(channels=1, image_size=(8, 12), width=8, depth=1, heads=2)
+    assert net(torch.randn(2, 1, 8, 12)).shape == net(torch.randn(2, 1, 12, 12)).shape == (2, 8)
+    assert torch.equal(net.positions(2, 3), net.net.encoder.pos_embedding)
+    with torch.no_grad():
+        net.net.encoder.pos_embedding[:, 1:] = 3.0
+    torch.testing.assert_close(net.positions(4, 2)[:, 1:], torch.full((1, 8, 8), 3.0))
+
+
+def test_the_vision_transformer_is_torchvisions():
+    from torchvision.models import VisionTransformer
+
+    whole = VisionTransformer(8, 4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16)
+    whole.heads = torch.nn.Identity()
+    net, images = SmallViT(channels=3, image_size=8, width=8, depth=1, heads=2), torch.randn(2, 3, 8, 8)
+    net.net.load_state_dict(whole.state_dict())
+    torch.testing.assert_close(net(images), whole(images))
+
+
+@pytest.mark.slow
+def test_the_vision_transformer_is_exported_for_any_number_of_images():
+    net = SmallViT(channels=1, image_size=8, width=8, depth=1, heads=2).eval()
+    images = torch.randn(5, 1, 8, 8)
+    exported = torch.export.export(net, (images[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+    torch.testing.assert_close(exported(images), net(images))
+
+
+def test_positions_of_the_vision_transformer_do_not_decay():
+    net = SmallViT(channels=1, image_size=8, width=8, depth=1, heads=2)
+    kept = {id(p) for p in parameter_groups([net], 0.1)[1]["params"]}
+    assert {id(net.net.class_token), id(net.net.encoder.pos_embedding)} <= kept
+
+
+@pytest.mark.parametrize("changed", [{"patch_size": 3}, {"heads": 3}, {"depth": 0}])
+def test_sizes_of_the_vision_transformer_that_do_not_fit(changed):
+    with pytest.raises(ValueError, match=rf"encoder\.{next(iter(changed))}"):
+        SmallViT(channels=1, image_size=8, **changed)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t.c3_in1k", "hf-hub:timm/resnet10t", "hf_hub:timm/resnet10t",
+                                  "https://huggingface.co/timm/resnet10t.c3_in1k"])  # fmt: skip
 def test_a_models_name_as_its_page_has_it(name, monkeypatch):
     pytest.importorskip("timm")
     made = []

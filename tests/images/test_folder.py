@@ -3,12 +3,16 @@
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_folder
+from folder_runs import QUICK
+from hostile import png
 from PIL import Image, features
+from runs_here import status
 
 from repel.base.installation import install_extra
 from repel.data.samples import Splits
@@ -239,6 +243,20 @@ def test_a_narrow_range_of_16_bit_images_is_said_and_can_be_set(tmp_path, capsys
             read(tmp_path, gray_range=bad)
 
 
+def test_16_bit_colors_that_pillow_cuts_are_said(tmp_path, capsys):
+    """It keeps their upper 8 bits: two of 256 levels here, which no option brings back."""
+    values = np.arange(8 * 8 * 3, dtype=">u2").reshape(8, 24)
+    for name, factor in (("dim", 2), ("bright", 340)):
+        rows = b"".join(b"\0" + (row * factor).astype(">u2").tobytes() for row in values)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(png(8, 8, rows, depth=16, color=2))
+        read(tmp_path / name)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "the 16-bit color images keep their upper 8 bits: 2 of 256 levels are left in 1" in line
+    read(tmp_path / "bright", gray_range=[0, 511])
+    assert "data.range is of gray images alone" in capsys.readouterr().out
+
+
 def test_floating_point_images_need_a_range(tmp_path):
     values = np.linspace(-1, 2, 64, dtype=np.float32).reshape(8, 8)
     values[0, 0] = np.nan
@@ -306,3 +324,31 @@ def test_sets_beyond_memory_are_refused(tmp_path):
     make_folder(tmp_path, ["a"], 3)
     with pytest.raises(ValueError, match=r"data\.image_size"):
         read(tmp_path, size=100_000)
+
+
+# what a Mac, a Windows machine, archivers and annotation tools leave beside images: 60 files
+LEFT = [
+    *(f"{place}{name}" for place in ("", "cat/", "dog/")
+      for name in (".DS_Store", "._.DS_Store", "Thumbs.db", "desktop.ini")),
+    *(f"{kind}/._{i:03d}.png" for kind in ("cat", "dog") for i in range(8)),
+    *(f"cat/{i:03d}.xml" for i in range(8)), *(f"dog/{i:03d}.json" for i in range(8)),
+    "classes.txt", "labels.csv", "data.yaml", "Icon\r", ".picasa.ini", "cat/ehthumbs.db", "dog/notes.txt",
+    "cat/.~lock.x#",
+]  # fmt: skip
+CLOSED = ["__MACOSX/._cat", "__MACOSX/cat/._000.png", "__MACOSX/dog/._000.png", ".labelimg/state.json",
+          "cat/@eaDir/000.png", "$RECYCLE.BIN/1.png", "System Volume Information/x", ".Trashes/x.png"]  # fmt: skip
+
+
+def test_a_folder_as_other_machines_and_tools_leave_it_trains(tmp_path, capfd):
+    root = make_folder(tmp_path / "images", ["cat", "dog"], 12)
+    for name in [*LEFT, *CLOSED]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"no image")
+    assert len([*LEFT, *CLOSED]) == 60
+    assert status(tmp_path / "run", *QUICK, "data=image_folder", f"data.root={root}", "data.batch_size=8") == (0, "")
+    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("files "))
+    assert line == (
+        f"files    found {24 + len(LEFT)} files, read 24; left out: {sum(Path(f).name[0] == '.' for f in LEFT)} "
+        "hidden, 8 .json, 8 .xml, 4 .db, 3 .ini, 5 of other kinds; not looked into: $RECYCLE.BIN, .Trashes, .labelimg, "
+        "@eaDir, System Volume Information"
+    )

@@ -7,12 +7,14 @@ from repel.images.folder import image_folder
 from repel.images.split_names import split_named, splits_among
 
 SPELLED = {
-    "train": "Train TRAIN Training train_set TrainingSet trainset seg_train train2017 train_images trainA trainval",
-    "val": "Val valid Validation VALID val2014 valset images_val dev",
-    "test": "Test testing TESTING testset seg_test test-images test_data",
+    "train": "Train TRAIN Training train_set TrainingSet trainset seg_train train2017 train_images trainA trainval "
+    "Trainingsdaten Entrenamiento Treino entrainement entraînement entrai\u0302nement 训练集 学習データ 학습",
+    "val": "Val valid Validation VALID val2014 valset images_val dev Validación 验证集",
+    "test": "Test testing TESTING testset seg_test test-images test_data Testdaten Pruebas 测试集 テスト画像",
 }
 CLASSES = ["train_station", "bullet train", "test_tube", "trainer", "valley", "valve", "contest", "Testament",
-           "train_test", "2_3", "...", "développement", "n02917067", "1", "a", "latest", "protest"]  # fmt: skip
+           "train_test", "2_3", "...", "développement", "n02917067", "1", "a", "latest", "protest", "prueba de vino",
+           "测试员"]  # fmt: skip
 
 
 def read(root, layout="splits"):
@@ -34,6 +36,7 @@ def test_names_of_splits_in_any_spelling():
     (("train2017", "VALIDATION"), [4, 2, 0]),
     (("birds_train", "birds_test"), [4, 0, 2]),
     (("trn-10%", "tst-10%"), [4, 0, 2]),
+    (("训练集", "测试集"), [4, 0, 2]),
 ])  # fmt: skip
 def test_splits_are_taken_in_any_spelling(tmp_path, capsys, names, sizes):
     make_folder(tmp_path, [f"{names[0]}/a", f"{names[0]}/b"], 2)
@@ -55,6 +58,10 @@ REFUSED = {  # folders -> what the error says
     "archive/train/a archive/test/a": "point data.root at DIR/archive",
     "cat/train cat/test dog/train dog/test": "which look like splits",
     "train/x/Train/a train/x/valid/a": "DIR/train/x has Train and valid, which look like splits",
+    "development/a evaluation/a": "development and evaluation look like",
+    "bounding_box_train bounding_box_test query": "put the classes into train",
+    "images masks": "DIR has images and masks, which would be read as classes: .*data.root at DIR/images",
+    "train/JPEGImages train/Ground_Truth test/JPEGImages": "DIR/train has JPEGImages and Ground_Truth",
     "train test/a": "train has no class folders, test has",
     "train val/a test/a": "train has no class folders, val and test has",
 }
@@ -77,3 +84,33 @@ def test_classes_may_have_names_of_splits_where_one_says_so(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match=r"data\.layout must be splits, classes or imagenet"):
         read(tmp_path / "vehicles", "class")
+
+
+def test_folders_of_images_alone_are_classes(tmp_path):
+    make_folder(tmp_path, ["labels", "photos_1", "masks"], 2)
+    assert read(tmp_path)[0].classes == ["labels", "masks", "photos_1"]
+    make_folder(tmp_path, ["images"], 2)
+    assert read(tmp_path, "classes")[0].classes == ["images", "labels", "masks", "photos_1"]
+
+
+def test_images_that_a_link_would_give_twice_are_refused(tmp_path):
+    """Else test images would be trained on, or one class be two."""
+    make_folder(tmp_path, ["train/a", "train/b"], 2)
+    (tmp_path / "test").symlink_to("train")
+    with pytest.raises(ValueError, match=r"(test/a and train/a|test/b and train/b) are one folder, by a link"):
+        read(tmp_path)
+    (tmp_path / "test").unlink()
+    (tmp_path / "train/c").symlink_to("a")
+    with pytest.raises(ValueError, match="train/a and train/c are one folder"):
+        read(tmp_path)
+
+
+def test_classes_that_look_like_one_are_named(tmp_path, capsys):
+    make_folder(tmp_path, ["train/Cat", "train/caf\u00e9", "train/A", "train/a"], 2)
+    make_folder(tmp_path, ["test/cat", "test/cafe\u0301", "test/a"], 2)
+    assert len(read(tmp_path)[0].classes) == 6
+    line = capsys.readouterr().out
+    assert line.startswith(
+        f"note     data.root={tmp_path}: 'caf\u00e9' and 'cafe\u0301' are two classes, as their names"
+    )
+    assert line.endswith("the spelling of accents (and 1 more like them); rename the folders if they are one\n")

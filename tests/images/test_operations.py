@@ -9,6 +9,7 @@ import torchvision.transforms.v2.functional as TF
 from view_cases import augment
 
 from repel.images.views import blur, color, crop
+from repel.images.views.views import apply
 
 FACTORS = torch.tensor([0.0, 0.3, 0.9, 1.0, 1.4, 1.9])
 
@@ -57,6 +58,24 @@ def test_crop_and_flip_equal_torchvision(shape):
         torch.testing.assert_close(out, TF.horizontal_flip(expected) if f else expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("path", ["exact", "fused"])
+def test_operations_of_wide_images_equal_torchvision(path):
+    """Crop, blur and cutout of an output that is not square; exact and fused agree where only these act."""
+    make = augment(size=(12, 30), scale=(0.3, 0.9), ratio=(0.8, 1.25), flip=0.5, blur=1, blur_kernel=0.4, color=path)
+    images = torch.rand(6, 3, 40, 70)
+    p = make.draw(6, torch.Generator().manual_seed(1))
+    made = apply([make], images, [p])[0]
+    boxes = crop.boxes(p["area"], p["aspect"], p["position"], 40, 70).int().tolist()
+    for image, box, flip, sigma, got in zip(images, boxes, p["flip"], p["sigma"].tolist(), made, strict=True):
+        expected = TF.resized_crop(image, *box, [12, 30], interpolation=T.InterpolationMode.BILINEAR, antialias=True)
+        expected = TF.horizontal_flip(expected) if flip else expected
+        expected = TF.gaussian_blur(expected, [5, 5], [sigma, sigma])
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+        assert 0.8 * 0.9 <= box[3] / box[2] / 2.5 <= 1.25 * 1.1  # relative to 30 / 12, boxes being of whole pixels
+    holes = crop.erase(torch.ones(4, 1, 12, 30), torch.full((4, 2), 0.5), torch.full((4,), 0.5))
+    assert [int((holes == 0).any(axis).sum()) for axis in (-1, -2)] == [4 * 6, 4 * 6]
+
+
 @pytest.mark.parametrize(("width", "size"), [(3, 16), (9, 16), (23, 24)])
 def test_blur_equals_torchvision(width, size):
     images, sigma = torch.rand(5, 3, size, size), torch.tensor([0.1, 0.5, 1.0, 1.7, 4.0])
@@ -83,6 +102,12 @@ def test_rotation_equals_torchvision(images):
         for image, d in zip(images, degrees.tolist(), strict=True)
     ]
     torch.testing.assert_close(crop.rotate(images, degrees), torch.stack(expected), atol=1e-4, rtol=0)
+    wide = torch.rand(2, 3, 10, 24)
+    expected = [
+        TF.rotate(image, d, interpolation=T.InterpolationMode.BILINEAR)
+        for image, d in zip(wide, (20, -35), strict=True)
+    ]
+    torch.testing.assert_close(crop.rotate(wide, torch.tensor([20.0, -35])), torch.stack(expected), atol=1e-4, rtol=0)
 
 
 def test_solarisation_equals_torchvision(images):

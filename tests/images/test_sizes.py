@@ -3,22 +3,27 @@
 import io
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import ROOT, config, options
 from hydra.utils import instantiate
 from image_sizes import cases, sizes_seen
+from omegaconf import OmegaConf
 from PIL import Image
 
 from repel.data.memory import TensorSamples
 from repel.data.views import Viewed
 from repel.engine.configs import load_config
 from repel.engine.notes import notes
+from repel.images.contact_sheet import CELL, picture
 from repel.images.corruptions import Corruptions
 from repel.images.decode import decode
+from repel.images.figures import thumbnails
 from repel.images.memory import Images
 from repel.images.modality import raw_pixels
+from repel.images.shapes import height_width
 from repel.images.sizes import at_size
 
 STORED = [(28, 28), (24, 40), (44, 28)]
@@ -32,7 +37,7 @@ def plain(samples) -> torch.Tensor:
     return next(iter(samples.plain([torch.arange(len(samples))])))[0]
 
 
-@pytest.mark.parametrize("size", [20, 36])
+@pytest.mark.parametrize("size", [20, 36, [12, 30]], ids=str)
 @pytest.mark.parametrize("name", options("views"))
 def test_views_and_plain_images_have_one_size(name, size):
     cfg = config(f"views={name}", "data=cifar10", f"data.image_size={size}")
@@ -41,12 +46,12 @@ def test_views_and_plain_images_have_one_size(name, size):
         samples = prepare(images(*stored))
         made = views(samples.pixels, torch.Generator().manual_seed(0))
         made = made.views if isinstance(made, Viewed) else made
-        assert made.shape[-2:] == plain(samples).shape[-2:] == (size, size)
+        assert made.shape[-2:] == plain(samples).shape[-2:] == height_width(size)
         assert plain(samples).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [20, 28, 36])
+@pytest.mark.parametrize("size", [20, 28, 36, [12, 30]], ids=str)
 @pytest.mark.parametrize("stored", STORED)
 def test_plain_images_are_what_is_read_of_a_file(stored, size, channels):
     """So that an image of a stored set, saved as a file, is found by a search."""
@@ -59,13 +64,34 @@ def test_plain_images_are_what_is_read_of_a_file(stored, size, channels):
         assert expected.std() > 10
 
 
+@pytest.mark.parametrize("size", [20, [12, 30]], ids=str)
 @pytest.mark.parametrize("stored", STORED)
-def test_views_without_augmentation_are_the_plain_images(stored):
-    cfg = config("views=plain", "data=cifar10", "data.image_size=20")
-    samples, mean, std = at_size(images(*stored), 20), cfg.data.mean, cfg.data.std
+def test_views_without_augmentation_are_the_plain_images(stored, size):
+    cfg = config("views=plain", "data=cifar10", f"data.image_size={size}")
+    samples, mean, std = at_size(images(*stored), size), cfg.data.mean, cfg.data.std
     made = instantiate(cfg.views)(samples.pixels, torch.Generator())[0]
     pixels = made * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
     assert (pixels * 255 - plain(samples)).abs().max() < 1.5
+
+
+def test_nothing_is_squashed():
+    """A disk stays a disk in the plain image and in every view, where boxes have the aspect of the output."""
+    rows, columns = torch.meshgrid(torch.arange(40) - 19.5, torch.arange(100) - 49.5, indexing="ij")
+    disk = ((rows**2 + columns**2 <= 12**2) * 255).to(torch.uint8).expand(4, 1, -1, -1)
+    cfg = config("views=plain", "data.image_size=[20,50]", "views.augmentation.scale=[0.7,1.0]")
+    samples = at_size(Images(disk), [20, 50])
+    views = instantiate(cfg.views)(samples.pixels, torch.Generator().manual_seed(0)) * 0.353 + 0.286
+    for pixels in [plain(samples)[0, 0] / 255, *views[:, :, 0].flatten(0, 1)]:
+        tall, wide = (float((pixels > 0.5).any(1 - axis).sum()) for axis in (0, 1))
+        assert abs(tall - wide) <= 1
+        assert tall >= 10
+
+
+@pytest.mark.parametrize("wrong", ["0", "[40]", "[40,0]", "[40,100,3]", "[a,b]"])
+def test_what_is_no_size_is_refused(wrong):
+    size = OmegaConf.create(f"x: {wrong}").x
+    with pytest.raises(ValueError, match=r"data\.image_size must be a side in pixels"):
+        height_width(size)
 
 
 def test_parts_of_a_set_keep_its_size():
@@ -119,20 +145,32 @@ def test_earlier_configs_get_the_size_of_their_run():
 def test_views_of_another_size_are_told():
     module = type("Module", (), {"target": None})()
     assert notes(config(), module, 1) == []
+    for never in ("trainer.check_val_every_n_epoch=99", "trainer.limit_val_batches=0"):
+        assert "nothing is validated: the last epoch counts as the best" in "".join(notes(config(never), module, 1))
     (note,) = notes(config("views.augmentation.size=20"), module, 1)
     assert "20 pixels a side" in note
     assert "28" in note
 
 
+def test_a_sheet_of_pairs_and_thumbnails_keep_the_aspect():
+    wide = Images(torch.zeros(2, 1, 10, 40, dtype=torch.uint8))
+    cell = np.array(picture(wide.x[0]))
+    assert cell.shape == (CELL, CELL, 3)
+    assert (cell == 0).all(2).sum() == CELL * CELL // 4
+    small = thumbnails(wide, torch.arange(2), 20)
+    assert small.shape == (2, 3, 20, 20)
+    assert (small == 0).float().mean() == 1 / 4
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [20, 36])
+@pytest.mark.parametrize("size", [20, 36, [16, 24]], ids=str)
 @pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(case))
 def test_training_and_evaluation_use_one_size(case, size, tmp_path, monkeypatch):
     """An epoch with every option of the groups that have to do with images, and the report at its end."""
     seen, views = sizes_seen(case, size, tmp_path, monkeypatch)
     assert seen["train"] == views
     assert seen["eval"] - views == set()  # validation's views, and what is not augmented
-    assert (size, size) in seen["eval"]
+    assert height_width(size) in seen["eval"]
 
 
 @pytest.mark.slow

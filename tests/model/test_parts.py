@@ -9,8 +9,10 @@ from conftest import config, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from repel.engine.build import build_module
 from repel.model.anneal import Anneal
-from repel.model.optim import constant, cosine, fill_length, parameter_groups
+from repel.model.lars import LARS
+from repel.model.optim import constant, cosine, fill_length, parameter_groups, scaled_rate
 
 
 @pytest.mark.parametrize("name", options("head"))
@@ -56,8 +58,8 @@ def test_targets_make_embeddings_without_gradient_and_follow(name):
 @pytest.mark.parametrize("name", options("optimizer"))
 def test_optimizers_decay_weights_only(name):
     net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-    cfg = config(f"optimizer={name}", "optimizer.weight_decay=0.1", "optimizer.lr=0.5").optimizer
-    optimizer = instantiate(cfg)(parameter_groups([net], cfg.weight_decay))
+    cfg = config(f"optimizer={name}", "optimizer.weight_decay=0.1", "optimizer.lr=0.5", "encoder.width=2")
+    optimizer = build_module(cfg).optimizer(parameter_groups([net], cfg.optimizer.weight_decay))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {n: decay[id(p)] for n, p in net.named_parameters()} == {
         "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
@@ -67,6 +69,73 @@ def test_optimizers_decay_weights_only(name):
     optimizer.step()
     assert not torch.equal(before, net[0].weight)
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_lars_is_its_equation():
+    """You et al. 2017, arXiv:1708.03888, algorithm 1; what has one dimension, or is 0, is SGD's. The rate changes."""
+    net = torch.nn.Linear(3, 2).double()
+    zero = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.double))
+    expected = [p.detach().clone() for p in (*net.parameters(), zero)]
+    velocities = [torch.zeros_like(p) for p in expected]
+    optimizer = LARS(parameter_groups([net, torch.nn.ParameterList([zero])], 0.1), lr=0.5, trust=0.01)
+    for rate in (0.5, 0.2, 0.1):
+        optimizer.zero_grad()
+        (net(torch.randn(5, 3, dtype=torch.double)).square().sum() + (zero * torch.arange(2.0)).sum()).backward()
+        for number, parameter in enumerate((*net.parameters(), zero)):
+            w, g, decay = expected[number], parameter.grad, 0.0 if parameter.ndim == 1 else 0.1
+            local = 1.0 if parameter.ndim == 1 or not w.norm() else 0.01 * w.norm() / (g.norm() + decay * w.norm())
+            velocities[number] = 0.9 * velocities[number] + rate * local * (g + decay * w)
+            expected[number] = w - velocities[number]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    for parameter, value in zip((*net.parameters(), zero), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, rtol=1e-12, atol=1e-12)
+
+
+def test_lars_is_timms_while_the_rate_stays():
+    """Where timm's adapts at all: a group with weight decay."""
+    timm = pytest.importorskip("timm.optim")
+    nets = [torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    ours = LARS(parameter_groups(nets[:1], 0.1), lr=0.5)
+    theirs = timm.Lars(parameter_groups(nets[1:], 0.1), lr=0.5, momentum=0.9, eps=0.0)
+    for _ in range(3):
+        x = torch.randn(5, 3)
+        for net, optimizer in zip(nets, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"trust": 0.0}])
+def test_lars_says_which_number_it_does_not_take(changed):
+    with pytest.raises(ValueError, match=rf"optimizer\.{next(iter(changed))} must be .* got"):
+        LARS([torch.zeros(1)], **{"lr": 0.1} | changed)
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_the_learning_rate_is_scaled_with_the_global_batch(name):
+    rates = []
+    for rule in ("off", "linear", "sqrt"):
+        module = build_module(config(f"optimizer={name}", f"optimizer.scale_lr={rule}", "data.batch_size=1024",
+                                     "optimizer.lr=0.5", "encoder.width=2"))  # fmt: skip
+        rates.append(module.optimizer.keywords["lr"])
+    assert rates == [0.5, 2.0, 1.0]
+    earlier = config(f"optimizer={name}", "encoder.width=2")
+    del earlier.optimizer.scale_lr  # of a run from before there was one
+    assert build_module(earlier).optimizer.keywords["lr"] == earlier.optimizer.lr
+
+
+def test_a_rate_cannot_be_scaled_otherwise():
+    with pytest.raises(ValueError, match=r"optimizer\.scale_lr must be off, linear, sqrt, got 'cubic'"):
+        scaled_rate(0.1, "cubic", 128)
+    cfg = config("optimizer.scale_lr=linear")
+    del cfg.optimizer.lr
+    with pytest.raises(ValueError, match=r"optimizer\.scale_lr scales optimizer\.lr"):
+        build_module(cfg)
 
 
 def test_parameter_groups_leave_out_what_is_frozen_and_empty():
@@ -95,7 +164,8 @@ class Positions(torch.nn.Module):
 
 @pytest.mark.parametrize("name", options("schedule"))
 def test_schedules_warm_up_and_stay_in_range(name):
-    factor = fill_length(instantiate(config(f"schedule={name}", "schedule.warmup_epochs=2").schedule), 10)
+    cfg = config(f"schedule={name}", "schedule.warmup_epochs=2", "~schedule.on_extend")
+    factor = fill_length(instantiate(cfg.schedule), 10)
     values = [factor(e / 10) for e in range(101)]
     assert all(0 <= v <= 1 for v in values)
     assert values[10] == pytest.approx(0.5)
@@ -150,8 +220,6 @@ def test_the_momentum_of_byol_rises_to_one_by_a_cosine():
 )  # fmt: skip
 def test_these_can_be_annealed(typed, key):
     """And what is set is what the loss then computes with."""
-    from repel.engine.build import build_module
-
     cfg = config(typed)
     now = OmegaConf.select(cfg, key)
     later = 3 if isinstance(now, int) else 0.9 * now

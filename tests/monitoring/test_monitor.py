@@ -48,7 +48,7 @@ def test_histograms_have_fixed_edges(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(tmp_path / "a")
-    events = EventAccumulator(str(tmp_path / "a/tensorboard"), size_guidance={"histograms": 0})
+    events = EventAccumulator(str(tmp_path / "a"), size_guidance={"histograms": 0})
     events.Reload()
     for name in ("similarity/positives", "similarity/negatives"):
         shown = events.Histograms(name)

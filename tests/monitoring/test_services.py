@@ -69,6 +69,52 @@ def test_a_sweep_logs_its_jobs_apart(wandb, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_resumes_goes_on_in_its_run_of_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
+    for status in (143, 0):
+        services.mlflow_logger(str(tmp_path / "run"), "repel", None).log_metrics({"train/loss": 1.0}, step=status)
+        services.close_loggers(status)
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("repel").experiment_id])
+    assert (found.info.run_name, found.info.run_id) == ("run", (tmp_path / "run/mlflow.txt").read_text().strip())
+    assert [metric.step for metric in client.get_metric_history(found.info.run_id, "train/loss")] == [143, 0]
+
+
+@pytest.mark.parametrize(("typed", "variable", "uri"), [
+    (None, "", "sqlite:///mlflow.db"), (None, "http://a", "http://a"), ("http://b", "http://a", "http://b"),
+])  # fmt: skip
+def test_mlflow_is_asked_for_the_run_of_the_folder(monkeypatch, tmp_path, typed, variable, uri):
+    class Error(Exception):
+        pass
+
+    class Logger:
+        def __init__(self, project, **options):
+            given.append((project, options["run_name"], options["tracking_uri"], options["run_id"]))
+
+        @property
+        def run_id(self):
+            if answers[0] is None:
+                raise Error("no server")
+            return answers.pop(0)
+
+    given, answers = [], ["first", "second"]
+    monkeypatch.setattr("lightning.pytorch.loggers.MLFlowLogger", Logger)
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", types.SimpleNamespace(MlflowException=Error))
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    for _ in range(2):
+        services.mlflow_logger(str(tmp_path / "run"), "repel", typed)
+    assert given == [("repel", "run", uri, None), ("repel", "run", uri, "first")]
+    answers.insert(0, None)
+    with pytest.raises(ValueError, match=r"no server; set logger\.mlflow\.tracking_uri=URI"):
+        services.mlflow_logger(str(tmp_path / "run"), "repel", typed)
+
+
+@pytest.mark.slow
 def test_what_mlflow_stores_says_how_the_job_ended(tmp_path, monkeypatch):
     """Also where the evaluation fails, after a training that succeeded."""
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")

@@ -1,5 +1,6 @@
 """Figures of the report: maps and sheets."""
 
+import pytest
 import torch
 
 from repel.evaluation.protocol import Part
@@ -38,3 +39,19 @@ def test_a_sheet_of_neighbours():
         for j in range(1, 11):
             left = figures.GAP + j * (figures.CELL + figures.GAP) + 2 * figures.GAP
             assert sheet.getpixel((left + 30, figures.GAP + i * row + 20)) == middle[i]
+
+
+@pytest.mark.parametrize(
+    "name", ["cat", "a name of a class that goes on and on, and on, for longer than anybody reads"]
+)
+def test_a_map_has_its_whole_legend_beside_it(name):
+    y = torch.arange(60) % 20
+    figure = plots.map_figure(torch.randn(60, 5), y, [f"{n} {name}" for n in range(20)])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    made, panel = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert panel.x1 <= made.x0
+    assert made.x1 <= figure.bbox.x1 + 1
+    assert made.y0 >= -1
+    assert made.y1 <= figure.bbox.y1 + 1
+    assert panel.width > 0.5 * panel.height > 200

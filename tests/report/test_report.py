@@ -19,8 +19,8 @@ from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Measurement, Network, ReportRow, Score
 from repel.report import evaluate, report
-from repel.report.page import write_page
-from repel.report.report import make_report, read_checkpoints, report_rows, run_checkpoints
+from repel.report.page import origin_of, write_page
+from repel.report.report import headline_of, make_report, read_checkpoints, report_rows, run_checkpoints
 from repel.report.table import make_table
 
 QUICK = ["evaluators=[knn,linear]"]
@@ -48,11 +48,13 @@ def whole(finished, tmp_path_factory):
 @pytest.mark.slow
 def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
     """Of a run that was measured as it is by default; it trained as `finished` did."""
-    result = command("train.py", *SMALL, "evaluators=[knn,linear]", cwd=tmp_path, OMP_NUM_THREADS="1")
+    result = command(
+        "train.py", *SMALL, "evaluators=[knn,linear]", "evaluation.bank=5400", cwd=tmp_path, OMP_NUM_THREADS="1"
+    )
     assert result.returncode == 0, result.stderr
     run = measured(run_folder(result, tmp_path))
     known = {n: v for n, v in run.items() if re.match("test/|baseline/|val/.*linear", n)}
-    assert {"val/linear_top1", "test/linear_top1", "test/last_linear_top1", "baseline/raw_linear_top1"} <= set(known)
+    assert {"val/linear_top1", "test/linear_top1", "test/best_linear_top1", "baseline/raw_linear_top1"} <= set(known)
     found = measured(whole[0])
     assert len(known) > 20
     assert {name: found[name] for name in known} == known
@@ -61,12 +63,12 @@ def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
 @pytest.mark.slow
 def test_a_checkpoint_file_alone(finished, tmp_path):
     file = tmp_path / "moved.ckpt"
-    file.write_bytes((finished / "checkpoints/best.ckpt").read_bytes())
+    file.write_bytes((finished / "checkpoints/last.ckpt").read_bytes())
     result = command("evaluate.py", f"ckpt={file}", *QUICK, BANK, "layers=[h]", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found, known = measured(run_folder(result, tmp_path)), measured(finished)
     assert found["test/knn_top1"] == known["test/knn_top1"]
-    assert not [name for name in found if "last" in name or "z_" in name]
+    assert not [name for name in found if "last" in name or "best" in name or "z_" in name]
 
 
 @pytest.mark.slow
@@ -76,7 +78,7 @@ def test_what_it_leaves(finished, whole):
     assert {r["evaluator"] for r in records} == set(config(name="evaluate").evaluators)
     assert {(r["row"], r["layer"]) for r in records} == {
         ("raw pixels", "pixels"), ("untrained encoder", "h"), ("last epoch", "h"), ("best on validation", "h"),
-        ("best on validation", "z"),
+        ("last epoch", "z"),
     }  # fmt: skip
     assert {r["metric"]: r["value"] for r in records} == measured(folder)
     for r in records:
@@ -166,9 +168,16 @@ def test_pretrained_weights_are_a_baseline_of_their_own(tmp_path):
     path, contents = {"checkpoint": tmp_path / "x.ckpt"}, {"checkpoint": {"state_dict": {}, "epoch": 3}}
 
     def names(layers):
-        return [row.metric_name("x") for row in report_rows(cfg, path, contents, layers, data, select_device("cpu"))]
+        return [
+            row.metric_name("x")
+            for row in report_rows(cfg, path, contents, "checkpoint", layers, data, select_device("cpu"))
+        ]
 
     assert names(["h", "z"]) == ["baseline/raw_x", "baseline/untrained_x", "test/x", "test/z_x"]
+    two = {"last": path["checkpoint"], "best": path["checkpoint"]}  # of a run that was never validated
+    both = dict.fromkeys(two, contents["checkpoint"])
+    labels = [row.label for row in report_rows(cfg, two, both, "last", ["h"], data, select_device("cpu"))]
+    assert labels[2:] == ["last epoch", "not validated: last epoch"]
     cfg.encoder.weights = "DEFAULT"
     assert names(["h"]) == ["baseline/raw_x", "baseline/untrained_x", "baseline/pretrained_x", "test/x"]
 
@@ -179,7 +188,7 @@ def test_layers_are_what_the_network_computes(finished):
     data.setup()
     paths = {"best": run_checkpoints(finished)["best"]}
     contents = read_checkpoints(paths)
-    rows = {r.layer: r for r in report_rows(cfg, paths, contents, ["h", "z"], data, select_device("cpu"))[2:]}
+    rows = {r.layer: r for r in report_rows(cfg, paths, contents, "best", ["h", "z"], data, select_device("cpu"))[2:]}
     few = data.splits.test[torch.arange(5)]
     h, z = (rows[layer].make_network() for layer in ("h", "z"))
     assert isinstance(h, Network)
@@ -191,6 +200,41 @@ def test_layers_are_what_the_network_computes(finished):
         expected = module.encoder(data.normalize(few.pixels))
         torch.testing.assert_close(h.encode(few)[0], expected)
         torch.testing.assert_close(z.encode(few)[0], module.head(expected))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "names"),
+    [
+        ("last", ["test/x", "test/best_x", "test/z_x"]),
+        ("best", ["test/last_x", "test/x", "test/z_x"]),
+        (None, ["test/last_x", "test/x", "test/z_x"]),  # a run from before evaluation.checkpoint
+    ],
+)
+def test_the_headline_is_the_checkpoint_that_the_run_names(finished, checkpoint, names):
+    cfg = load_config(runs.read_config(finished))
+    assert cfg.evaluation.checkpoint == "last"  # by default
+    data = build_data(cfg)
+    data.setup()
+    contents = {"last": {"state_dict": {}, "epoch": 4}, "best": {"state_dict": {}, "epoch": 1}}
+    headline = headline_of(contents, checkpoint)
+    rows = report_rows(cfg, {}, contents, headline, ["h", "z"], data, select_device("cpu"))[2:]
+    assert [row.metric_name("x") for row in rows] == names
+    assert [row.epoch for row in rows if row.headline] == [5 if headline == "last" else 2] * 2
+    assert headline_of({"checkpoint": None}, checkpoint) == "checkpoint"
+
+
+def test_a_last_epoch_that_is_the_best_is_measured_once(finished):
+    cfg = load_config(runs.read_config(finished))
+    data = build_data(cfg)
+    data.setup()
+
+    def shared(last: dict, best: dict) -> list[str | None]:
+        contents = {name: {"state_dict": state, "epoch": 1} for name, state in (("last", last), ("best", best))}
+        return [row.same for row in report_rows(cfg, {}, contents, "last", ["h", "z"], data, select_device("cpu"))]
+
+    one, equal, other = ({"a": torch.zeros(2), "b": torch.tensor([value])} for value in (1, 1, 2))
+    assert shared(one, equal) == shared(one, one) == [None, None, "checkpoints", "checkpoints", None]
+    assert shared(one, other) == [None] * 5
 
 
 def test_each_checkpoint_is_read_once(finished, tmp_path, monkeypatch):
@@ -228,7 +272,7 @@ def measurement(source: str, value: float, label: str = "a < b", **score) -> Mea
     return Measurement(row, "class", "e", Score("x", label, value, {"std": 0.005}, **score), 1, 10, 5)
 
 
-def test_a_table_holds_numbers_and_knows_the_best():
+def test_a_table_holds_numbers_and_marks_the_runs_column():
     measurements = [
         *(measurement(source, value) for source, value in (("raw", 0.25), ("last", 0.75), ("best", 0.5))),
         *(
@@ -241,8 +285,10 @@ def test_a_table_holds_numbers_and_knows_the_best():
     table = make_table(measurements)
     assert [" ".join(column.split()) for column in table.columns] == ["raw, h", "last, epoch 2, h", "best, epoch 2, h"]
     values = {row.label: [score and score.value for score in row.scores] for row in table.rows}
-    assert values == {"a < b": [0.25, 0.75, 0.5], "error": [math.nan, 3.0, -1.0], "rank": [None, None, 7.0]}
-    assert [row.best for row in table.rows] == [0.75, -1.0, None]
+    error = "error, lower is better"
+    assert values == {"a < b": [0.25, 0.75, 0.5], error: [math.nan, 3.0, -1.0], "rank": [None, None, 7.0]}
+    assert table.headline == 2
+    assert [row.label for row in make_table(measurements, "val").rows] == ["chosen"]
     assert [m.metric for m in measurements[:3]] == ["baseline/raw_x", "test/last_x", "test/x"]
 
 
@@ -253,13 +299,20 @@ def test_a_page_escapes_marks_and_holds_its_figures(tmp_path):
         measurement("best", 7.0, "rank", higher_is_better=None),
     ]
     plot = Plot("p", "a <caption>", Image.new("RGB", (2, 2)))
-    write_page(tmp_path / "page.html", "<title>", measurements, [plot])
+    runs.create(tmp_path, {"seed": 1, "name": "<b>"}, ["loss.x=[1,2]", "name='<b>'"])
+    runs.unlock(tmp_path)
+    write_page(tmp_path / "page.html", "<title>", measurements, [plot], [origin_of(tmp_path, "What was run")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;title&gt;" in page
     assert "a &lt; b" in page
     assert "a &lt;caption&gt;" in page
     assert page.count("<caption>") == 0
-    assert re.findall(r'<td class="best">([^<]*)</td>', page) == ["0.5000 ±0.005"]
+    assert "<b>" not in page
+    assert "name: &lt;b&gt;" in page  # the config
+    assert "&#39;loss.x=[1,2]&#39;" in page  # the command, quoted for a shell
+    assert f"commit {runs.git_commit()}" in page
+    # the run's column, lowest or highest; no number by its value
+    assert re.findall(r'<td class="headline">([^<]*)</td>', page) == ["0.5000 ±0.005", "7.0000 ±0.005"]
     assert 'src="data:image/png;base64,iVBOR' in page
     assert "std=0.005" in page
 
@@ -280,6 +333,7 @@ MISTAKES = {
     "accelerator=tpu": ["accelerator", "cpu"],
     "ckpt=nowhere": ["nowhere"],
     "devices=0": ["devices"],
+    "evaluation.checkpoint=first": ["evaluation.checkpoint", "last or best"],
     "layers=[h,y]": ["layers", "'y'"],
     "evaluation.map=umap": ["evaluation.map", "tsne"],
     "evaluators=[knn,linaer]": ["linaer", "linear"],

@@ -19,6 +19,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import repel.cli.resolvers  # noqa: F401 - which conf/ uses
+
 CONF = Path(__file__).parents[2] / "conf"
 
 

@@ -17,6 +17,7 @@ from repel.engine import checkpoint_io
 from repel.engine.build import build_module
 from repel.engine.configs import to_container
 from repel.export.embed import embed
+from repel.images.shapes import height_width
 
 
 def checkpoint(folder: Path, *overrides: str, name: str = "best", epoch: int = 2) -> Path:
@@ -25,7 +26,7 @@ def checkpoint(folder: Path, *overrides: str, name: str = "best", epoch: int = 2
     module = build_module(cfg)
     size, channels = cfg.data.image_size, cfg.data.channels
     for _ in range(3):
-        module.head(module.encoder(torch.randn(8, channels, size, size) * 2 + 1))
+        module.head(module.encoder(torch.randn(8, channels, *height_width(size)) * 2 + 1))
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text("seed: 1\n")
     contents = {"config": to_container(cfg), "state_dict": module.state_dict(), "epoch": epoch, "global_step": 7}

@@ -8,6 +8,7 @@ from conftest import TINY, config, options
 from repel.engine import fit, runs
 from repel.engine.configs import to_container
 from repel.images import datasets, encoders
+from repel.images.shapes import Size, height_width
 from repel.report.evaluate import finish
 
 QUICK = [*TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=cpu",
@@ -33,7 +34,7 @@ def cases() -> list[tuple[str, ...]]:
     return found
 
 
-def sizes_seen(case: tuple[str, ...], size: int, folder: Path, monkeypatch) -> tuple[dict[str, set], set]:
+def sizes_seen(case: tuple[str, ...], size: Size, folder: Path, monkeypatch) -> tuple[dict[str, set], set]:
     """Height and width of what the encoder got, in training mode and in evaluation mode; and those that views have."""
     seen: dict[str, set] = {"train": set(), "eval": set()}
     bundled = datasets.fashion_mini(1)
@@ -51,10 +52,10 @@ def sizes_seen(case: tuple[str, ...], size: int, folder: Path, monkeypatch) -> t
     runs.create(folder / "run", to_container(cfg), list(overrides))
     data = fit.fit(cfg, folder / "run", resume=False)
     finish(cfg, folder / "run", data)
-    return seen, {(size, size)} | {(a.size, a.size) for a in data.views.augmentations}
+    return seen, {height_width(size)} | {a.size for a in data.views.augmentations}
 
 
-def overrides_of(case: tuple[str, ...], size: int) -> list[str]:
+def overrides_of(case: tuple[str, ...], size: Size) -> list[str]:
     group, name = case[0].split("=")
     chosen = [f"evaluators=[{name}]"] if group == "evaluators" else list(case)
     bundled = ["data=fashion_mini"] if group == "experiment" else []

@@ -27,7 +27,7 @@ def train(folder: Path, *overrides: str, resume: bool = False) -> dict[str, torc
     cfg = config(*TINY, *overrides)
     if not resume:
         runs.create(folder, to_container(cfg), list(overrides))
-    fit(load_config(runs.read_config(folder)), folder, resume)
+    fit(load_config(runs.current_config(folder)), folder, resume)
     return checkpoint_io.load(folder / "checkpoints/last.ckpt")["state_dict"]
 
 

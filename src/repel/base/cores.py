@@ -1,12 +1,15 @@
 """How many CPU cores a process may use: often fewer than the machine has."""
 
+import contextlib
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cores_per_rank", "limit_threads", "usable_cores"]
+__all__ = ["SHARE", "cores_per_rank", "limit_threads", "one_thread", "usable_cores"]
 
+SHARE = "REPEL_CORES"  # in the environment: the cores of one of a sweep's jobs that run side by side
 _ROOT = Path("/")
 
 
@@ -15,12 +18,13 @@ def usable_cores() -> int:
 
     - the cores it is bound to (taskset, cpusets, a scheduler); of the machine, where the system does not say;
     - the quota of its control group or one above it, versions 1 and 2 (containers), rounded up;
-    - SLURM_CPUS_PER_TASK: srun's for one task, a batch script's for all of its tasks on the machine.
+    - SLURM_CPUS_PER_TASK: srun's for one task, a batch script's for all of its tasks on the machine;
+    - the share of a sweep's job that runs beside others.
 
     As joblib's loky counts, which looks at the topmost group alone and not at SLURM.
     """
     bound = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min([bound, *_quotas(_ROOT), *_slurm()]))
+    return max(1, min([bound, *_quotas(_ROOT), *_slurm(), *_share()]))
 
 
 def cores_per_rank() -> int:
@@ -34,6 +38,26 @@ def limit_threads() -> None:
 
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores_per_rank():
         torch.set_num_threads(cores_per_rank())
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Operations of torch on one thread, for many that are short.
+
+    Several threads wait for one another, busily, after each: on cores that others use too this took 30 times as long.
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def _share() -> list[int]:
+    return [int(os.environ[SHARE])] if SHARE in os.environ else []
 
 
 def _slurm() -> list[int]:

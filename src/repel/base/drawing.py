@@ -2,11 +2,12 @@
 
 import functools
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["attempt", "font_file", "is_drawable", "legend", "sheet_font", "write_literally"]
+__all__ = ["attempt", "font_file", "is_drawable", "legend", "sheet_font", "wrapped", "write_literally"]
 
 
 def attempt(what: str, make: Callable[[], Any]) -> Any:
@@ -57,10 +58,30 @@ def _known(file: str, letters: frozenset[int]) -> set[int]:
     return {letter for letter in letters if font.get_char_index(letter)} if font.scalable else set()
 
 
-def write_literally(artist: Any, text: str) -> None:
-    """Let a text of matplotlib's show these words: no formulas between dollars, and with a font that has them."""
+class _AtCommas(textwrap.TextWrapper):
+    """Breaks lines after commas and slashes too, as overrides and paths have no spaces."""
+
+    wordsep_simple_re = re.compile(r"(\s+)|(?<=[,/])")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most so many characters.
+
+    >>> wrapped("loss=ntxent values={a:[0,1],b:[2,3]}", 26)
+    ['loss=ntxent values={a:[0,', '1],b:[2,3]}']
+    """
+    return _AtCommas(width, break_on_hyphens=False).wrap(text) or [""]
+
+
+def write_literally(artist: Any, text: str, width: int | None = None) -> None:
+    """Let a text of matplotlib's show these words: no formulas between dollars, and with a font that has them.
+
+    Args:
+        width: characters in a line at most; None: one line.
+    """
+    words = " ".join(text.split())
     artist.set_parse_math(False)
-    artist.set_text(" ".join(text.split()))
+    artist.set_text(words if width is None else "\n".join(wrapped(words, width)))
     if not text.isascii() and (file := font_file(text)):
         artist.set_fontproperties(_with_file(artist.get_fontproperties(), file))
 
@@ -71,11 +92,20 @@ def _with_file(properties: Any, file: str) -> Any:
     return changed
 
 
-def legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> None:
-    """A legend with exactly these names; matplotlib would leave out those that begin with an underscore."""
-    made = axes.legend(handles, ["name"] * len(names), **options)
+def legend(place: Any, handles: Sequence[Any], names: Sequence[str], width: int | None = None, **options: Any) -> None:
+    """A legend with exactly these names; matplotlib would leave out those that begin with an underscore.
+
+    Args:
+        place: axes, or a figure.
+        width: characters in a line at most; None: one line each.
+    """
+    import warnings
+
+    # which the file's writer would give on a slow machine
+    warnings.filterwarnings("ignore", 'Creating legend with loc="best" can be slow')
+    made = place.legend(handles, ["name"] * len(names), **options)
     for artist, name in zip(made.get_texts(), names, strict=True):
-        write_literally(artist, name)
+        write_literally(artist, name, width)
 
 
 def sheet_font(text: str, size: float) -> Any:

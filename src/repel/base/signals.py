@@ -3,12 +3,23 @@
 Nothing is done inside a signal handler: a collective there would wait for ranks that are in the middle of another one.
 """
 
+import functools
 import signal
+import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["SIGNALS", "DeferredSignals", "Stopped", "active_signals", "ignore_in_worker", "raise_on_signal"]
+__all__ = [
+    "SIGNALS",
+    "DeferredSignals",
+    "Stopped",
+    "active_signals",
+    "ends_on_signal",
+    "ignore_in_worker",
+    "raise_on_signal",
+]
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SECOND_AFTER = 2.0  # seconds after which a ^C is a second one, not the first one that came by two ways
@@ -43,6 +54,21 @@ def raise_on_signal() -> None:
 
     for number in active_signals():
         signal.signal(number, handler)
+
+
+def ends_on_signal(main: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Decorate a script's main(): a ^C or a scheduler's signal ends it with a line and its status, no traceback."""
+
+    @functools.wraps(main)
+    def command(*arguments: Any) -> int | None:
+        raise_on_signal()
+        try:
+            return main(*arguments)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return stopped.status
+
+    return command
 
 
 class DeferredSignals:

@@ -1,4 +1,4 @@
-"""Standard output: escape codes for terminals alone, and a run that goes on when nobody reads it any more."""
+"""Standard output: escape codes for terminals alone, and a run that goes on when its output cannot be written."""
 
 import contextlib
 import errno
@@ -10,10 +10,11 @@ from typing import Any
 __all__ = ["outlive_readers", "table_console"]
 
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe ended, as head does; a terminal was closed
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk of a log
 
 
 class _Outliving(io.FileIO):
-    """A stream of the process's that becomes /dev/null once its reader has gone."""
+    """A stream of the process's that becomes /dev/null once its reader has gone, or its disk is full."""
 
     note = ""  # printed to stderr then
 
@@ -21,27 +22,31 @@ class _Outliving(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in GONE + FULL:
                 raise
+            full = error.strerror if error.errno in FULL else ""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())  # for what else of this process writes there, and for its children
         os.close(null)
         if self.note and self.fileno() != 2:
             with contextlib.suppress(OSError):
-                os.write(2, f"note: {self.note}\n".encode())
+                why = f"the output cannot be written ({full})" if full else "nobody reads the output any more"
+                os.write(2, f"note: {why}; {self.note}\n".encode())
         return memoryview(data).nbytes
 
 
 def outlive_readers(note: str = "") -> None:
-    """From here on a closed pipe, `python train.py | head`, does not end what this process does.
+    """From here on a closed pipe, `python train.py | head`, or a full disk does not end what this process does.
 
     Letters that the output's encoding does not have are printed as escapes, instead of ending it.
 
     Args:
-        note: what to say on stderr when the reader of stdout has gone.
+        note: what to say on stderr, behind the reason, when stdout can no longer be written.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        if stream is None:  # closed from the start, by `>&-`; the lowest free number, its own, is opened
+            stream = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         if type(stream) is not io.TextIOWrapper:  # a test's or a notebook's
             continue
         if not isinstance(raw := getattr(stream.buffer, "raw", None), _Outliving):

@@ -9,6 +9,8 @@ places. A path has such characters where nobody wanted to say anything to Hydra.
 - A value of any other key that Hydra cannot read, and that has no quote, bracket or comma, is a text as it stands. So
   is such a member of a plain list, `[a,b]`.
 - Quotes, `null`, interpolations, sweeps, and whatever else Hydra can read keep their meaning in Hydra.
+- Spaces around the = of one argument are no part of it.
+- `glob(*)` leaves out files that begin with an underscore, which are shared parts of a group's choices.
 - A carriage return at the end, of a script with Windows line ends, is no part of an argument.
 """
 
@@ -18,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 __all__ = ["overrides_of", "parsed", "quoted_for_hydra", "spelled_for_hydra", "to_type"]
 
 WRITTEN_BY_HYDRA = ("out", "hydra.run.dir", "hydra.sweep.dir")  # which knows no ~
-TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "data_root", "sweep.resume", "data.root", "data.labels")
+TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "init", "data_root", "sweep.resume", "data.root", "data.labels",
+         "data.label_file")  # fmt: skip
 DASHES = "\N{EM DASH}\N{EN DASH}\N{FIGURE DASH}\N{HORIZONTAL BAR}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{MINUS SIGN}"
 NESTED = re.compile(r"""["'\[\]{}()]""")
 STRUCTURE = re.compile(NESTED.pattern + "|,")
@@ -75,19 +78,39 @@ def _spelled(argument: str, sweeps: bool) -> str:
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
         return argument
+    if key.strip() != key:
+        key, value = key.strip(), value.strip()
     if key.strip(CURLY) != key or (value and value[0] in CURLY):
         raise ValueError(f"{argument} has curly quotes, which a shell does not know; type ' or \"")
     name = key.lstrip("+")
     if name in WRITTEN_BY_HYDRA and re.match("~(/|$)", value):
         value = str(Path(value).expanduser())
+    if name in TEXTS and name != "name" and not _has_home(value):
+        raise ValueError(f"{key}={value}: nobody here has this home folder; type the path in full")
     read = parsed(f"{key}={value}")
     if name in TEXTS:
         value = value if read and _is_meant(read, value, sweeps) else _text(value, sweeps)
+    elif read and isinstance(choices := read.value(), Glob):
+        value = _without_shared_parts(choices)
     elif read is None and not STRUCTURE.search(value):
         value = quoted_for_hydra(value)
     elif read is None and (members := re.fullmatch(r"\[(.*)\]", value)) and not NESTED.search(members[1]):
         value = f"[{_each_quoted(members[1])}]"
     return f"{key}={value}"
+
+
+def _without_shared_parts(choices: Glob) -> str:
+    """glob(...) without files that begin with an underscore: they are shared parts, not choices."""
+    return f"glob([{','.join(choices.include)}],exclude=[{','.join([*choices.exclude, '_*'])}])"
+
+
+def _has_home(path: str) -> bool:
+    """False for ~NAME where there is no such user, and for ~ where the process's user has no home, as in containers."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_meant(read: Override, typed: str, sweeps: bool) -> bool:

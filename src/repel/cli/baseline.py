@@ -7,6 +7,7 @@ import importlib.resources
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -14,10 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+import repel.cli.resolvers  # noqa: F401 - which conf/ uses
 from repel.engine.configs import CONF, flatten
 
 __all__ = [
     "baseline",
+    "choices_with",
+    "command_groups",
     "default_groups",
     "dotted_keys",
     "group_options",
@@ -26,6 +30,7 @@ __all__ = [
     "known_keys",
     "own_folders",
     "task_overrides",
+    "whole",
 ]
 
 
@@ -53,11 +58,33 @@ def group_options(group: str) -> list[str]:
     return sorted({path.stem for path in found if not path.stem.startswith("_")})
 
 
-def default_groups(name: str) -> list[str]:
-    """The groups in a command's list of defaults: one chooses another by GROUP=, not by +GROUP=."""
+def choices_with(key: str) -> list[str]:
+    """The choices of a group, such as data, that have an option such as data.root."""
+    group, _, rest = key.partition(".")
+    return [choice for choice in group_options(group) if rest and _has(group, choice, rest)]
+
+
+def _has(group: str, choice: str, option: str) -> bool:
+    """Whether a choice's file, or one of the same group that it is made from, has an option."""
+    file = next(
+        (path for folder in (CONF, *own_folders()) if (path := folder / group / f"{choice}.yaml").is_file()), None
+    )
+    content = OmegaConf.load(file) if file else None
+    if not isinstance(content, DictConfig):
+        return False
+    made_from = [member for member in content.get("defaults", []) if isinstance(member, str) and member != "_self_"]
+    found = OmegaConf.to_container(content, resolve=False)
+    for part in option.split("."):
+        found = found.get(part, ...) if isinstance(found, dict) else ...
+    return found is not ... or any(_has(group, parent, option) for parent in made_from)
+
+
+def default_groups(name: str) -> dict[str, Any]:
+    """The groups in a command's list of defaults, which one chooses by GROUP=, not by +GROUP=, and their choices."""
     members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
-    keys = (str(key) for member in members if isinstance(member, DictConfig) for key in member)
-    return [key.removeprefix("optional ") for key in keys]
+    chosen = (member for member in members if isinstance(member, DictConfig))
+    pairs = (pair for member in chosen for pair in member.items_ex(resolve=False))
+    return {str(key).removeprefix("optional "): choice for key, choice in pairs}
 
 
 def groups_of_recipe(recipe: str) -> dict[str, str]:
@@ -69,10 +96,16 @@ def groups_of_recipe(recipe: str) -> dict[str, str]:
     return {str(key).removeprefix("override /"): str(choice) for key, choice in pairs if "override /" in str(key)}
 
 
+def command_groups(name: str) -> list[str]:
+    """A command's groups, with those of the config that its own begins with: show_views has train's."""
+    members = OmegaConf.select(OmegaConf.load(CONF / f"{name}.yaml"), "defaults")
+    others = [member for member in members if isinstance(member, str) and member != "_self_"]
+    return [*default_groups(name), *(group for other in others for group in command_groups(other))]
+
+
 def known_keys(name: str) -> list[str]:
-    """All groups and all dotted keys of a config as composed with this command's choices of groups."""
-    groups = [p.name for p in CONF.iterdir() if p.is_dir()]
-    return groups + dotted_keys(baseline(name, sys.argv[1:]))
+    """A command's groups, and all dotted keys of its config as composed with the choices of groups that were typed."""
+    return command_groups(name) + dotted_keys(baseline(name, sys.argv[1:]))
 
 
 def dotted_keys(cfg: DictConfig) -> list[str]:
@@ -107,6 +140,12 @@ def _is_choice(override: str) -> bool:
     several = choice.startswith("[") and choice.endswith("]")
     chosen = [name.strip() for name in choice[1:-1].split(",")] if several else [choice]
     return is_group(group) and set(chosen) <= {*group_options(group)}
+
+
+def whole(name: str, overrides: list[str]) -> DictConfig:
+    """The config as composed of these overrides, values included."""
+    with _hydra_compose() as compose:
+        return compose(name, overrides=overrides)
 
 
 @contextlib.contextmanager

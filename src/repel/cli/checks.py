@@ -1,7 +1,6 @@
 """Validate a composed config before torch is imported. Every error is one line that names the key."""
 
 import importlib.util
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from repel.base.installation import install_extra
+from repel.cli import trainer_options
 from repel.cli.baseline import baseline, is_group, task_overrides
 from repel.cli.deletions import check_deletions
 from repel.cli.habits import instead_of_value
 from repel.cli.suggestions import nearest
+from repel.cli.trainer_options import AT_LEAST_1, check_trainer
 from repel.engine.configs import check_targets, flatten, to_container
 from repel.engine.redact import check_secrets
 
@@ -22,33 +24,32 @@ __all__ = ["check", "mismatch"]
 
 POSITIVE = (lambda v: is_number(v) and v > 0, "a number > 0")
 NOT_NEGATIVE = (lambda v: is_number(v) and v >= 0, "a number >= 0")
-AT_LEAST_1 = (lambda v: is_number(v, int) and v >= 1, "a whole number, at least 1")
-AT_LEAST_1_OR_NO_LIMIT = (lambda v: v == -1 or AT_LEAST_1[0](v), "-1, or a whole number, at least 1")
 AT_LEAST_2 = (lambda v: is_number(v, int) and v >= 2, "a whole number, at least 2")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 RANGES = {  # of keys that code which is not ours reads, or that are read only after training; parts check their own
+    **trainer_options.RANGES,
     "seed": NOT_NEGATIVE,
     "data.batch_size": AT_LEAST_2,
-    "trainer.devices": AT_LEAST_1,
-    "trainer.num_nodes": AT_LEAST_1,
+    "data.image_size": (
+        lambda v: all(map(AT_LEAST_1[0], v)) and len(v) == 2 if isinstance(v, ListConfig) else AT_LEAST_1[0](v),
+        "a side in pixels, or [HEIGHT,WIDTH]",
+    ),
     "devices": AT_LEAST_1,
+    "evaluation.checkpoint": (lambda v: v in ("last", "best"), "last or best"),
     "evaluation.map": (lambda v: v in ("pca", "tsne"), "null, pca or tsne"),
-    "trainer.max_epochs": AT_LEAST_1_OR_NO_LIMIT,
-    "trainer.max_steps": AT_LEAST_1_OR_NO_LIMIT,
-    "trainer.max_time": (lambda v: bool(re.fullmatch(r"\d+(:\d\d){3}", str(v))), "null, or DD:HH:MM:SS"),
-    "trainer.accumulate_grad_batches": AT_LEAST_1,
-    "trainer.precision": (lambda v: str(v) in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
-    "trainer.accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
     "accelerator": (lambda v: v in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.scale_lr": (lambda v: v in (False, "off", "linear", "sqrt"), "off, linear or sqrt"),
     "schedule.warmup_epochs": NOT_NEGATIVE,
     "schedule.max_epochs": POSITIVE,
+    "schedule.on_extend": (lambda v: v in ("stretch", "hold"), "stretch or hold"),
     "evaluation.k": AT_LEAST_1,
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,
+    "evaluation.projector": AT_LEAST_1,
     "images": AT_LEAST_1,
 }
+OF_SEVERAL_KINDS = ("data.image_size",)  # whose range says all
 
 
 def one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
@@ -61,6 +62,7 @@ def some_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
 
 
 OF_COMMAND = {  # the choices that are a command's own
+    "train": {"init_parts": some_of("encoder", "head", "predictor")},
     "embed": {
         "checkpoint": one_of("best", "last"),
         "layer": one_of("h", "z", "both"),
@@ -99,6 +101,8 @@ def check(cfg: DictConfig, name: str) -> None:
     check_ranges(cfg, RANGES)
     if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
         raise ValueError(f"evaluation.map=tsne needs scikit-learn: {install_extra('map')}; or use evaluation.map=pca")
+    if cfg.get("out") is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ValueError("out= names one folder, and a sweep writes several; hydra.sweep.dir=DIR names their place")
     if name in ("train", "show_views"):
         check_train(cfg)
     if name == "export" and cfg.normalize and "onnx" not in cfg.format:
@@ -122,15 +126,33 @@ def check_train(cfg: DictConfig) -> None:
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)
-    epochs, steps, time = (cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time"))
-    if epochs == -1 and steps in (None, -1) and time is None:
-        raise ValueError("trainer.max_epochs=-1 is without an end: set trainer.max_steps or trainer.max_time")
+    if cfg.init is None and list(cfg.init_parts) != ["encoder"]:
+        raise ValueError("init_parts= chooses what takes the weights of init=; add init=RUN_OR_FILE")
+    check_trainer(cfg.trainer)
+    known = [*trainer_options.RANGES, "trainer._target_"]
+    for key in (f"trainer.{key}" for key in cfg.trainer):
+        if key not in known and cfg.trainer["_target_"] == "lightning.pytorch.Trainer":
+            raise ValueError(f"unknown option {key}{nearest(key, known)}")
     if cfg.sweep.resume is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
         raise ValueError("sweep.resume= resumes a sweep: add -m; resume= resumes one run")
+    check_sweeper(cfg)
     if cfg.callbacks.get("pruning") and HydraConfig.get().runtime.choices["hydra/sweeper"] != "optuna":
         raise ValueError("callbacks.pruning compares the trials of a study: it needs sweep=optuna")
     if cfg.callbacks.get("last") is None:
         raise ValueError("without callbacks.last a run has no checkpoint; keep it")
+
+
+def check_sweeper(cfg: DictConfig) -> None:
+    """Raises ValueError where a study would have nothing to compare its trials by."""
+    if HydraConfig.get().runtime.choices["hydra/sweeper"] != "optuna":
+        return
+    for key in ("fast_dev_run", "overfit_batches"):
+        if cfg.trainer.get(key):
+            raise ValueError(f"sweep=optuna compares trials by validation, and trainer.{key} leaves none; leave it out")
+    if cfg.trainer.get("limit_val_batches") == 0:
+        raise ValueError("sweep=optuna compares trials by validation, and trainer.limit_val_batches=0 leaves none")
+    if cfg.callbacks.get("pruning") and cfg.trainer.get("val_check_interval", 1.0) != 1.0:
+        raise ValueError("callbacks.pruning asks after every epoch: leave out trainer.val_check_interval")
 
 
 def check_loss(cfg: DictConfig) -> None:
@@ -168,11 +190,22 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
             continue
         if override.is_add() and not reaches_a_part(cfg, key):
             raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
-        expected, got = [OmegaConf.select(default, key) for default in defaults], OmegaConf.select(cfg, key)
-        if got is None and key in RANGES and "null" in RANGES[key][1]:
+        expected, got = [_default_of(default, key) for default in defaults], OmegaConf.select(cfg, key)
+        if key in OF_SEVERAL_KINDS or (got is None and key in RANGES and "null" in RANGES[key][1]):
             continue
+        if got is not None and key in trainer_options.RANGES and trainer_options.RANGES[key][0](got):
+            continue  # such as true or 3 for trainer.fast_dev_run
         if all(words := [mismatch(e, got) for e in expected]):
-            raise ValueError(f"{key} must be {words[0]}, got {got!r}{instead_of_value(key, got)}")
+            kind = trainer_options.RANGES.get(key, (None, words[0]))[1]
+            raise ValueError(f"{key} must be {kind}, got {got!r}{instead_of_value(key, got)}")
+
+
+def _default_of(cfg: DictConfig, key: str) -> Any:
+    """A default; None, which takes anything, for one that is read of a file that another option names."""
+    try:
+        return OmegaConf.select(cfg, key)
+    except InterpolationToMissingValueError:
+        return None
 
 
 def reaches_a_part(cfg: DictConfig, key: str) -> bool:

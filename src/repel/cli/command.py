@@ -18,19 +18,26 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from repel import __version__
+from repel.base.encoding import restart_in_utf8_mode
 from repel.base.signals import SIGNALS, Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
-from repel.cli import folders, sweeps
+from repel.cli import folders
 from repel.cli import optuna_study as study
 from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import own_folders, task_overrides
+from repel.cli.baseline import group_options, own_folders
 from repel.cli.checks import check
+from repel.cli.going_on import with_options_of_run
+from repel.cli.help import help_page
+from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
+from repel.cli.methods import METHODS_IN, methods_table
 from repel.cli.resume import relative_to_cwd
-from repel.cli.suggestions import check_names, config_mistake, explain
+from repel.cli.side_by_side import job_beside_others, output_of
+from repel.cli.suggestions import check_names, config_mistake, explain, respelled
 from repel.engine import runs, targets
 from repel.engine.configs import CONF, to_container
 from repel.engine.isolation import isolated_job
@@ -40,13 +47,9 @@ from repel.engine.redact import without_secrets
 __all__ = ["entry_point"]
 
 
-def job_folder(resume: str | None, sweep: str, number: int, overrides: ListConfig) -> str:
-    return sweeps.job_folder(resume, sweep, number, task_overrides(overrides))
-
-
 for resolver in (
     folders.run_folder, folders.sweep_folder, folders.out_folder, folders.own_folder,
-    job_folder, study.trials_left, study.sampler_seed,
+    study.trials_left, study.sampler_seed,
 ):  # fmt: skip
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
@@ -61,16 +64,23 @@ def entry_point(name: str) -> Callable:
     def decorate(task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def command() -> None:
+            restart_in_utf8_mode()
+            if "--methods" in sys.argv:
+                _print_methods()
+                return
             raise_on_signal()
             outlive_readers()
+            if _answered(name, sys.argv[1:]):
+                return
             first_of_many = ("RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ) and _is_first_rank(name)
             tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes its exceptions on, for us to report
             failures: list[int] = []
-            job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv)
+            threads = os.environ.get("OMP_NUM_THREADS")
+            job = functools.partial(run_job, task, name, tracebacks, failures, sys.argv, threads)
             job.__module__ = name  # the command's name in Hydra's help
             with _reported_mistakes(name, tracebacks, failures), counted_failures(failures):
-                sys.argv[1:] = spelled_for_hydra(sys.argv[1:])
+                sys.argv[1:] = respelled(name, with_options_of_run(spelled_for_hydra(with_latest(sys.argv[1:]))))
                 check_names(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
             if failures and first_of_many:
@@ -81,6 +91,19 @@ def entry_point(name: str) -> Callable:
         return command
 
     return decorate
+
+
+def _answered(name: str, arguments: list[str]) -> bool:
+    """Whether the command asked for its help or its version, which is then printed."""
+    if "--version" in arguments:
+        print(f"repel {__version__}")
+    elif {"-h", "--help"} & {*arguments}:
+        try:
+            print(help_page(name, arguments))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MISTAKE)
+    return bool({"-h", "--help", "--version"} & {*arguments})
 
 
 @contextlib.contextmanager
@@ -97,11 +120,16 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
         status, message = MISTAKE, config_mistake(error, name)
     except ValueError as error:  # of check_names or the sweeper: jobs report their own
         # the sweeper misses the best of trials that all failed
-        status, message = MISTAKE, "" if failures else one_line(error)
+        status, message = (
+            explain(error, name) if type(error) is not ValueError else (MISTAKE, config_mistake(error, name))
+        )
+        message = "" if failures else message
     except OSError as error:  # of Hydra, which makes the folder that was typed
         status, message = MISTAKE, folders.cannot_make(error) if error.filename else one_line(error)
     except LauncherFailed as error:
         status, message = CRASHED, str(error)
+    except (AssertionError, KeyError) as error:  # on keys of Hydra's own
+        status, message = MISTAKE, f"the options of Hydra do not fit: {one_line(error)}; --cfg hydra shows them"
     except JobFailed:  # the sweeper ends a search with too many of them
         status, message = CRASHED, ""
     if tracebacks:
@@ -109,6 +137,11 @@ def _reported_mistakes(name: str, tracebacks: bool, failures: list[int]) -> Iter
     if message:
         print(f"error: {message}", file=sys.stderr)
         failures.append(status)
+
+
+def _print_methods() -> None:
+    outlive_readers()
+    print(methods_table({group: group_options(group) for group in METHODS_IN}))
 
 
 def _is_first_rank(name: str) -> bool:
@@ -140,23 +173,38 @@ def _abort_waiting_ranks(status: int) -> None:
 
 
 def run_job(
-    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], cfg: DictConfig
-) -> float | None:
-    """One job: check its config, run it; on failure report why in a line and keep the traceback in error.txt.
+    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], threads: str | None,
+    cfg: DictConfig,
+) -> float | None:  # fmt: skip
+    """One job, in this process or in one of a launcher's; one of a sweep raises JobFailed, see launchers.py.
 
     Args:
         failures: the exit status of a single run that failed; a sweep's job, which may be in another process, raises.
         arguments: the command as it was typed.
-
-    Raises:
-        JobFailed: in a sweep, see launchers.py.
+        threads: OMP_NUM_THREADS as it was then.
     """
     sys.argv = arguments  # another process of the launcher's has its own
-    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-    status = CRASHED
     # under hydra.job.chdir too: paths are typed from here, a run knows its folder
     os.chdir(HydraConfig.get().runtime.cwd)
-    outlive_readers(f"nobody reads the output any more; the command goes on, into {relative_to_cwd(folder)}")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with job_beside_others(threads) as shared:
+        if shared is None:
+            return _run_job(task, name, tracebacks, failures, cfg)
+        print(f"begins   {relative_to_cwd(folder)}, output in {relative_to_cwd(output_of(folder))}", file=shared)
+        try:
+            objective = _run_job(task, name, tracebacks, failures, cfg)
+        except JobFailed as failed:
+            print(f"failed   {relative_to_cwd(folder)}: {failed.message}", file=shared)
+            raise
+        print(f"run: {relative_to_cwd(folder)}", file=shared)
+        return objective
+
+
+def _run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
+    """Check a job's config and run it; on failure report why in a line and keep the traceback in error.txt."""
+    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+    status, message = CRASHED, ""
+    outlive_readers(f"the command goes on, into {relative_to_cwd(folder)}")
     try:
         for own in own_folders():
             targets.allow_folder(own)
@@ -165,7 +213,8 @@ def run_job(
         targets.allow(targets.targets(to_container(cfg)))  # what was typed: ranks read it from a file
         with isolated_job() if several else contextlib.nullcontext():
             result = task(cfg, folder)
-        print(f"run: {relative_to_cwd(folder)}", flush=True)
+        if folder.exists():
+            print(f"run: {relative_to_cwd(folder)}", flush=True)
         status = 0
         return result
     except (KeyboardInterrupt, Stopped) as stop:
@@ -184,7 +233,7 @@ def run_job(
         _close_loggers(status)
     # not raised above: Hydra keeps it for the sweep, and with it would keep all that the failed job had in memory
     if several:
-        raise JobFailed(status)
+        raise JobFailed(status, message)
     failures.append(status)  # raised, Hydra would print it a second time
     return math.nan
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException
 
-from repel.cli.sweeps import identity, key_and_value
+from repel.cli.sweeps import as_typed, identity, key_and_value, typed_overrides
 from repel.engine import runs
 
 ASIDE = ("seed", "name", "resume", "data_root", "sweep", "hydra")  # overrides that do not make a cell
@@ -27,6 +27,9 @@ class Run:
     seed: int | None = None
     cell: dict[str, str] = field(default_factory=dict)  # overrides but for those aside
     metrics: dict[str, float] = field(default_factory=dict)
+    data: str = ""  # what it was trained and measured on
+    headline: str = "best"  # the checkpoint of test/x; this one before there was evaluation.checkpoint
+    samples: str | None = None  # a digest of which samples are in which split; None where it is not known
 
 
 def read(folder: Path) -> list[Run]:
@@ -47,6 +50,9 @@ def read_run(folder: Path) -> Run | None:
         if "trainer" not in config:
             return None
         run = Run(folder, state(folder, environment), config["seed"], cell_of(environment["overrides"]))
+        run.data = data_of(config)
+        run.headline = (config.get("evaluation") or {}).get("checkpoint", run.headline)
+        run.samples = environment.get("data")
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return Run(folder, "unreadable")
     try:
@@ -54,6 +60,15 @@ def read_run(folder: Path) -> Run | None:
     except (OSError, ValueError):
         run.state = "unreadable" if run.state in DONE else run.state
     return run
+
+
+def data_of(config: dict[str, Any]) -> str:
+    """The data of a run's config, in a few words: its reader, the folder it reads, the table of labels."""
+    data = config.get("data") or {}
+    reader = str(((data.get("datamodule") or {}).get("read") or {}).get("_target_", "")).rsplit(".", 1)[-1]
+    return reader + "".join(
+        f" {word} {data[key]}" for word, key in (("in", "root"), ("with", "labels")) if data.get(key)
+    )
 
 
 def state(folder: Path, environment: dict[str, Any]) -> str:
@@ -78,16 +93,24 @@ def _key_and_value(override: str) -> tuple[str, str]:
         return key, value
 
 
+def with_other_data(found: list[Run]) -> list[Run]:
+    """Runs whose data differs from that of an earlier run of the same data options: they compare other things."""
+    first: dict[tuple, str] = {}
+    others = []
+    for run in found:
+        options = tuple(sorted((k, v) for k, v in run.cell.items() if k.split(".")[0] in ("data", "experiment")))
+        if run.samples is not None and first.setdefault(options, run.samples) != run.samples:
+            others.append(run)
+    return others
+
+
 def missing(folder: Path, found: list[Run]) -> list[str]:
     """The jobs that the sweep's last command asked for and that have no folder yet, as overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    try:
-        asked = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
-        typed = [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        return []  # no sweep, or one that chooses as it goes
+    if not (typed := typed_overrides(folder)):
+        return []
     jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)[0]
     there = set()
     for run in found:
@@ -106,6 +129,10 @@ class Cell:
     runs: dict[int, Run] = field(default_factory=dict)  # finished ones, by seed
     under_way: list[Run] = field(default_factory=list)
 
+    @property
+    def data(self) -> str:
+        return next((run.data for run in [*self.runs.values(), *self.under_way]), "")
+
     def values(self, metric: str) -> dict[int, float]:
         return {seed: run.metrics[metric] for seed, run in self.runs.items() if metric in run.metrics}
 
@@ -118,7 +145,7 @@ def cells(found: list[Run]) -> tuple[list[Cell], dict[str, str]]:
     varied = [key for key in keys if len({run.cell.get(key) for run in known}) > 1]
     for run in known:
         here = {key: run.cell[key] for key in varied if key in run.cell}
-        name = " ".join(f"{key}={value}" for key, value in here.items()) or "(default)"
+        name = as_typed(here) or "(default)"
         cell = grouped.setdefault(tuple(sorted(here.items())), Cell(name, here))
         if run.state in DONE:
             assert run.seed is not None, "a run that ended has a config"
@@ -205,6 +232,23 @@ def known_metrics(found: list[Run]) -> list[str]:
 
 
 def baselines_of(metric: str, known: list[str]) -> list[str]:
-    """The baselines of a metric, such as baseline/raw_knn_top1 for test/knn_top1."""
-    tail = metric.rsplit("/", 1)[-1]
-    return [name for name in known if name.startswith("baseline/") and name.endswith(f"_{tail}") and name != metric]
+    """The baselines of exactly a metric, on its split: baseline/raw_knn_top1 for test/knn_top1, no other task's.
+
+    >>> known = ["baseline/raw_knn_top1", "baseline/raw_season_knn_top1", "test/knn_top1", "test/season_knn_top1"]
+    >>> baselines_of("test/knn_top1", known), baselines_of("test/season_knn_top1", known)
+    (['baseline/raw_knn_top1'], ['baseline/raw_season_knn_top1'])
+    """
+    split, _, key = metric.partition("/")
+    start = {"test": "baseline/", "val": "val/baseline_"}.get(split)
+    if start is None:
+        return []
+    for part in ("last_", "best_", "z_"):  # of the checkpoint and the layer, which baselines have none of
+        key = key.removeprefix(part)
+    end = f"_{key}"
+    tasks = [
+        name[len(split) :].removesuffix(end) for name in known if name.startswith(f"{split}/") and name.endswith(end)
+    ]
+    sources = {
+        name: name[len(start) :].removesuffix(end) for name in known if name.startswith(start) and name.endswith(end)
+    }
+    return [name for name, source in sources.items() if not any(source.endswith(f"_{task[1:]}") for task in tasks)]

@@ -13,7 +13,7 @@ from repel.cli.baseline import dotted_keys, group_options, is_group
 from repel.engine.configs import flatten
 from repel.engine.targets import check_objects
 
-__all__ = ["check_deletions"]
+__all__ = ["check_deletions", "instead_of_group"]
 
 COLLECTIONS = ("callbacks", "logger", "evaluators", "data.tasks")
 READ = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.precision")  # by the commands as well
@@ -36,7 +36,7 @@ def check_deletions(cfg: DictConfig, full: DictConfig, overrides: list[str]) -> 
         if not override.is_delete() or parent in COLLECTIONS or key not in known:
             continue
         if is_group(key):
-            raise ValueError(f"~{key}: {key} is needed; {_instead(key)}")
+            raise ValueError(f"~{key}: {key} is needed; {instead_of_group(key)}")
         node = OmegaConf.select(cfg, parent) if parent else cfg
         default = inspect.Parameter.empty
         if "_target_" in node and not name.startswith("_") and key not in READ and not _is_used(cfg, key):
@@ -46,7 +46,8 @@ def check_deletions(cfg: DictConfig, full: DictConfig, overrides: list[str]) -> 
         yield f"~{key}: {str(node['_target_']).rpartition('.')[2]}'s own default holds, {default!r}"
 
 
-def _instead(group: str) -> str:
+def instead_of_group(group: str) -> str:
+    """What to type where a whole group was to be left out."""
     options = group_options(group)
     if group in COLLECTIONS:
         return f"~{group}.NAME leaves one out"

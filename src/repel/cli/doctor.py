@@ -142,8 +142,10 @@ def first_step() -> Finding:
             "evaluation.map=null",
             "callbacks.knn=null",
         ]
-        process = subprocess.Popen([sys.executable, "-m", "repel.cli.main", "train", *options], cwd=folder, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "repel.cli.main", "train", *options],
+            cwd=folder, encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
         assert process.stdout is not None
         start = time.perf_counter()
         done = next((time.perf_counter() - start for line in process.stdout if line.startswith("epoch ")), None)

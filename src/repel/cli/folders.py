@@ -56,6 +56,8 @@ def cannot_make(error: OSError) -> str:
     """One line for a folder that could not be made: which, why, and what to do."""
     wanted = Path(str(error.filename))
     instead = "start in another folder, or name a place by hydra.run.dir=DIR (a sweep: hydra.sweep.dir=DIR)"
+    if any(argument.startswith("out=") for argument in sys.argv):
+        instead = "name another folder by out=DIR"
     if error.errno == errno.ENAMETOOLONG:
         return f"the file system takes no name of {len(wanted.name)} letters, {wanted.name[:40]}...; use a shorter name"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):

@@ -1,9 +1,10 @@
 """Words that people know from other programs, and what to type here."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["instead_of_flag", "instead_of_key", "instead_of_value"]
+__all__ = ["instead_of_key", "instead_of_value"]
 
 _DEVICES = "type trainer.devices=N, and trainer.accelerator=gpu or cpu to choose; CUDA_VISIBLE_DEVICES says which GPUs"
 _CHECKPOINT = "resume=RUN resumes a run"
@@ -28,7 +29,18 @@ KEYS = {  # the last part of a key -> what to type
     "model_name": "type encoder=NAME",
     "dataset": "type data=NAME",
     "datamodule": "type data=NAME",
-    "data_dir": "type data.root=DIR",
+    "data_dir": "type data=image_folder data.root=DIR",
+    "seed_everything": "type seed=N",
+    "debug": "type experiment=debug, trainer.fast_dev_run=true, trainer.overfit_batches=N or trainer.profiler=simple",
+    "hparams_search": "type -m sweep=optuna",
+    "optimized_metric": "a sweep maximizes val/knn_top1, or minus val/loss where there are no labels",
+    "print_config": "--cfg job prints the config",
+    "task_name": "type name=NAME",
+    "tags": "type name=NAME; logger.wandb has options of its own",
+    "test": "train.py trains and then measures; evaluators=[] measures nothing, and evaluate.py measures a run again",
+    "train": "train.py trains and then measures; python evaluate.py ckpt=RUN measures alone",
+    "early_stopping": "type '+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss}'",
+    "torch_compile": "type compile=true",
     "amp": "type trainer.precision=bf16-mixed or 16-mixed",
     "fp16": "type trainer.precision=16-mixed",
     "output_dir": "type name=NAME, or hydra.run.dir=DIR",
@@ -36,10 +48,23 @@ KEYS = {  # the last part of a key -> what to type
 OTHERWISE = {"trainer.devices": "devices", "trainer.accelerator": "accelerator"}  # of commands without a trainer
 GPU = "type gpu, for NVIDIA's and AMD's GPUs"
 ACCELERATORS = {"cuda": GPU, "rocm": GPU, "gpus": GPU, "mps": "Apple's GPU is not supported; type cpu"}
-ROOMS = ("", "trainer", "training", "train", "data", "model", "optimizer", "optim")  # where other programs have them
-FLAGS = ("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion",
-         "config-path", "config-name", "config-dir", "experimental-rerun", "info")  # fmt: skip
-SHORT = ("h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i")
+LIGHTNINGS = {  # the last part of a key -> what to type in place of a value that Lightning's Trainer takes
+    "max_time": "two hours are 00:02:00:00",
+    "strategy": "several devices train by DDP: type trainer.devices=N",
+}
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true", "mixed": "16-mixed"}
+ROOMS = (
+    "",
+    "trainer",
+    "training",
+    "train",
+    "data",
+    "paths",
+    "model",
+    "optimizer",
+    "optim",
+    "extras",
+)  # where other programs have them
 
 
 def instead_of_key(key: str, known: list[str]) -> str:
@@ -63,15 +88,15 @@ def instead_of_value(key: str, value: Any) -> str:
     word = key.rpartition(".")[-1]
     if word == "accelerator" and value in ACCELERATORS:
         return f"; {ACCELERATORS[value]}"
-    if word == "devices" and isinstance(value, Sequence) and not isinstance(value, str):
+    if word in ("strategy", "max_time"):
+        return f"; {LIGHTNINGS[word]}"
+    if word == "precision":
+        return f"; type {key}={PRECISIONS[str(value)]}" if str(value) in PRECISIONS else ""
+    if word != "devices":
+        return ""
+    if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)+,?|\d+,", value):  # as Lightning has it, "0,1"
+        value = value.rstrip(",").split(",")
+    if isinstance(value, Sequence) and not isinstance(value, str):
         numbers = ",".join(map(str, value))
         return f"; type {key}={len(value)}, and before the command CUDA_VISIBLE_DEVICES={numbers}, which says which"
-    return "; type how many there are to be" if word == "devices" and value in ("auto", -1) else ""
-
-
-def instead_of_flag(argument: str) -> str:
-    """What to type in place of --KEY=VALUE, --KEY or -KEY; empty for a flag of Hydra's, or the start of one."""
-    word = argument.lstrip("-").partition("=")[0]
-    if argument[:1] != "-" or word in SHORT or any(flag.startswith(word) for flag in FLAGS):
-        return ""
-    return f"options are typed without dashes, {argument.lstrip('-') if '=' in argument else f'{word}=VALUE'}"
+    return "; type how many there are to be" if value in ("auto", -1, "-1") else ""

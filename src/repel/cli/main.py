@@ -7,6 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from repel import __version__
+from repel.base.encoding import restart_in_utf8_mode
+from repel.base.signals import ends_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli.baseline import task_overrides
 from repel.cli.command import entry_point
@@ -14,6 +16,7 @@ from repel.cli.resume import prepare_output, prepare_run
 from repel.cli.suggestions import nearest
 from repel.cli.sweeps import FINISHED, RESUME
 from repel.engine import runs
+from repel.engine.resumed import undone_by_mistakes
 
 # What imports torch is imported in the functions, so that a mistake is answered at once.
 
@@ -21,13 +24,19 @@ from repel.engine import runs
 @entry_point("train")
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Train an encoder, evaluate it and print the table."""
+    before = runs.read_environment(folder)
     cfg, state = prepare_run(cfg, folder)
     if state == FINISHED:
         return runs.read_environment(folder)["objective"]
 
     from repel.engine.launch import launch
 
-    data = launch(cfg, folder, resume=state == RESUME)
+    with undone_by_mistakes(folder, before):
+        data = launch(cfg, folder, resume=state == RESUME)
+    if cfg.trainer.get("fast_dev_run"):
+        runs.discard(folder)
+        print("fast_dev_run: a few batches were trained and validated; nothing was kept, and nothing is measured")
+        return None
 
     from repel.report.evaluate import finish
 
@@ -118,8 +127,10 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
 
 
 def usage() -> str:
-    lines = [f"  {name:<11} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\nrepel COMMAND --help says more."
+    docs = {name: command.__doc__ or "" for name, command in COMMANDS.items()}  # python -OO has none
+    lines = [f"  {name:<11} {doc.partition(chr(10))[0]}" for name, doc in docs.items()]
+    end = "repel COMMAND --help says more; repel train --methods lists methods and what to type for each."
+    return "usage: repel COMMAND [key=value ...]\n\n" + "\n".join(lines) + f"\n\n{end}"
 
 
 def main() -> int | None:
@@ -128,6 +139,7 @@ def main() -> int | None:
     Returns:
         The exit status, None for 0. Commands that Hydra runs end the process by themselves where they fail.
     """
+    restart_in_utf8_mode()
     outlive_readers()
     program, *arguments = (argument.rstrip("\r") for argument in sys.argv)  # of a script with Windows line ends
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -142,7 +154,7 @@ def main() -> int | None:
         print(f"error: unknown command {name}{nearest(name, known)} (there are: {', '.join(known)})", file=sys.stderr)
         sys.exit(2)
     sys.argv = [str(Path(program).with_name(f"repel {name}")), *arguments[1:]]
-    return COMMANDS[name]()
+    return ends_on_signal(COMMANDS[name])()
 
 
 if __name__ == "__main__":  # torchrun -m repel.cli.main train

@@ -43,6 +43,8 @@ class Pruning(Callback):
             print("note     no trial of a running study has this run's parameters: nothing will prune it")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         prune = False
         if self.trial is not None:
             self.trial.report(objective(trainer.callback_metrics), trainer.current_epoch)

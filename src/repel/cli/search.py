@@ -1,11 +1,12 @@
 """The nearest images to one image: repel search QUERY.png EMBED_FOLDER [k=10]
 
-EMBED_FOLDER was written by repel embed. Prints cosine similarity, class and file of each image, and draws them.
+EMBED_FOLDER was written by repel embed; latest is the newest one. Prints cosine similarity, class and file of each
+image, and draws them.
 Options:
 
     layer=z        which features, if the folder has both; default h
     out=FILE       the drawing; default EMBED_FOLDER/nearest_QUERY.png
-    ckpt=FILE      the checkpoint that made the features, if it has moved
+    ckpt=FILE      the checkpoint or the run that made the features, if it has moved; latest is the newest run
     data_root=DIR  the folder of the images, if it has moved
     --config-dir=DIR  the folder of YAML files that name the run's classes of your own, if it has any
 """
@@ -13,7 +14,9 @@ Options:
 import sys
 from pathlib import Path
 
+from repel.cli.latest import EMBEDDED, RUN, newest
 from repel.cli.suggestions import nearest as close
+from repel.engine.outcomes import is_mistake
 from repel.images.decode import shown
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root", "--config-dir")
@@ -29,6 +32,8 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
     for key in options:
         if key not in OPTIONS:
             raise ValueError(f"unknown option {key}{close(key, list(OPTIONS))} (there are: {', '.join(OPTIONS)})")
+    if "ckpt" in options:
+        options["ckpt"] = newest(RUN, options["ckpt"], f"ckpt={options['ckpt']}")
     files = [Path(a).expanduser() for a in arguments if "=" not in a or Path(a).exists()]
     if len(files) != 2:
         raise ValueError("name an image and a folder of features: repel search QUERY.png EMBED_FOLDER")
@@ -37,7 +42,7 @@ def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
     k = options.setdefault("k", "10")
     if not k.isdecimal() or int(k) < 1:
         raise ValueError(f"k must be a whole number, at least 1, got {k!r}")
-    return files[0], files[1], options
+    return files[0], Path(newest(EMBEDDED, str(files[1]), str(files[1]))), options
 
 
 def search(query: Path, folder: Path, options: dict[str, str]) -> None:
@@ -71,6 +76,8 @@ def main() -> int:
     try:
         search(*parsed(sys.argv[1:]))
     except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not is_mistake(error):
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

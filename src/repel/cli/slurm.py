@@ -6,12 +6,13 @@ Names with a date would otherwise give the second attempt another folder, in whi
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from repel.engine import runs
 
-__all__ = ["earlier_folder", "remember", "requeued"]
+__all__ = ["earlier_folder", "first_meaning", "remember", "requeued"]
 
 
 def _job() -> str | None:
@@ -48,3 +49,14 @@ def remember(folder: Path) -> None:
     if _job() is not None and entry not in _entries(folder.parent):
         _notes(folder.parent).mkdir(parents=True, exist_ok=True)
         runs.write_json(_notes(folder.parent) / f"{folder.name}.json", entry)
+
+
+def first_meaning(argument: str, find: Callable[[], str]) -> str:
+    """What find() gave for this argument in the job's first attempt: others may have begun runs since."""
+    note = Path("runs/.slurm") / f"{_job()}.json"
+    known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    found = known[argument] if requeued() and argument in known else find()
+    if _job() is not None and found != known.get(argument):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(note, known | {argument: found})
+    return found

@@ -1,8 +1,8 @@
 """A report of a sweep: repel report SWEEP [metric=NAME[,NAME]] [against=ROW]
 
-SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train. Prints Markdown and writes it there
-as report.md, with report.json, bars.png and curves.png. A row is a set of overrides without the seed. against= names
-the row to compare with, seed by seed, by enough of its overrides to identify it.
+SWEEP is a folder of runs, finished or not, such as sweeps/train/DATE or runs/train; latest is the newest sweep. Prints
+Markdown and writes it there as report.md, with report.json, bars.png and curves.png. A row is a set of overrides
+without the seed. against= names the row to compare with, seed by seed, by enough of its overrides to identify it.
 """
 
 import math
@@ -15,7 +15,10 @@ from typing import Any
 from repel.base.drawing import attempt
 from repel.cli import compare
 from repel.cli.compare import Cell, Run
+from repel.cli.latest import SWEEP, newest
 from repel.cli.sweep_plots import draw_bars, draw_curves
+from repel.cli.sweeps import as_typed
+from repel.engine.outcomes import is_mistake
 from repel.engine.runs import write_json
 
 
@@ -26,8 +29,11 @@ def main() -> int:
         print("error: usage: repel report SWEEP [metric=NAME[,NAME]] [against=ROW]", file=sys.stderr)
         return 2
     try:
-        print(report(Path(sys.argv[1]), options.get("metric", "test/knn_top1").split(","), options.get("against")))
+        sweep = Path(newest(SWEEP, sys.argv[1], sys.argv[1]))
+        print(report(sweep, options.get("metric", "test/knn_top1").split(","), options.get("against")))
     except ValueError as error:
+        if not is_mistake(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -53,7 +59,11 @@ def report(folder: Path, metrics: list[str], against: str | None) -> str:
     for metric in metrics if known else ():
         text += ["", *table(cells, metric, reference, known), *pivot(cells, metric)]
     markdown = "\n".join(text) + "\n"
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    try:
+        (folder / "report.md").write_text(markdown, encoding="utf-8")
+    except OSError as error:  # of somebody else's sweep
+        print(f"note: {folder} cannot be written ({error.strerror}): the report is only printed", file=sys.stderr)
+        return markdown
     write_json(folder / "report.json", numbers(folder, found, left, cells, same, metrics, reference))
     if known:
         attempt("bars.png", lambda: draw_bars(cells, metrics, known, folder / "bars.png"))
@@ -77,11 +87,18 @@ def states(found: list[Run], left: list[str], folder: Path, same: dict[str, str]
     counts = Counter(run.state for run in found) + Counter(missing=len(left))
     lines = [f"{len(found) + len(left)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())]
     if same:
-        lines.append("in all of them: `" + " ".join(f"{k}={v}" for k, v in same.items()) + "`")
+        lines.append(f"in all of them: `{as_typed(same)}`")
+    headlines = Counter(run.headline for run in found if run.state != "unreadable")
+    if len(headlines) > 1:
+        of_each = ", ".join(f"{checkpoint} in {n}" for checkpoint, n in headlines.items())
+        lines.append(f"the checkpoint of `test/...` (evaluation.checkpoint) is not the same in all runs: {of_each}")
     for run in found:
         if run.state not in compare.DONE:
-            cell = " ".join(f"{k}={v}" for k, v in run.cell.items() if k not in same)
+            cell = as_typed({k: v for k, v in run.cell.items() if k not in same})
             lines.append(f"- {run.state}: {run.folder.relative_to(folder)} {cell} seed={run.seed}".replace("  ", " "))
+    if other := compare.with_other_data(found):
+        names = ", ".join(str(run.folder.relative_to(folder)) for run in other)
+        lines.append(f"- other data: with the same options, the samples of {names} are not those of earlier runs")
     return lines + [f"- missing: {job}" for job in left]
 
 
@@ -125,10 +142,14 @@ def pivot(cells: list[Cell], metric: str) -> list[str]:
         return []
     rows, columns = (list(dict.fromkeys(cell.overrides.get(key, "-") for cell in cells)) for key in keys)
     at = {tuple(cell.overrides.get(key, "-") for key in keys): cell for cell in cells}
-    lines = ["", f"| {metric}: {keys[0]} \\ {keys[1]} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [
+        "",
+        f"| {metric}: {keys[0]} \\ {keys[1]} | {' | '.join(c or 'left out' for c in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     for row in rows:
         values = [list(at[row, c].values(metric).values()) if (row, c) in at else [] for c in columns]
-        lines.append(f"| {row} | {' | '.join(map(spread, values))} |")
+        lines.append(f"| {row or 'left out'} | {' | '.join(map(spread, values))} |")
     return lines
 
 

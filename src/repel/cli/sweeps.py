@@ -4,14 +4,16 @@ A job is identified by its overrides, not by its number: a sweep resumed with mo
 """
 
 import functools
-from collections.abc import Iterable
+import itertools
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from repel.cli import slurm
 from repel.engine import runs
 from repel.engine.configs import flatten
 
@@ -19,17 +21,36 @@ OWN = ("sweep", "data_root")  # options of the sweep's, not of its jobs
 FINISHED, RESUME, NEW = "finished", "resume", "new"  # what prepare_run() found in a run's folder
 
 
-def job_folder(resume: str | None, sweep: str, number: int, overrides: list[str]) -> str:
-    """The name of a job's folder: its number; in a resumed sweep, that of the folder where the job ran before."""
-    if not resume and not slurm.requeued():
-        return str(number)
-    wanted = identity(overrides)
-    for folder in run_folders(Path(sweep)):
-        if identity(runs.read_environment(folder).get("overrides", [])) == wanted:
-            return folder.name
-    while (Path(sweep) / str(number) / "environment.json").exists():
-        number += 1  # an added job, whose number another had
-    return str(number)
+def job_folders(sweep: Path, jobs: list[list[str]], first: int, claimed: set[str], resumed: bool) -> list[str]:
+    """The names of the folders of jobs: where a job ran before, else its number, else the next free one.
+
+    Args:
+        jobs: the overrides of each.
+        first: the number of the first.
+        claimed: names that this command has given to earlier jobs; these are added.
+        resumed: whether the sweep's folder is an earlier command's.
+
+    Raises:
+        ValueError: a new sweep's folder has a job already.
+    """
+    numbers = range(first, first + len(jobs))
+    before = {place.name: identity(runs.read_environment(place).get("overrides", [])) for place in run_folders(sweep)}
+    if before and not resumed and not claimed and (taken := sorted({*map(str, numbers)} & {*before})):
+        raise ValueError(
+            f"{sweep / taken[0]} already holds a run; sweep.resume={sweep} goes on there, or name another folder"
+        )
+    wanted = [identity(overrides) for overrides in jobs] if resumed else []
+    found: dict[int, str] = {}
+    for number, mine in zip(numbers, wanted, strict=False):
+        there = {*before} - claimed - {*found.values()}
+        if same := [name for name, other in before.items() if name in there and other == mine]:
+            found[number] = same[0]
+    for number in numbers:
+        if number not in found:
+            there = {*claimed, *before, *found.values()}
+            found[number] = next(str(free) for free in itertools.count(number) if str(free) not in there)
+    claimed |= {*found.values()}
+    return [found[number] for number in numbers]
 
 
 def run_folders(sweep: Path) -> list[Path]:
@@ -41,14 +62,20 @@ def run_folders(sweep: Path) -> list[Path]:
 def identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
     """What makes two jobs the same: their overrides in any order, by value, without the sweep's own options."""
     last = dict(map(key_and_value, overrides))  # of a key that is given twice, the last counts
-    return frozenset(pair for pair in last.items() if pair[0].split(".")[0] not in ("sweep", "hydra", "data_root"))
+    return frozenset(p for p in last.items() if re.split("[./]", p[0])[0] not in ("sweep", "hydra", "data_root"))
 
 
 @functools.cache
 def key_and_value(override: str) -> tuple[str, str]:
-    """'+optimizer.lr=1e-3' -> ('+optimizer.lr', '0.001'): equal values are spelled alike."""
+    """'+optimizer.lr=1e-3' -> ('+optimizer.lr', '0.001'): equal values are spelled alike. '~a.b' -> ('~a.b', '')."""
     parsed = OverridesParser.create().parse_override(override)
-    return parsed.get_key_element(), _spelling(parsed.value())
+    deleted = parsed.is_delete() and "=" not in override
+    return parsed.get_key_element(), "" if deleted else _spelling(parsed.value())
+
+
+def as_typed(pairs: Mapping[str, str]) -> str:
+    """Overrides as one types them, from keys and values: 'loss=ntxent ~optimizer.weight_decay'."""
+    return " ".join(key if key.startswith("~") and not value else f"{key}={value}" for key, value in pairs.items())
 
 
 def _spelling(value: Any) -> str:
@@ -56,7 +83,7 @@ def _spelling(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, list):
         return f"[{','.join(map(_spelling, value))}]"
     if isinstance(value, dict):
@@ -100,3 +127,25 @@ def plan_job(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
         return RESUME
     runs.reset(folder, overrides)
     return NEW
+
+
+def typed_overrides(sweep: Path) -> list[str]:
+    """What a sweep's last command asked for; nothing where there is no sweep, or one that chooses as it goes."""
+    try:
+        asked = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+        return [f"{k}={v}" for k, v in (asked["sweeper"]["params"] or {}).items()] + asked["overrides"]["task"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return []
+
+
+def varied_keys(folder: Path) -> list[str]:
+    """What the sweep of a job varies; nothing for a single run.
+
+    Args:
+        folder: of the job.
+    """
+    try:
+        typed = OverridesParser.create().parse_overrides(typed_overrides(folder.parent))
+    except HydraException:
+        return []
+    return [override.key_or_group for override in typed if override.is_sweep_override()]

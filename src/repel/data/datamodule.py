@@ -1,7 +1,6 @@
 """From samples to pairs: one LightningDataModule for every modality."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,14 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from repel.base import seeding
-from repel.base.collectives import rank
-from repel.data.labels import Table, labels_from_classes
+from repel.data.labeled import LabeledSplits
+from repel.data.labels import Table
 from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
 from repel.data.pair import Pair, to_float_dtype
 from repel.data.sampler import BatchIndices, GlobalBatches, ValidationBatches
-from repel.data.samples import CompleteSplits, Samples, Splits, UnreadableSample
-from repel.data.splits import held_out, label_by_table, without_single_class
+from repel.data.samples import Samples, Splits, UnreadableSample
 from repel.data.views import ViewDraws, Viewed, Views
 
 __all__ = ["PairData", "pair_data"]
@@ -28,7 +26,7 @@ __all__ = ["PairData", "pair_data"]
 CACHE_SHARE = 0.25  # of a device's free memory, which data.device_cache=auto may take
 
 
-class PairData(LightningDataModule):
+class PairData(LabeledSplits, LightningDataModule):
     """Training and validation pairs, and the plain samples of every split for evaluation.
 
     Args:
@@ -46,6 +44,7 @@ class PairData(LightningDataModule):
         seed: of the order and of the views' draws.
         prepare: samples as read -> as used, for each split; None: as read.
         split_by: name or place, by which samples are held out, see splits.py.
+        labels_encoding, label_columns: of the table, see labels.Table.
     """
 
     def __init__(
@@ -63,95 +62,24 @@ class PairData(LightningDataModule):
         seed: int,
         prepare: Callable[[Samples], Samples] | None = None,
         split_by: str = "place",
+        labels_encoding: str | None = None,
+        label_columns: Sequence[str] | None = None,
     ):
-        super().__init__()
-        for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0 < fraction < 0.5:
-                raise ValueError(f"data.{name} must be between 0 and 0.5, got {fraction}")
-        if split_by not in ("name", "place"):
-            raise ValueError(f"data.split_by must be name or place, got {split_by!r}")
+        LightningDataModule.__init__(self)
+        table = None if labels is None else Table(labels, labels_encoding, label_columns)
+        LabeledSplits.__init__(self, read, prepare, val_fraction, test_fraction, split_seed, split_by, tasks, table)
         if device_cache not in (True, False, "auto"):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
-        self.reader, self.prepare, self.batch_size, self.seed = read, prepare, batch_size, seed
-        self.fractions, self.device_cache = (val_fraction, test_fraction), device_cache
-        self.split_seed, self.split_by = split_seed, split_by
-        self.tasks, self.table = tasks, None if labels is None else Table(labels)
-        self.class_column: str | None = None  # the table's column that became the class
-        self.single_class: str | None = None  # of all training samples, whose labels are left out then
+        self.batch_size, self.seed, self.device_cache = batch_size, seed, device_cache
         self.views, self.normalize = views, normalize
+        self.repeats_batches = False  # those of the first epoch in every epoch, see trainer.overfit_batches
         self.cache: TensorSamples | None = None  # the training samples, on the device
         self.skipped: set[str] = set()
         self.fetched_at = perf_counter()
-        self._splits: CompleteSplits | None = None
-
-    # --------------------------------------------------------------------------------------------------- what there is
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the data, once; hold out what the data does not split itself."""
-        if self._splits is None:
-            splits = self.read()
-            if self.table is not None and splits.train.labels is None:
-                splits = label_by_table(splits, self.table)
-                self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
-            complete = held_out(splits, *self.fractions, self.split_seed, self.split_by)
-            self._splits, self.single_class, column = without_single_class(complete, self.table)
-            self.class_column = self.class_column or column
-            self._check_tasks()
-            self.print_table_notes(splits)
-
-    def read(self) -> Splits:
-        """The data as its reader splits it, nothing held out."""
-        splits, prepare = self.reader(), self.prepare
-        if prepare is None:
-            return splits
-        test, val = (None if part is None else prepare(part) for part in (splits.test, splits.val))
-        return replace(splits, train=prepare(splits.train), test=test, val=val)
-
-    @property
-    def splits(self) -> CompleteSplits:
-        assert self._splits is not None, "setup() comes first"
-        return self._splits
-
-    @splits.setter
-    def splits(self, splits: CompleteSplits) -> None:
-        self._splits = splits
-
-    @property
-    def labelled(self) -> bool:
-        """Whether labels are known, so that evaluation can use them."""
-        return all(part.labels is not None and len(part.labelled) for part in (self.splits.train, self.splits.val))
-
-    def columns(self, samples: Samples) -> dict[str, Tensor]:
-        """Name of each further task -> its labels (N,) of these samples, -1 where unknown."""
-        assert samples.labels is not None, "tasks are coarser or other labels of labeled samples"
-        found = labels_from_classes(self.tasks, self.splits.classes, samples.labels)
-        table = {} if self.table is None else self.table.lookup(samples.names)
-        return found | {name: labels for name, labels in table.items() if name != self.class_column}
-
-    def _check_tasks(self) -> None:
-        """Raises ValueError where further labels cannot be used, before anything is trained on or measured."""
-        names = {*self.tasks, *(self.table.codes if self.table else ())} - {self.class_column}
-        if bad := {"class", "last", "z"} & names:
-            raise ValueError(f"data.tasks, data.labels: {min(bad)} is a name of the report's own; rename it")
-        parts = [part for part in (self.splits.train, self.splits.val, self.splits.test) if part.labels is not None]
-        columns = [self.columns(part) for part in parts]
-        listed = any((labels >= 0).any() for one in columns for labels in one.values())
-        if self.table is not None and self.class_column is None and not listed:
-            raise ValueError(self.table.lists_none(self.splits.train))
-
-    def print_table_notes(self, splits: Splits) -> None:
-        """Say what of the table of labels does not fit these samples."""
-        if self.table is not None and rank() == 0:
-            parts = [part.names for part in (splits.train, splits.val, splits.test) if part is not None]
-            for note in self.table.notes([name for names in parts if names is not None for name in names]):
-                print(f"note     {note}")
-
-    # -------------------------------------------------------------------------------------------------------- batches
 
     @property
     def active_trainer(self) -> Trainer:
-        """The trainer, which Lightning sets."""
-        assert self.trainer is not None, "without a trainer there are no batches"
+        assert self.trainer is not None, "without a trainer there are no batches; Lightning sets it"
         return self.trainer
 
     def batches_per_epoch(self) -> int:
@@ -167,6 +95,7 @@ class PairData(LightningDataModule):
 
     def order(self, epoch: int) -> Iterator[Tensor]:
         """The places of all training samples in an epoch's order, in pieces."""
+        epoch *= not self.repeats_batches
         return self.splits.train.order(seeding.generator(self.seed, seeding.ORDER, epoch))
 
     def train_dataloader(self) -> DataLoader:

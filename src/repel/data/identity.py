@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "changes",
     "check_unchanged",
+    "digest",
     "name_keys",
     "overlap",
     "record_of",
@@ -60,6 +61,16 @@ def _record(part: Samples) -> dict[str, Any]:
     if part.labels is not None:
         labels = hashlib.blake2b(part.labels.cpu().numpy().astype("<i8").tobytes(), digest_size=16).hexdigest()
     return {"size": len(part), "keys": part.keys(), "labels": labels}
+
+
+def digest(record: Record) -> str:
+    """16 hexadecimal digits that tell records apart: for runs that are compared, as they may have other data."""
+    parts = hashlib.blake2b(digest_size=8)
+    for name in PARTS:
+        keys = record[name]["keys"]
+        parts.update(f"{name} {record[name]['size']} {record[name]['labels']} ".encode())
+        parts.update(b"" if keys is None else keys.numpy().astype("<i8").tobytes())
+    return parts.hexdigest()
 
 
 def changes(before: Record, splits: Splits | CompleteSplits) -> Changes | None:
@@ -116,13 +127,13 @@ def without_trained(before: Record, splits: CompleteSplits, data: str) -> tuple[
     if found is None:
         sizes = [{name: part["size"] for name, part in record.items()} for record in (before, record_of(splits))]
         if sizes[0]["test"] == sizes[1]["test"] and sum(sizes[0].values()) == sum(sizes[1].values()):
-            return splits, ""
+            return splits, _changed_labels(before, splits)
         raise ValueError(
             f"{data}: the data has {sum(sizes[1].values()):,} samples and had {sum(sizes[0].values()):,} when the run "
             "began, and no names that tell which of them it was trained on; bring it back, or name other data by data="
         )
     if not (words := str(found)):
-        return splits, ""
+        return splits, _changed_labels(before, splits)
     if found.removed == sum(part["size"] for part in before.values()):
         raise ValueError(
             f"{data}: none of the {found.removed:,} samples that the run knows is there; name their folder by "
@@ -137,8 +148,16 @@ def without_trained(before: Record, splits: CompleteSplits, data: str) -> tuple[
             )
     if count := sum(int(mask.sum()) for mask in out.values()):
         words += f"; {count:,} of validation and test are left out, as the run was trained or chosen on them"
+    if found.added and found.removed:
+        words += "; if files or folders were renamed, test samples may be among those that the run was trained on"
     kept = {name: _some(getattr(splits, name), (~mask).nonzero().squeeze(1)) for name, mask in out.items()}
     return replace(splits, **kept), words
+
+
+def _changed_labels(before: Record, splits: CompleteSplits) -> str:
+    """In words, which splits have other labels than before, of the same samples in the same order; or nothing."""
+    others = [name for name, now in record_of(splits).items() if now["labels"] != before[name]["labels"]]
+    return f"the labels of {', '.join(others)} are others" if others else ""
 
 
 def _used(before: Record, splits: CompleteSplits, name: str, by: tuple[str, ...]) -> Tensor:

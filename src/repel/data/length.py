@@ -6,7 +6,7 @@ from typing import NamedTuple
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-__all__ = ["TrainingLength", "elapsed_seconds", "epoch_of", "planned_length", "seconds_left", "steps_per_epoch"]
+__all__ = ["TrainingLength", "elapsed_seconds", "ends", "epoch_of", "planned_length", "seconds_left", "steps_per_epoch"]
 
 
 class TrainingLength(NamedTuple):
@@ -72,6 +72,13 @@ def epoch_of(trainer: Trainer) -> str:
     """The current epoch in words, such as 3/25; 3 where their number has no limit."""
     limited = trainer.max_epochs not in (None, -1)
     return f"{trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if limited else "")
+
+
+def ends(trainer: Trainer, time: str | None) -> str:
+    """When training ends, in words, by the first limit that is reached."""
+    limits = {"epochs": trainer.max_epochs, "steps": trainer.max_steps}
+    words = [f"{limit} {unit}" for unit, limit in limits.items() if limit not in (None, -1)]
+    return " or ".join([*words, *([f"{time} (DD:HH:MM:SS)"] if time else [])]) or "Lightning's default of epochs"
 
 
 def _timer(trainer: Trainer) -> Timer | None:

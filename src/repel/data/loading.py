@@ -1,5 +1,6 @@
 """Batches fetched by the training process or by workers."""
 
+import multiprocessing
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -60,6 +61,8 @@ def make_loader(
         workers: processes that make them; 0: this one.
         keep_workers: from one epoch to the next.
     """
+    if workers:
+        _import_once(type(dataset).__module__)
     return DataLoader(
         dataset,
         sampler=sampler,
@@ -70,6 +73,16 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=keep_workers and workers > 0,
     )
+
+
+def _import_once(module: str) -> None:
+    """Where workers start by forkserver, as from Python 3.14 on, let its server import torch and the dataset's module.
+
+    Else each worker imports them anew, seconds of work, for every pass over the data. A server that runs already, as
+    after run_parallel, stays as it is.
+    """
+    if multiprocessing.get_start_method() == "forkserver":
+        multiprocessing.set_forkserver_preload(["__main__", module, "torch"])
 
 
 def _unchanged(batch: Any) -> Any:

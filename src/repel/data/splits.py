@@ -1,5 +1,6 @@
 """Training, validation and test samples: what the data does not split itself is held out here."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -11,12 +12,17 @@ from repel.base import seeding
 from repel.data.labels import Table
 from repel.data.samples import CompleteSplits, Samples, Splits
 
-__all__ = ["held_out", "label_by_table", "split_off", "without_single_class"]
+__all__ = ["held_out", "label_by_table", "map_splits", "split_off", "without_single_class"]
 
 AnySplits = TypeVar("AnySplits", Splits, CompleteSplits)
 
-
 FEWEST = 2  # samples that are held out of a set with names, however small their share
+
+
+def map_splits(function: Callable[[Samples], Samples], splits: AnySplits) -> AnySplits:
+    """The splits with what the function makes of each that is there."""
+    test, val = (None if part is None else function(part) for part in (splits.test, splits.val))
+    return replace(splits, train=function(splits.train), test=test, val=val)
 
 
 def held_out(
@@ -93,9 +99,8 @@ def without_single_class(splits: CompleteSplits, table: Table | None) -> tuple[C
     found = [] if labels is None else labels[labels >= 0].unique().tolist()
     if len(found) != 1:
         return splits, None, None
-    train, test, val = (part.with_labels(None) for part in (splits.train, splits.test, splits.val))
     name = splits.classes[found[0]] if splits.classes else str(found[0])
-    bare = replace(splits, train=train, test=test, val=val, classes=[])
+    bare = replace(map_splits(lambda part: part.with_labels(None), splits), classes=[])
     if table is None:
         return bare, name, None
     labelled, only, _ = without_single_class(label_by_table(bare, table), None)
@@ -107,9 +112,5 @@ def label_by_table(splits: AnySplits, table: Table) -> AnySplits:
     column, classes = next(iter(table.classes.items()))
     if (table.lookup(splits.train.names)[column] < 0).all():
         raise ValueError(table.lists_none(splits.train))
-
-    def labelled(part: Samples) -> Samples:
-        return part.with_labels(table.lookup(part.names)[column])
-
-    test, val = (None if part is None else labelled(part) for part in (splits.test, splits.val))
-    return replace(splits, train=labelled(splits.train), test=test, val=val, classes=classes)
+    labelled = map_splits(lambda part: part.with_labels(table.lookup(part.names)[column]), splits)
+    return replace(labelled, classes=classes)

@@ -13,7 +13,7 @@ from repel.base.collectives import gather, world_size
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import pair_data
 from repel.data.pair import Pair
-from repel.engine.checkpoint_callbacks import optimizer_stepped, save_last
+from repel.engine.checkpoint_callbacks import optimizer_stepped, save_last, validation_follows
 from repel.module import Contrastive, Diverged
 
 __all__ = ["RankAgreement", "StopAllRanks", "check_same"]
@@ -78,20 +78,27 @@ class RankAgreement(Callback):
 
 
 class StopAllRanks(Checkpoint):  # a Checkpoint, so that Lightning calls it after all other callbacks
-    """Stops all ranks after the same optimizer step, with `last.ckpt` as of that step.
+    """Stops all ranks after the same optimizer step, with `last.ckpt` as of that step, and of a validation after it.
 
     A signal during validation takes effect after it and after the epoch's own checkpoint.
     """
 
     def __init__(self, agreement: RankAgreement):
-        self.agreement, self.saved = agreement, False
+        self.agreement, self.saved, self.due = agreement, False, False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
         if self.agreement.stop and optimizer_stepped(trainer):
+            self.due = validation_follows(trainer)
+            if not self.due:
+                save_last(trainer)
+                self.saved = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.due:
             save_last(trainer)
-            self.saved = True
+            self.saved, self.due = True, False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
         if self.saved:  # not before: Lightning passes a step's values to the loggers after the step's hooks

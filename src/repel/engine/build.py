@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "o
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
+    from torch.optim import Optimizer
 
     from repel.data.datamodule import PairData
     from repel.evaluation.protocol import Evaluator
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
     """A run's config with the data that a command names in place of its own, as input of the run's encoder.
 
-    Channels, mean, std and image size are the run's, as the encoder knows nothing else, unless they were typed.
+    Channels, mean, std, image size and, where the data has one, the range are the run's, as the encoder knows nothing
+    else, unless they were typed.
 
     Args:
         cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, the new place
@@ -42,7 +45,8 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
     if cfg.get("data") is None:
         return run
     typed = {override.split("=")[0] for override in overrides}
-    kept = {key: run["data"][key] for key in ("channels", "mean", "std", "image_size") if f"data.{key}" not in typed}
+    keys = [*("channels", "mean", "std", "image_size"), *({"range"} & run["data"].keys() & cfg.data.keys())]
+    kept = {key: run["data"][key] for key in keys if f"data.{key}" not in typed}
     return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 
@@ -87,8 +91,30 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     for changed in annealed(cfg):
         _instantiate(changed.loss)
         _ = _instantiate(changed.target, encoder, head) if cfg.target else None
-    anneal, optimizer, schedule = (_instantiate(node) for node in (cfg.anneal, cfg.optimizer, cfg.schedule))
-    return Contrastive(encoder, head, predictor, loss, target, anneal, optimizer, schedule, cfg.seed)
+    own = {key: value for key, value in cfg.schedule.items() if key != "on_extend"}  # which resuming reads
+    anneal, schedule = _instantiate(cfg.anneal), _instantiate(own)
+    return Contrastive(encoder, head, predictor, loss, target, anneal, _optimizer(cfg), schedule, cfg.seed)
+
+
+def _optimizer(cfg: DictConfig) -> "partial[Optimizer]":
+    """The optimizer's class with its hyperparameters; the learning rate scaled as optimizer.scale_lr says."""
+    import torch
+    from torch import nn
+
+    from repel.model.optim import scaled_rate
+
+    options = to_container(cfg.optimizer)
+    rule = options.pop("scale_lr", None) or "off"  # earlier configs have none; YAML takes an unquoted off for false
+    if rule != "off":
+        if "lr" not in options:
+            raise ValueError("optimizer.scale_lr scales optimizer.lr, which this optimizer has not; leave it out")
+        options["lr"] = scaled_rate(options["lr"], rule, cfg.data.batch_size)
+    optimizer = _instantiate(OmegaConf.create(options))
+    try:  # what it does not take should not show only after the data is read
+        optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {options['_target_']}: {error}") from error
+    return optimizer
 
 
 def annealed(cfg: DictConfig) -> list[DictConfig]:
@@ -117,23 +143,33 @@ def build_trainer(
         resume_from: path and contents of the checkpoint that the run resumes from; None: it starts anew.
         signals: records a signal to stop.
     """
+    from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     from repel.engine.agreement import RankAgreement, StopAllRanks
     from repel.engine.batch_norm import CrossRankBatchNormSync
-    from repel.engine.checkpoint_callbacks import ConfigInCheckpoint
+    from repel.engine.checkpoint_callbacks import ConfigInCheckpoint, LastCheckpoint
     from repel.engine.checkpoint_io import AtomicCheckpointIO
+    from repel.engine.compiled_encoder import CompiledEncoder
+    from repel.monitoring.loggers import CSVHistory
     from repel.monitoring.services import keep_logger
 
     agreement = RankAgreement(signals or DeferredSignals())
     chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
     _check_finders(cfg.callbacks, chosen)
+    if not any(cfg.logger.values()):  # Lightning refuses it where there is nothing to log to
+        chosen = [callback for callback in chosen if not isinstance(callback, LearningRateMonitor)]
+    if cfg.get("compile"):
+        chosen.append(CompiledEncoder())
+    chosen.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # what it writes has the others' state
     purge_step = resume_from and resume_from[1]["global_step"]
 
     def logger(node: DictConfig) -> "Logger":
         purge = {"purge_step": purge_step} if "purge_step" in node else {}
         return keep_logger(_instantiate(node, save_dir=str(folder), **purge))
 
+    keeps = not cfg.trainer.get("fast_dev_run")  # else Lightning replaces them by one that does nothing
+    loggers = [logger(node) for node in cfg.logger.values() if node] if keeps else [CSVHistory(str(folder), None)]
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     # set explicitly: Lightning would take any SLURM job for one whose ranks srun started
     environment = TorchElasticEnvironment() if "RANK" in os.environ else LightningEnvironment()
@@ -142,14 +178,27 @@ def build_trainer(
         cfg.trainer,
         default_root_dir=str(folder),
         callbacks=[agreement, *chosen, ConfigInCheckpoint(to_container(cfg)), StopAllRanks(agreement)],
-        logger=[logger(node) for node in cfg.logger.values() if node],
+        logger=loggers,
         plugins=[AtomicCheckpointIO(resume_from), environment, *batch_norm],
         sync_batchnorm=several and on_gpu(cfg),
         use_distributed_sampler=False,  # the datamodule divides its own batches
-        num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=cfg.callbacks.get("progress") is not None,
+        **_debugging_options(cfg.trainer, folder),
     )
+
+
+def _debugging_options(options: DictConfig, folder: Path) -> dict[str, Any]:
+    """Arguments of Lightning's Trainer for options that it would take otherwise."""
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
+    found: dict[str, Any] = {}
+    if share := options.get("overfit_batches"):  # Lightning would take the first samples of the data, in its order
+        found |= {"overfit_batches": 0.0, "limit_train_batches": share, "limit_val_batches": 0}
+    if isinstance(name := options.get("profiler"), str):
+        made = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}[name]
+        found["profiler"] = made(dirpath=str(folder), filename="profile")
+    return found
 
 
 def _check_finders(nodes: DictConfig, callbacks: Collection[Any]) -> None:

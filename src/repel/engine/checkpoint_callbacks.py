@@ -12,7 +12,15 @@ from repel.data.datamodule import pair_data
 from repel.data.identity import Record, record_of
 from repel.module import Diverged
 
-__all__ = ["BestCheckpoint", "ConfigInCheckpoint", "LastCheckpoint", "objective", "optimizer_stepped", "save_last"]
+__all__ = [
+    "BestCheckpoint",
+    "ConfigInCheckpoint",
+    "LastCheckpoint",
+    "objective",
+    "optimizer_stepped",
+    "save_last",
+    "validation_follows",
+]
 
 
 def save_last(trainer: Trainer) -> None:
@@ -34,6 +42,16 @@ def optimizer_stepped(trainer: Trainer) -> bool:
     return stepped and not progress.is_last_batch
 
 
+def validation_follows(trainer: Trainer) -> bool:
+    """After a training batch: whether validation comes before the next one, see trainer.val_check_interval.
+
+    What resumes from a checkpoint of before would skip that validation, and with it what it chooses.
+    """
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None, "it is training"
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
 def objective(metrics: dict[str, torch.Tensor]) -> float:
     """What is maximized, of a validation's metrics: val/knn_top1, or minus val/loss where that is not measured."""
     return float(metrics["val/knn_top1"] if "val/knn_top1" in metrics else -metrics["val/loss"])
@@ -41,6 +59,8 @@ def objective(metrics: dict[str, torch.Tensor]) -> float:
 
 class LastCheckpoint(Checkpoint):
     """`last.ckpt` after every epoch, whatever any metric does, and every n steps besides if set.
+
+    After a step that validation follows it is written after that. Must come after all other callbacks with a state.
 
     Args:
         every_n_train_steps: optimizer steps, or None.
@@ -51,11 +71,18 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(
                 f"callbacks.last.every_n_train_steps must be null or at least 1, got {every_n_train_steps}"
             )
-        self.every = every_n_train_steps
+        self.every, self.due = every_n_train_steps, False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.every and optimizer_stepped(trainer) and trainer.global_step % self.every == 0:
+            self.due = validation_follows(trainer)
+            if not self.due:
+                save_last(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.due:
             save_last(trainer)
+            self.due = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         save_last(trainer)
@@ -71,6 +98,8 @@ class BestCheckpoint(Checkpoint):
     metric: str | None = None  # which one chose; None: likewise
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:  # of an untrained network, on a few batches
+            return
         metrics = trainer.callback_metrics
         metric = "val/knn_top1" if "val/knn_top1" in metrics else "val/loss"
         # saving is the work of all ranks: they must agree

@@ -1,6 +1,7 @@
 """Configs as plain containers and as files. Imports neither torch nor lightning."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -17,6 +18,7 @@ __all__ = [
     "targets",
     "to_container",
     "with_data_root",
+    "with_values",
 ]
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
@@ -59,6 +61,13 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
     "repel.views.views.Views": "repel.images.views.views.Views",
 }
 
+ADDED_ARGUMENTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, str]]]] = {
+    # since the first edition: class -> argument -> its value, and what of it is an option of the run's
+    "repel.data.datamodule.PairData": {  # evaluated images of another size than the option where a set stores such
+        "prepare": ({"_target_": "repel.images.sizes.at_size", "_partial_": True}, {"size": "data.image_size"}),
+    },
+}
+
 
 def to_container(cfg: DictConfig | ListConfig) -> dict[str, Any]:
     """The resolved config as dicts and lists. A secret of the environment becomes the interpolation that finds it."""
@@ -84,7 +93,8 @@ def load_config(config: dict[str, Any]) -> DictConfig:
     Raises:
         ValueError: it names a _target_ that such a config may not call, or would compute one.
     """
-    config = _with_image_size(_rename_targets(config))
+    config = _rename_targets(config)
+    config = _add_arguments(config, config)
     check_targets(config, from_file=True)
     _check_interpolations(config)
     return OmegaConf.create(config)
@@ -103,14 +113,39 @@ def with_data_root(config: dict[str, Any], root: str) -> dict[str, Any]:
     return config | {"data": data | {"root": root, "datamodule": module | {"read": module["read"] | {"root": root}}}}
 
 
-def _with_image_size(config: dict[str, Any]) -> dict[str, Any]:
-    """Configs of before `prepare` evaluated images of another size than data.image_size where a set stores such."""
-    data = config.get("data") or {}
-    module = data.get("datamodule") or {}
-    if module.get("_target_") != "repel.data.datamodule.PairData" or "image_size" not in data or "prepare" in module:
-        return config
-    prepare = {"_target_": "repel.images.sizes.at_size", "_partial_": True, "size": data["image_size"]}
-    return config | {"data": data | {"datamodule": module | {"prepare": prepare}}}
+def _add_arguments(config: dict[str, Any], node: Any) -> Any:
+    """A part of a config with the arguments that its class has got since; none whose keys the config lacks."""
+    if isinstance(node, list):
+        return [_add_arguments(config, item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _add_arguments(config, value) for key, value in node.items()}
+    for argument, (value, keys) in ADDED_ARGUMENTS.get(str(node.get("_target_")), {}).items():
+        found = {name: _value_at(config, key) for name, key in keys.items()}
+        if argument not in node and None not in found.values():
+            node[argument] = value | found
+    return node
+
+
+def _value_at(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other values.
+
+    Args:
+        values: dotted keys -> values, groups of options included.
+
+    >>> with_values({"trainer": {"devices": 1}, "seed": 1}, {"trainer.devices": 8})
+    {'trainer': {'devices': 8}, 'seed': 1}
+    """
+    for dotted, value in values.items():
+        key, _, rest = dotted.partition(".")
+        config = config | {key: with_values(config.get(key) or {}, {rest: value}) if rest else value}
+    return config
 
 
 def _check_interpolations(config: Any) -> None:

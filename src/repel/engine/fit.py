@@ -2,9 +2,11 @@
 
 import csv
 import logging
+import math
 import shutil
 import signal
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,20 +16,33 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.tensorboard.summary import hparams
 
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
-from repel.data.identity import check_unchanged
-from repel.data.length import planned_length, steps_per_epoch
+from repel.data.identity import check_unchanged, digest, record_of
+from repel.data.length import TrainingLength, ends, planned_length, steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
+from repel.engine.compiled_encoder import check_compiler
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
+from repel.engine.extension import prepare_resume
 from repel.engine.external_launcher import is_external_rank, meet
-from repel.engine.notes import end_notes, length_notes, notes, notes_on_test_labels, notes_on_val_labels
+from repel.engine.initial_weights import read_weights, start_from
+from repel.engine.notes import (
+    end_notes,
+    length_notes,
+    notes,
+    notes_on_test_labels,
+    notes_on_val_labels,
+    resume_notes,
+)
 from repel.engine.outcomes import MORE_SHARED_MEMORY
+from repel.engine.readability import check_test_images
+from repel.engine.resumed import differences, note_device
+from repel.engine.trainer_limits import check_batches, print_profile, trainer_notes
 from repel.module import Contrastive, Diverged
+from repel.monitoring.tensorboard import log_run
 
 __all__ = ["fit", "fit_new", "fit_resumed"]
 
@@ -38,6 +53,7 @@ SILENCED = (  # warnings of the stack that a user can do nothing about
     ".*It is recommended to use .*sync_dist=True.*",  # what is logged without it is equal on all ranks, or rank 0's own
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*`srun` command is available on your system but is not used.*",  # ranks are started here, or by torchrun or srun
 )
 
 
@@ -61,14 +77,19 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     resume_from = (last, checkpoint_io.load(last)) if resume else None
     build_evaluators(cfg.get("evaluators"))  # whose mistakes should not show only after training
     signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg)
+    weights = read_weights(cfg.init) if cfg.get("init") and not resume else None
     trainer = build_trainer(cfg, folder, resume_from, signals)
+    if cfg.get("compile"):
+        check_compiler(trainer.strategy.root_device)
     step = None if resume_from is None else resume_from[1]["global_step"]
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
+    data.repeats_batches = bool(cfg.trainer.get("overfit_batches"))
     with hint_of_data_root(cfg) if resume else nullcontext():
         data.setup()
     if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
         check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
     check_data(data, cfg.data.batch_size, trainer.world_size)
+    check_batches(cfg.trainer, data)
     check_shared_memory(cfg, data.splits.train.workers)
     if module.loss.supervised and not data.labelled:
         one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
@@ -76,19 +97,22 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
             f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
         )
     module.give_data_info(data.splits.train.info())
+    if weights is not None:
+        start_from(weights, cfg, module, folder, say=trainer.is_global_zero)
+    before = None
     if resume_from is not None:
-        # Lightning would load the weights first, and so round those of 64-true to float32
-        trainer.precision_plugin.convert_module(module)
-        checkpoint_io.check_fits(module, resume_from[1], last)
-        module.on_load_checkpoint(resume_from[1])  # as Lightning does later; the notes need it now
+        before = prepare_resume(cfg, trainer, module, data, *resume_from)
         del resume_from  # the trainer has it, and frees it when it is restored
     if trainer.is_global_zero:
-        summarize(cfg, data, module, trainer, step)
+        summarize(cfg, data, module, trainer, step, before)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
-            log_hyperparameters(logger, cfg)
+            log_run(logger, flatten(to_container(cfg)), runs.read_environment(folder))
+    if trainer.is_global_zero and not resume:
+        check_test_images(cfg, data)
     train(trainer, module, data, signals, last, resume)
     if trainer.is_global_zero:
+        print_profile(trainer.profiler, folder)  # type: ignore[attr-defined]
         _record_end(cfg, folder, trainer, module, data)
     return data
 
@@ -140,20 +164,10 @@ def last_values(folder: Path) -> dict[str, float]:
     """The last value of everything in metrics.csv."""
     if not (folder / "metrics.csv").exists():
         return {}
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = {name: float(value) for row in rows for name, value in row.items() if value}
     return {name: value for name, value in found.items() if name not in ("epoch", "step")}
-
-
-def log_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig) -> None:
-    """TensorBoard's hyperparameter table, from the start; it takes the metrics from the scalars of that name."""
-    leaves = flatten(to_container(cfg))
-    values = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in leaves.items()}
-    metrics = "val/knn_top1", "val/loss", "test/knn_top1", "test/linear_top1"
-    experiment, start, _ = hparams(values, dict.fromkeys(metrics, 0.0))
-    for summary in (experiment, start):
-        logger.experiment.file_writer.add_summary(summary)
 
 
 def check_data(data: PairData, batch_size: int, world: int) -> None:
@@ -169,17 +183,16 @@ def check_data(data: PairData, batch_size: int, world: int) -> None:
         raise ValueError(
             f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
         )
-    if data.batches_per_epoch() < 1:
-        raise ValueError("trainer.limit_train_batches leaves no batch in an epoch; raise it")
 
 
 def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
     """Raises ValueError where the data workers' batches do not fit: a worker would fail, and training wait for it."""
-    side, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
-    if not (workers and side and channels and views and place.is_dir()):
+    size, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
+    if not (workers and size and channels and views and place.is_dir()):
         return
+    pixels = math.prod(size) if isinstance(size, Sequence) else size**2
     # of all ranks on this machine, each with these workers; a worker holds a batch at least
-    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * side**2
+    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * pixels
     if (free := shutil.disk_usage(place).free) < needed:
         raise ValueError(
             f"{place} has {free / 2**20:,.1f} MB free, and the batches of data.workers={workers} need at least "
@@ -187,8 +200,20 @@ def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/
         )
 
 
-def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Trainer, step: int | None) -> None:
-    """Print what this run is, in a few lines."""
+def summarize(
+    cfg: DictConfig,
+    data: PairData,
+    module: Contrastive,
+    trainer: Trainer,
+    step: int | None,
+    before: TrainingLength | None = None,
+) -> None:
+    """Print what this run is, in a few lines.
+
+    Args:
+        step: that it resumes from; None: it is new.
+        before: how long it was to last before it resumed.
+    """
     splits, world = data.splits, trainer.world_size
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
     labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
@@ -197,7 +222,8 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
     print(f"data     {sizes} {splits.train.description}, {labels}")
     data.note(splits.skipped)
     print_skipped(Path(trainer.default_root_dir))
-    runs.update_environment(Path(trainer.default_root_dir), device=f"{world} x {device}")
+    note_device(Path(trainer.default_root_dir), f"{world} x {device}", resume=step is not None)
+    runs.update_environment(Path(trainer.default_root_dir), data=digest(record_of(splits)))
     print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
     print(f"labels   {'used' if module.loss.supervised else 'not used'} for training")
     print(
@@ -205,25 +231,20 @@ def summarize(cfg: DictConfig, data: PairData, module: Contrastive, trainer: Tra
         f"{data.batches_per_epoch()} steps an epoch, {ends(trainer, cfg.trainer.get('max_time'))}"
         + (f", from step {step}" if step else "")
     )
-    bank = cfg.evaluation.bank
+    bank, fast = cfg.evaluation.bank, cfg.trainer.get("fast_dev_run")
     for note in [
         *notes_on_val_labels(data, bank),
         *notes_on_test_labels(data, bank),
         *notes(cfg, module, world),
-        *length_notes(module, planned_length(trainer, data.batches_per_epoch())),
+        *trainer_notes(cfg.trainer, data),
+        *(() if fast else length_notes(module, planned_length(trainer, data.batches_per_epoch()), before)),
+        *resume_notes(module, differences(Path(trainer.default_root_dir))),
     ]:
         print(f"note     {note}")
-
-
-def ends(trainer: Trainer, time: str | None) -> str:
-    """When training ends, in words, by the first limit that is reached."""
-    limits = {"epochs": trainer.max_epochs, "steps": trainer.max_steps}
-    words = [f"{limit} {unit}" for unit, limit in limits.items() if limit not in (None, -1)]
-    return " or ".join([*words, *([f"{time} (DD:HH:MM:SS)"] if time else [])]) or "Lightning's default of epochs"
 
 
 def print_skipped(folder: Path) -> None:
     """Print how many files were left out so far, if any: each is a line of skipped.txt, which all ranks write."""
     if (folder / "skipped.txt").exists():
-        files = sorted(set((folder / "skipped.txt").read_text().splitlines()))
+        files = sorted(set((folder / "skipped.txt").read_text(encoding="utf-8").splitlines()))
         print(f"skipped  {len(files)} unreadable files, listed in skipped.txt, the first: {files[0]}")

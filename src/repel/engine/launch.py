@@ -141,7 +141,8 @@ def _launch_config(name: str, ranks: int, place: str) -> "LaunchConfig":
     return LaunchConfig(  # ranks meet in a file: a port would be open to the network
         min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=name, rdzv_backend="c10d", max_restarts=0,
         rdzv_configs={"store_type": "file"}, rdzv_endpoint=f"{place}/launcher", local_addr="127.0.0.1",
-        logs_specs=DefaultLogsSpecs(), signals_to_handle=",".join(number.name for number in active_signals()),
+        logs_specs=DefaultLogsSpecs(f"{place}/logs"),  # else in a folder of its own, which stays
+        signals_to_handle=",".join(number.name for number in active_signals()),
     )  # fmt: skip
 
 

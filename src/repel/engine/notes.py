@@ -1,12 +1,12 @@
 """Notes on choices that are allowed and may surprise, printed when training begins."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from repel.data.datamodule import PairData
 from repel.data.length import TrainingLength
@@ -15,14 +15,27 @@ from repel.engine.batch_norm import has_unsynced_batch_norm
 from repel.engine.build import on_gpu
 from repel.evaluation.coverage import count_new
 from repel.evaluation.features import subset
+from repel.model.optim import scaled_rate
 from repel.module import Contrastive
 
-__all__ = ["end_notes", "length_notes", "notes", "notes_on_test_labels", "notes_on_val_labels"]
+__all__ = [
+    "end_notes",
+    "length_notes",
+    "notes",
+    "notes_on_tasks",
+    "notes_on_test_labels",
+    "notes_on_val_labels",
+    "resume_notes",
+]
 
 
 def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     """On the network, its loss and the devices."""
     found = []
+    every, epochs = (cfg.trainer.get(key) for key in ("check_val_every_n_epoch", "max_epochs"))
+    if cfg.trainer.get("limit_val_batches") == 0 or (every and 0 < (epochs or 0) < every):
+        found.append("nothing is validated: the last epoch counts as the best; trainer.check_val_every_n_epoch="
+                     f"{epochs} or lower validates")  # fmt: skip
     if world > 1 and not on_gpu(cfg) and has_unsynced_batch_norm(module):
         found.append("some batch norms of this network take their statistics on each rank alone: on CPUs, only plain "
                      "BatchNorm1d and BatchNorm2d are synchronized")  # fmt: skip
@@ -36,6 +49,7 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
             f"trainer.precision={cfg.trainer.precision} keeps weights in half precision, which loses small steps of "
             "the optimizer; bf16-mixed keeps them in float32"
         )
+    found += _scaled_rate_note(cfg)
     tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
     if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
         found.append(
@@ -45,18 +59,35 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     return found
 
 
-def length_notes(module: Contrastive, now: TrainingLength) -> Iterator[str]:
+def _scaled_rate_note(cfg: DictConfig) -> Iterator[str]:
+    rule, batch = cfg.optimizer.get("scale_lr") or "off", cfg.data.batch_size
+    if rule != "off":
+        rate, ratio = cfg.optimizer.lr, f"{batch} / 256" if rule == "linear" else f"sqrt({batch} / 256)"
+        result = scaled_rate(rate, rule, batch)
+        yield f"optimizer.scale_lr={rule}: the learning rate is {rate:g} * {ratio} = {result:.4g}"
+
+
+def length_notes(module: Contrastive, now: TrainingLength, before: TrainingLength | None = None) -> Iterator[str]:
     """On where the learning rate's schedule and annealing end, and training.
 
     Args:
-        now: by the run's limits; where it resumes with others than it began with, the module keeps the first.
+        now: by the run's limits; where it resumes with others than it began with, the module may keep the first.
+        before: how long a run that resumes was to last.
     """
     if now.seconds < math.inf:
         yield "trainer.max_time ends training by the clock, and schedule and annealing with it: another run will differ"
     if module.length is not None and module.length != now:
         yield (
             f"training was to last {module.length} when it began, and {now} now: learning rate and annealing still end "
-            "with the first, so that nothing jumps; schedule.max_epochs and anneal.epochs set another end"
+            "with the first, so that nothing jumps; schedule.on_extend=stretch, schedule.max_epochs and anneal.epochs "
+            "set another end"
+        )
+    elif before not in (None, now):
+        own_end = isinstance(module.schedule, partial) and module.schedule.keywords.get("max_epochs") is not None
+        what = "annealing is" if own_end else "learning rate and annealing are"
+        yield (
+            f"training was to last {before}, and {now} now: {what} stretched to the new end; schedule.on_extend=hold "
+            "keeps the old one"
         )
     yield from end_notes(module, now.epochs)
 
@@ -73,6 +104,19 @@ def end_notes(module: Contrastive, epochs: float) -> Iterator[str]:
     elif end is not None and epochs < math.inf and not math.isclose(end, epochs):
         early = "does not come down to its last value" if end > epochs else "stays at its last value from there on"
         yield f"schedule.max_epochs={end:g} and training ends at epoch {epochs:.3g}: the learning rate {early}"
+
+
+def resume_notes(module: Contrastive, differences: str) -> Iterator[str]:
+    """On a run that resumes in another process than it was trained in.
+
+    Args:
+        differences: in words, see resumed.py; empty where there is none.
+    """
+    if differences:
+        yield f"resumes with other rounding, so that numbers agree nearly, not bit for bit: {differences}"
+    dropout = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in module.modules())
+    if dropout and differences.startswith("on "):
+        yield "this network has dropout, whose draws differ where the number of ranks or the device does"
 
 
 def notes_on_val_labels(data: PairData, bank: int | None) -> Iterator[str]:
@@ -106,7 +150,9 @@ def notes_on_val_labels(data: PairData, bank: int | None) -> Iterator[str]:
 
 
 def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
-    """On test samples that no classifier can get right; kNN and linear are fitted on training and validation samples.
+    """On test samples that no classifier can get right, and on tasks that are in no table.
+
+    kNN and linear are fitted on training and validation samples.
 
     Args:
         bank: at most so many training samples are used.
@@ -114,6 +160,7 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
     test = data.splits.test
     if not data.labelled or test.labels is None or not len(test.labelled):
         return
+    yield from notes_on_tasks(*map(data.columns, (data.splits.train, data.splits.val, test)))
     known = torch.cat([_labels(subset(data.splits.train.labelled, bank)), _labels(data.splits.val)])
     truth = _labels(test)
     if new := count_new(known, truth):
@@ -122,6 +169,21 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
             f"{new:,} of {len(truth):,} test {noun} are of classes that {_lacks(data, bank)}, and validation: kNN and "
             f"linear are at most {1 - new / len(truth):.4f}; evaluators=[retrieval] needs no training {noun}"
         )
+
+
+def notes_on_tasks(train: Mapping[str, Tensor], val: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> Iterator[str]:
+    """On tasks that cannot be measured, and so are in no table.
+
+    Args:
+        train, val, test: task -> labels (N,) of a split, -1 where unknown.
+    """
+    for task, labels in train.items():
+        if (count := len(labels[labels >= 0].unique())) < 2:
+            have = ("no label", "one label alone")[count]
+            yield f"task {task}: the training samples have {have}, so that it is not measured"
+        for name, part in (("validation", val), ("test", test)):
+            if count > 1 and not bool((part[task] >= 0).any()):
+                yield f"task {task}: no {name} sample has a label, so that it is not measured"
 
 
 def _labels(samples: Samples) -> Tensor:

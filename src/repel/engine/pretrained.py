@@ -55,7 +55,7 @@ def load_pretrained(ckpt: str, checkpoint: str | None = None) -> PretrainedEncod
 
     Args:
         ckpt: the folder or file.
-        checkpoint: of a folder, best or last; None: best.
+        checkpoint: of a folder, best or last; None: the one whose metrics are called test/x, see find_checkpoint.
 
     Raises:
         ValueError: the file is missing, damaged, or not a checkpoint.
@@ -79,6 +79,9 @@ def build_pretrained(contents: dict[str, Any], path: Path) -> PretrainedEncoder:
 def find_checkpoint(ckpt: str, checkpoint: str | None) -> Path:
     """The file that load_pretrained reads.
 
+    Without checkpoint, of a run the one that its evaluation.checkpoint names; of a run from before there was such an
+    option, the best.
+
     Raises:
         ValueError: there is no such run or file.
     """
@@ -87,7 +90,9 @@ def find_checkpoint(ckpt: str, checkpoint: str | None) -> Path:
         if checkpoint is not None:
             raise ValueError(f"checkpoint={checkpoint} chooses among a run's; leave it out, as ckpt={ckpt} is a file")
         return given.resolve()
-    path = runs.find(ckpt) / "checkpoints" / f"{checkpoint or 'best'}.ckpt"
+    folder = runs.find(ckpt)
+    headline = runs.read_config(folder).get("evaluation", {}).get("checkpoint", "best")
+    path = folder / "checkpoints" / f"{checkpoint or headline}.ckpt"
     if not path.is_file() and checkpoint is None and path.with_name("last.ckpt").is_file():
         raise ValueError(f"ckpt={ckpt} has no best.ckpt; add checkpoint=last")
     return path

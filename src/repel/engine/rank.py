@@ -61,7 +61,7 @@ def run_rank(folder: Path, task: str, store: str | None = None, print_error: boo
     try:
         function = _resolve(task)
         if store is not None:
-            _join_process_group(store, runs.read_config(folder))
+            _join_process_group(store, runs.current_config(folder))
         function(folder)
     except KeyboardInterrupt:
         status = Stopped(signal.SIGINT).status

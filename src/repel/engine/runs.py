@@ -1,5 +1,6 @@
 """Run folders: what is in one, and how it is created, locked, read and written."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,21 +19,23 @@ import yaml
 
 from repel.base.cores import usable_cores
 from repel.base.installation import CHECKOUT
-from repel.engine.configs import with_data_root
+from repel.engine.configs import with_data_root, with_values
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
 locked: dict[Path, TextIO] = {}  # this process's runs: the lock is on config.yaml
 
 
 def find(run: str) -> Path:
-    """The run folder that a path names, by itself or by one of its checkpoints.
+    """The run folder that a path names, by itself, by one of its checkpoints or by their folder.
 
     Raises:
         ValueError: it is not a run folder.
     """
     folder = Path(run).expanduser().resolve()
-    if folder.suffix == ".ckpt" and folder.parent.name == "checkpoints":
-        folder = folder.parents[1]
+    if folder.suffix == ".ckpt":
+        folder = folder.parent
+    if folder.name == "checkpoints":
+        folder = folder.parent
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{run} is not a run folder (no config.yaml in {folder})")
     return folder
@@ -63,7 +67,16 @@ def create(folder: Path, config: dict[str, Any], overrides: list[str]) -> None:
 
 
 def write_environment(folder: Path, overrides: list[str]) -> None:
-    environment = {
+    write_json(folder / "environment.json", facts(overrides))
+
+
+def facts(overrides: list[str]) -> dict[str, Any]:
+    """What a run's record says of the process that trains it.
+
+    Args:
+        overrides: as typed.
+    """
+    return {
         "command": [*program(), *overrides],
         "overrides": overrides,
         "pid": os.getpid(),
@@ -73,7 +86,6 @@ def write_environment(folder: Path, overrides: list[str]) -> None:
         "cpus": usable_cores(),
         "git_commit": git_commit(),
     }
-    write_json(folder / "environment.json", environment)
 
 
 def program() -> list[str]:
@@ -89,7 +101,7 @@ def lock(folder: Path) -> None:
         ValueError: another process holds the lock, or the folder cannot be written.
     """
     try:
-        file = (folder / "config.yaml").open("r+")
+        file = (folder / "config.yaml").open("r+", encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{folder} cannot be written ({error.strerror}): a run goes on in its own folder") from error
     for last in (False,) * 9 + (True,):
@@ -114,7 +126,7 @@ def unlock(folder: Path) -> None:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process runs in the folder now."""
-    with (folder / "config.yaml").open() as file:
+    with (folder / "config.yaml").open(encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -126,16 +138,32 @@ def is_locked(folder: Path) -> bool:
 
 def reset(folder: Path, overrides: list[str]) -> None:
     """Clear the folder of a run that was stopped before its first checkpoint, except for its config."""
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of version 0.1
     for name in ("metrics.csv", "metrics.json", "error.txt", "skipped.txt"):
         (folder / name).unlink(missing_ok=True)
+    for events in folder.glob("events.out.tfevents.*"):
+        events.unlink()
     write_environment(folder, overrides)
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """environment.json, or nothing where the run was killed before it was written."""
-    path = folder / "environment.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _read(folder / "environment.json", json.loads)
+
+
+def _read(path: Path, parse: Callable[[str], Any], needed: bool = False) -> dict[str, Any]:
+    """What a file of a run holds; nothing where it was not written yet, unless it is needed.
+
+    Raises:
+        ValueError: it is damaged, as after a power failure; names it.
+    """
+    try:
+        content = parse(path.read_text(encoding="utf-8")) if needed or path.exists() else {}
+    except (ValueError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: bring it back from a copy; checkpoints/ can be evaluated without it")
+    return content
 
 
 def update_environment(folder: Path, **facts: Any) -> None:
@@ -153,12 +181,20 @@ def mark_finished(folder: Path, objective: float | None) -> float | None:
 
 def remove_if_unused(folder: Path) -> None:
     """Remove the folder of a run that never trained, if this process has created it."""
-    ours = read_environment(folder).get("pid") == os.getpid()
+    ours = False
+    with contextlib.suppress(ValueError):  # a damaged file is another process's
+        ours = read_environment(folder).get("pid") == os.getpid()
     if ours and not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists():
         for name in ("config.yaml", "environment.json"):
             (folder / name).unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of this process's run, which leaves nothing."""
+    unlock(folder)
+    shutil.rmtree(folder)
 
 
 def git_commit() -> str | None:
@@ -167,13 +203,16 @@ def git_commit() -> str | None:
         return None
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    """config.yaml, with which the folder was made."""
+    return _read(folder / "config.yaml", yaml.safe_load, needed=True)
 
 
 def move_data(folder: Path, root: str) -> None:
@@ -188,8 +227,11 @@ def move_data(folder: Path, root: str) -> None:
 
 
 def current_config(folder: Path) -> dict[str, Any]:
-    """The run's config, with its data where it lies now."""
-    config, root = read_config(folder), read_environment(folder).get("data_root")
+    """The run's config, with what resuming has changed, and with its data where it lies now."""
+    config, environment = read_config(folder), read_environment(folder)
+    for record in environment.get("resumed", ()):
+        config = with_values(config, record["changes"])
+    root = environment.get("data_root")
     return config if root is None else with_data_root(config, root)
 
 
@@ -210,8 +252,7 @@ def _finite(content: Any) -> Any:
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """metrics.json, NaN for what is not finite; empty where nothing was measured."""
-    path = folder / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    metrics = _read(folder / "metrics.json", json.loads)
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 

@@ -27,7 +27,16 @@ from typing import Any
 
 from repel.base.installation import CONF
 
-__all__ = ["CONF", "allow", "allow_folder", "allowed", "check_objects", "check_targets", "targets"]
+__all__ = [
+    "CONF",
+    "allow",
+    "allow_folder",
+    "allowed",
+    "check_objects",
+    "check_targets",
+    "is_own_package",
+    "targets",
+]
 
 CLASSES = r"(torch\.(optim|nn)|lightning\.pytorch\.(callbacks|loggers)|optuna\.pruners)\.[A-Za-z]\w*"
 TRAINER = "lightning.pytorch.Trainer"
@@ -146,6 +155,12 @@ def _check_own(target: str) -> None:
     allow(roots=[str(folder)])  # the ranks must find it too
 
 
+def is_own_package(top: str) -> bool:
+    """Whether a top-level package or module is the user's own."""
+    folder = _package_folder(top) if top else None
+    return folder is not None and _is_own(top, folder)
+
+
 def _package_folder(top: str) -> Path | None:
     """The folder that a top-level package or module is in, which is put on sys.path if need be; None: not found."""
     spec = _find(top)
@@ -202,8 +217,7 @@ def _check_definition(target: str) -> None:
     if found is None:
         raise ValueError(f"_target_={target}: {module} has no {name}")
     top = str(getattr(found, "__module__", "")).split(".")[0]
-    folder = _package_folder(top) if top else None
-    defined = isinstance(found, type | types.FunctionType) and folder is not None and _is_own(top, folder)
+    defined = isinstance(found, type | types.FunctionType) and is_own_package(top)
     if not defined or get_object(target) is not found:
         raise ValueError(
             f"_target_={target}: {name} is not a class or function that {module.split('.')[0]} defines; call it from a "

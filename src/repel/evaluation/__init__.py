@@ -15,7 +15,7 @@ from repel.evaluation.geometry import (
     uniformity,
 )
 from repel.evaluation.knn import knn_predict, knn_top1, nearest_neighbors
-from repel.evaluation.linear import LinearClassifier, linear_probe
+from repel.evaluation.linear_classifier import LinearClassifier, linear_probe
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
 from repel.evaluation.retrieval import retrieval_metrics
 

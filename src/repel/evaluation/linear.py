@@ -1,7 +1,7 @@
-"""Linear classifiers on frozen features: multinomial logistic regression, solved to its optimum by L-BFGS."""
+"""Evaluators of linear classifiers on frozen features: multinomial logistic regression, solved to its optimum."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,118 +9,19 @@ from torch import Tensor
 from repel.base import seeding
 from repel.base.collectives import rank
 from repel.evaluation.coverage import ceiling
-from repel.evaluation.logistic import FitProgress, evaluations_allowed, logistic_regression, principal_axes
-from repel.evaluation.protocol import Array, Evaluator, Fitted, Network, Part, Score, accuracy
+from repel.evaluation.fit_progress import FitProgress
+from repel.evaluation.linear_classifier import (
+    Choice,
+    LinearClassifier,
+    check_l2,
+    choose_l2,
+    fit_classifiers,
+    number_of_classes,
+)
+from repel.evaluation.logistic import evaluations_allowed, no_limit_is_felt
+from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
 
-__all__ = ["FewLabels", "LinearClassifier", "LinearProbe", "linear_probe"]
-
-SEARCH_TOLERANCE, FINAL_TOLERANCE = 1e-3, 1e-4  # of the gradient, while l2 is chosen, and of the probe
-L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-
-
-class _Labeled(Protocol):
-    """Features x (N, F) with labels y (N,); a Part is such."""
-
-    @property
-    def x(self) -> Tensor: ...
-
-    @property
-    def y(self) -> Tensor: ...
-
-
-class _Arrays(NamedTuple):
-    x: Tensor
-    y: Tensor
-
-
-class LinearClassifier(NamedTuple):
-    """Predicts the class of the largest of (x - mean) / std @ weight.T + bias; all float64.
-
-    weight (C, F), bias (C,), mean and std (F,). converged: whether the optimum was reached, see evaluations_allowed.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    mean: Tensor
-    std: Tensor
-    converged: bool = True
-
-    def predict(self, x: Array) -> Tensor:
-        """Features (N, F), a tensor or an array -> classes (N,)."""
-        return (((torch.as_tensor(x).double() - self.mean) / self.std) @ self.weight.T + self.bias).argmax(1)
-
-
-def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (F,) float64; 1 for features that do not vary."""
-    x = x.double()
-    std = x.std(0, correction=0)
-    return x.mean(0), std.where(std > 1e-8 * std.max().clamp(min=1e-30), 1.0)
-
-
-def _fit_classifier(x: Tensor, y: Tensor, l2: float, classes: int, progress: FitProgress) -> LinearClassifier:
-    """A classifier on features standardized by their own mean and deviation."""
-    mean, std = _mean_and_std(x)
-    standardized = ((x - mean) / std).float()
-    found = logistic_regression(standardized, y, l2, classes, None, FINAL_TOLERANCE, progress.begin(l2))
-    return LinearClassifier(found.weight.double(), found.bias.double(), mean, std, found.converged)
-
-
-def _choose_l2(
-    train: _Labeled, val: _Labeled, grid: Sequence[float], classes: int, progress: FitProgress | None = None
-) -> tuple[float, float]:
-    """The regularization with the best validation accuracy, the strongest of equals, and that accuracy.
-
-    From the strongest down, each solution starts from the one before.
-    """
-    mean, std = _mean_and_std(train.x)
-    x, best, start = principal_axes(((train.x - mean) / std).float()), (0.0, -1.0), None
-    for l2 in sorted(grid, reverse=True):
-        begun = progress and progress.begin(l2)
-        weight, bias, *_ = logistic_regression(x, train.y, l2, classes, start, SEARCH_TOLERANCE, begun)
-        start = torch.cat([weight, bias[:, None]], dim=1)
-        top1 = accuracy(LinearClassifier(weight.double(), bias.double(), mean, std).predict(val.x), val.y)
-        if top1 > best[1]:
-            best = (l2, top1)
-    return best
-
-
-def _choose_and_fit(train: _Labeled, val: _Labeled, grid: Sequence[float]) -> tuple[LinearClassifier, float, float]:
-    """The classifier of both splits, the l2 chosen for it, and the validation accuracy that l2 was chosen by."""
-    classes = int(max(train.y.max(), val.y.max())) + 1
-    progress = FitProgress("linear", len(grid) + 1)
-    l2, top1 = _choose_l2(train, val, grid, classes, progress)
-    return _fit_classifier(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]), l2, classes, progress), l2, top1
-
-
-def linear_probe(x: Array, y: Array, val_x: Array, val_y: Array, l2: Sequence[float] = L2_GRID) -> LinearClassifier:
-    """Multinomial logistic regression on frozen features: l2 chosen on validation, then refitted on both splits.
-
-    Features are standardized. The objective is mean cross-entropy + l2 / 2 ||W||^2, solved by L-BFGS; see
-    logistic_regression.
-
-    Args:
-        x, y: (N, F) features and (N,) labels in 0 .. C - 1 to fit on, tensors or arrays.
-        val_x, val_y: (M, F) and (M,), likewise, to choose l2 on.
-        l2: values to choose from, each > 0.
-
-    Raises:
-        ValueError: l2 is empty or has a value that is not above 0.
-
-    >>> x, y = torch.tensor([[-1.0], [-2.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
-    >>> linear_probe(x, y, x, y).predict(torch.tensor([[-3.0], [0.5]]))
-    tensor([0, 1])
-    """
-    _check_l2("linear_probe: l2", l2)
-    train, val = (
-        _Arrays(torch.as_tensor(features), torch.as_tensor(labels).long())
-        for features, labels in ((x, y), (val_x, val_y))
-    )
-    return _choose_and_fit(train, val, l2)[0]
-
-
-def _check_l2(name: str, l2: Sequence[float]) -> None:
-    if not l2 or any(not value > 0 for value in l2):
-        raise ValueError(f"{name} needs numbers > 0, got {list(l2)}")
+__all__ = ["FewLabels", "LinearProbe"]
 
 
 class LinearProbe(Evaluator):
@@ -133,24 +34,60 @@ class LinearProbe(Evaluator):
     task_metrics = ("linear_top1",)
 
     def __init__(self, l2: Sequence[float]):
-        _check_l2("evaluators.linear.l2", l2)
+        check_l2("evaluators.linear.l2", l2)
         self.l2 = list(l2)
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        classes = int(max(train.y.max(), val.y.max())) + 1
-        if _is_too_large("linear", len(train.y) + len(val.y), train.x.shape[1], classes):
-            return Fitted(lambda test: [])
-        classifier, l2, val_top1 = _choose_and_fit(train, val, self.l2)
+        return self._fit_group({"class": (train, val)})["class"]
 
-        def score(value: float, split: str, known: Tensor, truth: Tensor) -> Score:
-            settings = {"l2": l2, "normalize": "standardised"} | ceiling(known, truth) | _stopped([classifier])
-            return Score("linear_top1", "linear top-1", value, settings, split)
+    def fit_tasks(self, tasks: Mapping[str, tuple[Part, Part]], network: Network) -> dict[str, Fitted]:
+        fitted: dict[str, Fitted] = {}
+        for group in _solved_together(tasks):
+            fitted |= self._fit_group(group)
+        return {task: fitted[task] for task in tasks}
 
-        both = torch.cat([train.y, val.y])
-        return Fitted(
-            lambda test: [score(accuracy(classifier.predict(test.x), test.y), "test", both, test.y)],
-            [score(val_top1, "val", train.y, val.y)],
-        )
+    def _fit_group(self, group: Mapping[str, tuple[Part, Part]]) -> dict[str, Fitted]:
+        """Several labelings of the same features."""
+        trains, vals = zip(*group.values(), strict=True)
+        x, val_x = trains[0].x, vals[0].x
+        classes = [number_of_classes(train.y, val.y) for train, val in group.values()]
+        if _is_too_large("linear", len(x) + len(val_x), x.shape[1], sum(classes)):
+            return {task: Fitted(lambda test: []) for task in group}
+        progress = FitProgress("linear", len(self.l2) + 1)
+        choices = choose_l2(x, [t.y for t in trains], val_x, [v.y for v in vals], self.l2, progress)
+        labels = [torch.cat([train.y, val.y]) for train, val in group.values()]
+        found = fit_classifiers(torch.cat([x, val_x]), labels, choices, progress)
+        return {
+            task: _fitted(choice, classifier, train.y, both)
+            for task, train, choice, classifier, both in zip(group, trains, choices, found, labels, strict=True)
+        }
+
+
+def _fitted(choice: Choice, classifier: LinearClassifier, train: Tensor, both: Tensor) -> Fitted:
+    """Given the labels of the training split, and of training and validation split."""
+
+    def score(value: float, split: str, known: Tensor, truth: Tensor) -> Score:
+        settings = {"l2": choice.l2, "normalize": "standardised"} | ceiling(known, truth) | _stopped([classifier])
+        return Score("linear_top1", "linear top-1", value, settings, split)
+
+    return Fitted(
+        lambda test: [score(accuracy(classifier.predict(test.x), test.y), "test", both, test.y)],
+        [score(choice.top1, "val", train, both[len(train) :])],
+    )
+
+
+def _solved_together(tasks: Mapping[str, tuple[Part, Part]]) -> list[dict[str, tuple[Part, Part]]]:
+    """The tasks in groups that label the same samples, and are small enough; else one by one."""
+    groups: dict[tuple[int, int], dict[str, tuple[Part, Part]]] = {}
+    for task, parts in tasks.items():
+        groups.setdefault((id(parts[0].x), id(parts[1].x)), {})[task] = parts
+    kept = []
+    for group in groups.values():
+        train, val = next(iter(group.values()))
+        classes = sum(number_of_classes(a.y, b.y) for a, b in group.values())
+        together = no_limit_is_felt(len(train.x) + len(val.x), train.x.shape[1], classes)
+        kept += [group] if together else [{task: parts} for task, parts in group.items()]
+    return kept
 
 
 class FewLabels(Evaluator):
@@ -164,7 +101,7 @@ class FewLabels(Evaluator):
     """
 
     def __init__(self, fractions: Sequence[float], draws: int, l2: Sequence[float], seed: int):
-        _check_l2("evaluators.few_label.l2", l2)
+        check_l2("evaluators.few_label.l2", l2)
         if not fractions or any(not 0 < f <= 1 for f in fractions) or draws < 1:
             raise ValueError(
                 f"evaluators.few_label needs fractions in (0, 1] and draws >= 1, got {list(fractions)} and {draws}"
@@ -172,7 +109,7 @@ class FewLabels(Evaluator):
         self.fractions, self.draws, self.l2, self.seed = list(fractions), draws, list(l2), seed
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        classes = int(max(train.y.max(), val.y.max())) + 1
+        classes = number_of_classes(train.y, val.y)
         classifiers: dict[float, list[tuple[float, int, LinearClassifier]]] = {}
         most = max(classes, round(max(self.fractions) * len(train.y)))
         if _is_too_large("few_label", most, train.x.shape[1], classes):
@@ -181,9 +118,9 @@ class FewLabels(Evaluator):
         for fraction in self.fractions:
             for draw in range(self.draws):
                 few = _share_of_labels(train, fraction, seeding.generator(self.seed, seeding.FEW_LABELS, draw))
-                l2, _ = _choose_l2(few, val, self.l2, classes, progress)
-                classifier = _fit_classifier(few.x, few.y, l2, classes, progress)
-                classifiers.setdefault(fraction, []).append((l2, len(few.y), classifier))
+                choices = choose_l2(few.x, [few.y], val.x, [val.y], self.l2, progress)
+                classifier = fit_classifiers(few.x, [few.y], choices, progress)[0]
+                classifiers.setdefault(fraction, []).append((choices[0].l2, len(few.y), classifier))
 
         def score(test: Part) -> list[Score]:
             scores = []

@@ -1,77 +1,63 @@
-"""Multinomial logistic regression, solved to its optimum by L-BFGS."""
+"""Multinomial logistic regression, solved to its optimum by L-BFGS: one labeling, or several of the same samples."""
 
-import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from repel.base.collectives import rank
+from repel.base.cores import one_thread
+from repel.evaluation.fit_progress import FitProgress
 
-__all__ = ["FitProgress", "PrincipalAxes", "Solution", "evaluations_allowed", "logistic_regression", "principal_axes"]
+__all__ = [
+    "PrincipalAxes",
+    "Solution",
+    "evaluations_allowed",
+    "logistic_regression",
+    "no_limit_is_felt",
+    "principal_axes",
+]
 
 ITERATIONS = 2000
 WORK = 3 * 10**13  # multiplications of samples, features and classes that one fit may take
 LEAST = 20  # evaluations; a fit that may not take so many is not begun
+FLAT = 1e-2  # the least curvature along a bias is this over C
+SHORT = 2**27  # samples x features x classes: below, an evaluation takes some 10 ms on one core
 LOGITS = 2**30  # samples x classes that are held at once, several times 4 bytes
-PROGRESS_SECONDS = 20.0
 
 
 class Solution(NamedTuple):
-    """W (C, F), b (C,), the value there, and whether the optimum was reached before the limit of evaluations."""
+    """W (C, F), b (C,), and whether the optimum was reached before the limit of evaluations."""
 
     weight: Tensor
     bias: Tensor
-    value: float
     converged: bool
 
-
-class FitProgress:
-    """Prints how far a number of fits is, every 20 s on the first rank: nothing where they are quicker than that.
-
-    Args:
-        name: of what fits.
-        fits: how many there will be.
-    """
-
-    def __init__(self, name: str, fits: int):
-        self.name, self.fits, self.begun, self.settings, self.evaluations = name, fits, 0, "", 0
-        self.printed = time.perf_counter()
-
-    def begin(self, l2: float) -> "FitProgress":
-        """The next fit."""
-        self.begun, self.settings, self.evaluations = self.begun + 1, f"l2={l2:g}", 0
-        return self
-
-    def evaluated(self) -> None:
-        """Value and gradient were computed once more."""
-        self.evaluations += 1
-        if time.perf_counter() - self.printed >= PROGRESS_SECONDS and rank() == 0:
-            self.printed = time.perf_counter()
-            print(f"{self.name:8} fit {self.begun} of {self.fits} ({self.settings}): {self.evaluations} evaluations of "
-                  "the loss", flush=True)  # fmt: skip
+    @property
+    def theta(self) -> Tensor:
+        """(C, F + 1), weights and bias."""
+        return torch.cat([self.weight, self.bias[:, None]], dim=1)
 
 
 class PrincipalAxes(NamedTuple):
-    """x (N, F) in its principal axes: coordinates (N, R) and axes (F, R), R = min(N, F), with the mean squares (R,).
+    """x (N, F) in its principal axes: coordinates (N, R) and axes (F, R), R = min(N, F).
 
     With an L2 penalty the weights at the minimum lie in the span of x, so nothing is lost where N < F.
     """
 
     coordinates: Tensor
     axes: Tensor
-    squares: Tensor
 
 
 def principal_axes(x: Tensor) -> PrincipalAxes:
     n, features = x.shape
     if n >= features:
-        squares, axes = torch.linalg.eigh(x.T @ x / n)
+        axes = torch.linalg.eigh(x.T @ x / n).eigenvectors
     else:
-        _, values, axes = torch.linalg.svd(x, full_matrices=False)
-        squares, axes = values.square() / n, axes.T
-    return PrincipalAxes(x @ axes, axes, squares.clamp(min=0))
+        axes = torch.linalg.svd(x, full_matrices=False).Vh.T
+    return PrincipalAxes(x @ axes, axes)
 
 
 def evaluations_allowed(samples: int, features: int, classes: int) -> int:
@@ -87,58 +73,104 @@ def evaluations_allowed(samples: int, features: int, classes: int) -> int:
     return 0 if allowed < LEAST or samples * classes > LOGITS else allowed
 
 
+def no_limit_is_felt(samples: int, features: int, classes: int) -> bool:
+    """Whether a fit of this size may compute value and gradient as often as any."""
+    return evaluations_allowed(samples, features, classes) == 2 * ITERATIONS
+
+
 def logistic_regression(
     x: Tensor | PrincipalAxes,
-    y: Tensor,
-    l2: float,
-    classes: int,
-    start: Tensor | None,
+    labels: Sequence[Tensor],
+    classes: Sequence[int],
+    l2: Sequence[float],
+    starts: Sequence[Tensor] | None,
     tolerance: float,
     progress: FitProgress | None = None,
-) -> Solution:
+) -> list[Solution]:
     """The minimum of mean_i -log softmax(W x_i + b)_{y_i} + l2 / 2 ||W||^2; the bias is not regularized.
 
-    scikit-learn's LogisticRegression(C=1 / (l2 N)) minimises C N times this. L-BFGS works in the principal axes of x,
-    scaled by the bound sqrt(mean square / 2 + l2) on the curvature along each (Boehning 1992, Ann. Inst. Stat. Math.
-    44), in the precision of x.
+    scikit-learn's LogisticRegression(C=1 / (l2 N)) minimises C N times this. Several labelings of the same samples are
+    solved at once: one pass over x serves them all. L-BFGS minimizes the sum of their objectives, which share no
+    weight, in the precision of x, along its principal axes, each scaled by the root of the curvature at the start.
 
     Args:
-        x: (N, F), or its principal axes; y: (N,) in 0 .. classes - 1.
-        start: (classes, F + 1), weights and bias to begin with, such as the solution for a neighbouring l2, or None.
-        tolerance: largest entry of the gradient, in the scaled axes, at which the optimum counts as reached.
+        x: (N, F), or its principal axes.
+        labels: for each labeling y (N,) in 0 .. C - 1, C of `classes`.
+        l2: the penalty of each labeling.
+        starts: for each labeling (C, F + 1), weights and bias to begin with; None: zeros.
+        tolerance: largest entry of the gradient, in the scaled axes, at which the optimum counts as reached: half its
+            square is about what the objective can still fall along one weight.
         progress: prints a line now and then where the fit takes long.
 
     Raises:
-        ValueError: l2 is not above 0.
+        ValueError: an l2 is not above 0.
     """
-    if not l2 > 0:
-        raise ValueError(f"logistic regression needs l2 > 0, got {l2}")
-    x, axes, squares = x if isinstance(x, PrincipalAxes) else principal_axes(x)
-    scale = (squares / 2 + l2).rsqrt()
-    scaled, penalty = x * scale, 0.5 * l2 * scale.square()
-    theta = x.new_zeros(classes, x.shape[1] + 1)
-    if start is not None:
-        theta = torch.cat([start[:, :-1] @ axes / scale, start[:, -1:]], dim=1)
-    theta.requires_grad_()
-    limit = max(LEAST, evaluations_allowed(len(x), x.shape[1], classes))
+    if any(not value > 0 for value in l2):
+        raise ValueError(f"logistic regression needs l2 > 0, got {list(l2)}")
+    x, axes = x if isinstance(x, PrincipalAxes) else principal_axes(x)
+    objective = _Objective(x, labels, classes, l2)
+    origin = x.new_zeros(sum(classes), x.shape[1] + 1)
+    if starts is not None:
+        begun = torch.cat(list(starts)).to(x.dtype)
+        origin = torch.cat([begun[:, :-1] @ axes, begun[:, -1:]], dim=1)
+    scale = objective.curvature(origin).rsqrt()
+    move = torch.zeros_like(origin).requires_grad_()
+    limit = max(LEAST, evaluations_allowed(len(x), x.shape[1], len(origin)))
     solver = torch.optim.LBFGS(
-        [theta], max_iter=ITERATIONS, max_eval=limit, history_size=20, line_search_fn="strong_wolfe",
+        [move], max_iter=ITERATIONS, max_eval=limit, history_size=20, line_search_fn="strong_wolfe",
         tolerance_grad=tolerance, tolerance_change=0.0,
     )  # fmt: skip
 
+    @torch.no_grad()
     def closure() -> Tensor:
-        solver.zero_grad()
-        weight = theta[:, :-1]
-        value = F.cross_entropy(scaled @ weight.T + theta[:, -1], y) + (penalty * weight.square()).sum()
-        value.backward()
+        value, gradient = objective.value_and_gradient(origin + move * scale)
+        move.grad = gradient * scale
         if progress is not None:
             progress.evaluated()
-        return value.detach()
+        return value
 
-    with torch.enable_grad():
+    with one_thread() if len(x) * origin.numel() < SHORT else nullcontext():
         solver.step(closure)
-        value = float(closure())
-    taken = solver.state[theta]
+    taken = solver.state[move]
     converged = taken["n_iter"] < ITERATIONS and taken["func_evals"] < limit
-    theta = theta.detach()
-    return Solution((theta[:, :-1] * scale) @ axes.T, theta[:, -1], value, converged)
+    found = (origin + move.detach() * scale).split(objective.classes)
+    return [Solution(theta[:, :-1] @ axes.T, theta[:, -1], converged) for theta in found]
+
+
+class _Objective:
+    """The sum of the objectives of several labelings, of weights and biases theta (C, R + 1), C classes of all.
+
+    Classes come first everywhere: a softmax within rows of ten takes longer than the products around it.
+    """
+
+    def __init__(self, x: Tensor, labels: Sequence[Tensor], classes: Sequence[int], l2: Sequence[float]):
+        self.x, self.classes = x, list(classes)
+        first = accumulate([0, *self.classes[:-1]])
+        self.truth = torch.stack([y + row for y, row in zip(labels, first, strict=True)])  # (labelings, N), among C
+        self.l2 = torch.cat([x.new_full((c, 1), value) for value, c in zip(l2, classes, strict=True)])
+
+    def _softmax(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (C, N), within each labeling, and the sum (N,) of the labelings' losses."""
+        logits = theta[:, :-1] @ self.x.T + theta[:, -1:]
+        loss = -logits.gather(0, self.truth).sum(0)
+        for part in logits.split(self.classes):
+            normalizer = part.logsumexp(0)
+            part -= normalizer
+            loss += normalizer
+        return logits.exp_(), loss
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities, loss = self._softmax(theta)
+        residual = probabilities.scatter_add_(0, self.truth, self.x.new_full((), -1.0).expand(self.truth.shape))
+        weighted = self.l2 * theta[:, :-1]
+        slope = residual @ self.x / len(self.x) + weighted
+        value = loss.double().mean() + (weighted * theta[:, :-1]).double().sum() / 2
+        return value, torch.cat([slope, residual.mean(1, keepdim=True)], dim=1)
+
+    def curvature(self, theta: Tensor) -> Tensor:
+        """The Hessian's diagonal (C, R + 1). Biases, which have no penalty, are taken for no flatter than FLAT / C."""
+        probabilities = self._softmax(theta)[0]
+        variance = probabilities * (1 - probabilities)
+        weights = variance @ self.x.square() / len(self.x) + self.l2
+        flat = torch.cat([self.l2.new_full((c, 1), FLAT / c) for c in self.classes])
+        return torch.cat([weights, variance.mean(1, keepdim=True) + flat], dim=1)

@@ -14,7 +14,7 @@ class Score(NamedTuple):
 
     settings: how it was measured; `ci95` or `std` among them is its uncertainty.
     split: "test", or "val" for the value that a choice was made by.
-    higher_is_better: whether a table marks the highest value, the lowest (False), or none (None).
+    higher_is_better: a table says where lower is better (False); None: neither is.
     """
 
     key: str
@@ -34,6 +34,7 @@ class ReportRow(NamedTuple):
     make_network: called when the row's turn comes, so that one network at a time is in memory.
     epoch: epochs of training, or None for a baseline.
     headline: whether the run is compared by this checkpoint, whose metrics are called test/x.
+    same: rows that follow one another with the same value here, not None, have the same features, measured once.
     """
 
     source: str
@@ -42,6 +43,7 @@ class ReportRow(NamedTuple):
     make_network: Callable[[], "Network"]
     epoch: int | None = None
     headline: bool = False
+    same: str | None = None
 
     def metric_name(self, key: str, split: str = "test") -> str:
         """test/x of the headline, test/last_x of another checkpoint, baseline/raw_x; val/... of a choice."""

@@ -35,6 +35,7 @@ __all__ = [
 
 Array = Tensor | np.ndarray  # what a user has: labels and features are taken as either
 Encode = Callable[["Samples"], tuple[Tensor, Tensor]]  # features (M, F) and the places (M,) of samples that were read
+OnStage = Callable[[int, int, str], None]  # stages done, all stages, the one that begins
 OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its train, val and test split
 
 
@@ -71,9 +72,20 @@ class Evaluator:
     task_metrics: tuple[str, ...] = ()  # keys of its scores that are also measured on further columns of labels
     needs_encoder = False  # True: skipped for rows without an encoder, such as raw pixels
 
+    def __init_subclass__(cls) -> None:
+        if "fit" in vars(cls) and "fit_tasks" not in vars(cls):  # an inherited fit_tasks would not call the new fit
+            cls.fit_tasks = Evaluator.fit_tasks  # type: ignore[method-assign]
+
     def fit(self, train: Part, val: Part, network: Network) -> "Fitted":
         """Learn and choose everything from these two splits alone."""
         raise NotImplementedError
+
+    def fit_tasks(self, tasks: Mapping[str, tuple[Part, Part]], network: Network) -> dict[str, "Fitted"]:
+        """fit for each labeling: task -> training and validation split. Overridden where they share work.
+
+        Tasks that label the same samples have the same tensor x.
+        """
+        return {task: self.fit(*parts, network) for task, parts in tasks.items()}
 
     def plot(self, measurements: Sequence[Measurement]) -> "Plot | None":
         """A figure of its own measurements for the report; None: the table is enough."""
@@ -107,6 +119,7 @@ def measure(
     bank: int | None,
     seed: int,
     on_row: OnRow | None = None,
+    on_stage: OnStage = lambda done, total, what: None,
 ) -> list[Measurement]:
     """Measure every row by every evaluator, on every task.
 
@@ -114,33 +127,64 @@ def measure(
         bank: at most so many training samples are used, evenly spaced; None: all.
         seed: of the run, recorded. What evaluators draw has seeds of their own.
         on_row: called with each row and its splits after the row is measured, to draw figures.
+        on_stage: called before each stage with how many are done, of how many, and what comes now.
     """
     measurements: list[Measurement] = []
-    for row in rows:
-        network = row.make_network()
-        train = _encoded_part(subset(data.splits.train.labelled, bank), network)
-        val = _encoded_part(data.splits.val.labelled, network)
-        tasks = {"class": (train, val)} | _further_tasks(data, train, val)
-        fitted = {
-            (task, name): evaluator.fit(*parts, network)
-            for task, parts in tasks.items()
-            for name, evaluator in evaluators.items()
-            if (task == "class" or evaluator.task_metrics)
-            and (network.encoder is not None or not evaluator.needs_encoder)
-        }
-        test = _encoded_part(data.splits.test.labelled, network)  # not before everything is chosen
-        labels = {"class": test.y} | _columns(data, test)
-        for (task, name), one in fitted.items():
-            queries = test._replace(y=labels[task]).known()
-            if not len(queries.y):
-                continue  # no test sample is labelled for this task
-            kept = None if task == "class" else evaluators[name].task_metrics
-            sizes = [len(part.y) for part in (*tasks[task], queries)]
-            for score in (s for s in [*one.score(queries), *one.chosen] if kept is None or s.key in kept):
-                measurements.append(_measurement(row, task, name, score, seed, *sizes))
+    stages, measured, of = len(evaluators) + 2, None, None
+    for number, row in enumerate(rows):
+
+        def begin(stage: int, name: str, row=row, done=number * stages) -> None:
+            on_stage(done + stage, len(rows) * stages, f"{row.label}, {row.layer}: {name}")
+
+        if measured is None or row.same is None or row.same != of:
+            measured = None  # frees the features of the row before
+            measured = _measure_network(row.make_network(), evaluators, data, bank, begin)
+        of = row.same
+        measurements += [_measurement(row, task, name, score, seed, *n) for task, name, score, n in measured.scores]
         if on_row is not None:
-            on_row(row, train, val, test)
+            on_row(row, *measured.parts)
     return measurements
+
+
+class _Measured(NamedTuple):
+    """(task, evaluator, score, sizes of the splits) of one network, and its training, validation and test split."""
+
+    scores: list[tuple[str, str, Score, list[int]]]
+    parts: tuple[Part, Part, Part]
+
+
+def _measure_network(
+    network: Network,
+    evaluators: Mapping[str, Evaluator],
+    data: EvaluationData,
+    bank: int | None,
+    begin: Callable[[int, str], None],
+) -> _Measured:
+    begin(0, "encoding")
+    train = _encoded_part(subset(data.splits.train.labelled, bank), network)
+    val = _encoded_part(data.splits.val.labelled, network)
+    further = _further_tasks(data, train, val)
+    fitted: dict[tuple[str, str], Fitted] = {}
+    for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
+        if network.encoder is not None or not evaluator.needs_encoder:
+            begin(stage, name)
+            tasks = {"class": (train, val)} | (further if evaluator.task_metrics else {})
+            fitted |= {(task, name): one for task, one in evaluator.fit_tasks(tasks, network).items()}
+    begin(len(evaluators) + 1, "test split")
+    test = _encoded_part(data.splits.test.labelled, network)  # not before everything is chosen
+    labels = {"class": test.y} | _columns(data, test)
+    scores = []
+    for task, parts in ({"class": (train, val)} | further).items():
+        queries = test._replace(y=labels[task]).known()
+        if not len(queries.y):
+            continue  # no test sample is labelled for this task
+        sizes = [len(part.y) for part in (*parts, queries)]
+        for name, evaluator in evaluators.items():
+            if (one := fitted.get((task, name))) is not None:
+                own = task == "class"
+                scores += [(task, name, score, sizes) for score in [*one.score(queries), *one.chosen]
+                           if own or score.key in evaluator.task_metrics]  # fmt: skip
+    return _Measured(scores, (train, val, test))
 
 
 def _measurement(

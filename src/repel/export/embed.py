@@ -24,6 +24,7 @@ from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_d
 from repel.evaluation.features import encode
 from repel.images.decode import shown
 from repel.images.encoded import Encoded
+from repel.images.shapes import height_width
 
 __all__ = ["COLUMNS", "RECORD", "FeatureLayers", "embed", "file_names", "split_parts"]
 
@@ -120,13 +121,13 @@ def _check_format(format: str) -> None:
 
 def _check_shape(layers: FeatureLayers, config: dict[str, Any], data: PairData, device: torch.device) -> None:
     """Raises ValueError where the encoder cannot take images of this shape, which is tried before the data is read."""
-    shape = (config["channels"], config["image_size"], config["image_size"])
+    size = config["image_size"]
     with torch.no_grad():
         try:
-            layers(data.normalize(torch.zeros(1, *shape, device=device)))
+            layers(data.normalize(torch.zeros(1, config["channels"], *height_width(size), device=device)))
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
-                f"the encoder cannot take images of data.channels={shape[0]} data.image_size={shape[1]} "
+                f"the encoder cannot take images of data.channels={config['channels']} data.image_size={size} "
                 f"({error}); leave these options out to use the run's own"
             ) from error
 

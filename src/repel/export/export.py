@@ -22,6 +22,7 @@ from repel.engine.pretrained import PretrainedEncoder, load_pretrained
 from repel.evaluation.features import subset
 from repel.export import templates
 from repel.export.source import Recipe, recipe
+from repel.images.shapes import height_width
 from repel.images.views.normalize import to_float
 
 __all__ = ["TOLERANCE", "export"]
@@ -74,10 +75,10 @@ def _describe_error(error: float) -> str:
 
 
 def _comparison_images(cfg: DictConfig, trained: PretrainedEncoder) -> Tensor:
-    """(n, C, S, S) uint8: noise, or images of the run's validation split."""
+    """(n, C, H, W) uint8: noise, or images of the run's validation split."""
     data = trained.config["data"]
     if cfg.compare_on == "random":
-        shape = (COMPARED, data["channels"], data["image_size"], data["image_size"])
+        shape = (COMPARED, data["channels"], *height_width(data["image_size"]))
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     module = build_data(load_config(with_data(cfg, trained.config)))
     module.setup()
@@ -147,7 +148,7 @@ def _write_onnx(path: Path, trained: PretrainedEncoder, normalize: bool) -> _Reo
 
     network = _NormalizedEncoder(trained).eval() if normalize else trained.encoder
     data = trained.config["data"]
-    example = torch.zeros(2, data["channels"], data["image_size"], data["image_size"])
+    example = torch.zeros(2, data["channels"], *height_width(data["image_size"]))
     large = sum(tensor.nbytes for tensor in network.state_dict().values()) >= PROTOBUF_LIMIT
     for name in ("onnx_ir", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -178,7 +179,8 @@ def _template_values(trained: PretrainedEncoder, how: Recipe) -> dict[str, str]:
         "features": str(trained.encoder.out_features),
         "checkpoint": str(trained.path),
         "epoch": str(trained.epoch),
-        **{key: str(data[key]) for key in ("channels", "image_size", "mean", "std")},
+        **{key: str(data[key]) for key in ("channels", "mean", "std")},
+        **{name: str(side) for name, side in zip(("height", "width"), height_width(data["image_size"]), strict=True)},
     }
 
 

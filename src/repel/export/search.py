@@ -14,7 +14,7 @@ from repel.base.drawing import sheet_font
 from repel.data.samples import UnreadableSample
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
-from repel.engine.pretrained import load_pretrained
+from repel.engine.pretrained import find_checkpoint, load_pretrained
 from repel.evaluation.features import encode
 from repel.export.embed import COLUMNS, RECORD, FeatureLayers, file_names, split_parts
 from repel.images.contact_sheet import CELL, picture
@@ -83,7 +83,7 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
     """The query's feature (F,): by the checkpoint that made the others, from an image prepared as these were.
 
     Args:
-        ckpt: where the checkpoint is now, if it moved.
+        ckpt: where the checkpoint, or the run whose best one it is, is now, if it moved.
 
     Raises:
         ValueError: the checkpoint is not the one that made the features, or the query cannot be read.
@@ -94,6 +94,8 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise ValueError(f"cannot read the image {shown(query)} ({reason(error)})") from error
     path = ckpt or record["checkpoint"]
+    if Path(path).expanduser().is_dir():
+        path = str(find_checkpoint(path, None))
     if not Path(path).expanduser().is_file():
         raise ValueError(f"there is no checkpoint {path}; name the one that made the features: ckpt=FILE")
     trained = load_pretrained(path, None)
@@ -116,7 +118,7 @@ def nearest_matches(feature: torch.Tensor, embedded: Embedded, k: int) -> list[M
 
 
 def read_pictures(matches: list[Match], record: dict[str, Any]) -> list[torch.Tensor | None]:
-    """Each match's image (C, S, S) uint8, from its file, or from the data where it has no files; None where it is gone.
+    """Each match's image (C, H, W) uint8, from its file, or from the data where it has no files; None where it is gone.
 
     Raises:
         ValueError: the data cannot be read.

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-CHANNELS, IMAGE_SIZE = $channels, $image_size  # what it was trained on
+CHANNELS, HEIGHT, WIDTH = $channels, $height, $width  # what it was trained on
 MEAN, STD = $mean, $std  # of each channel, images in [0, 1]
 
 
@@ -38,7 +38,7 @@ def normalize(images):
 
 
 def read(path):
-    """An image file -> (1, $channels, $image_size, $image_size) uint8: its largest centred square, scaled.
+    """An image file -> (1, $channels, $height, $width) uint8: its largest centered box of this shape, scaled.
 
     Needs: numpy pillow. Transparent and 16-bit images must be converted first: to RGB on white, to 8 bits.
     """
@@ -47,7 +47,14 @@ def read(path):
 
     with Image.open(path) as image:
         image = ImageOps.exif_transpose(image).convert("RGB" if CHANNELS == 3 else "L")
-    image = ImageOps.fit(image, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+    if HEIGHT == WIDTH:
+        image = ImageOps.fit(image, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+    else:  # a box of whole pixels, as in training
+        scale = min(image.width / WIDTH, image.height / HEIGHT)
+        width, height = max(1, round(WIDTH * scale)), max(1, round(HEIGHT * scale))
+        left, top = (image.width - width + 1) // 2, (image.height - height + 1) // 2
+        box = image.crop((left, top, left + width, top + height))
+        image = box.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return (pixels.permute(2, 0, 1) if CHANNELS == 3 else pixels[None])[None]
 
@@ -70,9 +77,9 @@ From `$checkpoint`, after epoch $epoch.
 
 | | |
 |---|---|
-| input | (B, $channels, H, W) float32, trained at $image_size x $image_size pixels |
+| input | (B, $channels, H, W) float32, trained at $height x $width pixels |
 | normalized | images in [0, 1], less mean $mean, divided by std $std |
-| of a file | the largest centred square, scaled bilinearly$gray |
+| of a file | the largest centered box of this shape, scaled bilinearly$gray |
 | output | (B, $features) features; their cosine is the similarity of two images |
 
 $uses

@@ -12,8 +12,7 @@ from repel.base import seeding
 from repel.data.datamodule import PairData
 from repel.data.sampler import BatchIndices
 from repel.data.views import Params, ViewDraws, Viewed
-from repel.images.encoded import Encoded
-from repel.images.memory import Images
+from repel.images.sizes import SizedImages
 from repel.images.views import crop
 
 __all__ = ["Preview", "contact_sheet", "picture", "preview"]
@@ -26,7 +25,7 @@ class Preview(NamedTuple):
 
     plain: (n, C, H, W) uint8.
     sizes: height and width of the pictures that crops were made of.
-    views: of each view (n, C, S, S), normalized.
+    views: of each view (n, C, H', W'), normalized.
     params: of each view, as drawn.
     """
 
@@ -39,7 +38,7 @@ class Preview(NamedTuple):
 def preview(data: PairData, n: int) -> Preview:
     """The first n images of the first training batch, on one rank or several."""
     images = data.splits.train
-    if not isinstance(images, Images | Encoded):
+    if not isinstance(images, SizedImages):
         raise ValueError(
             f"callbacks.pairs shows images, and this data has {images.description}; set callbacks.pairs=null"
         )
@@ -83,12 +82,17 @@ def contact_sheet(shown: Preview, mean: Sequence[float], std: Sequence[float]) -
     return sheet
 
 
-def picture(pixels: Tensor) -> Image.Image:
-    """(C, H, W) uint8 -> CELL x CELL, its pixels to be seen where it is enlarged."""
+def picture(pixels: Tensor, side: int = CELL) -> Image.Image:
+    """(C, H, W) uint8 -> side x side, in the image's proportions, on white; enlarged, its pixels are seen."""
     array = pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
-    enlarge = max(pixels.shape[1:]) < CELL
-    image = Image.fromarray(np.ascontiguousarray(array))
-    return image.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR)
+    height, width = pixels.shape[1:]
+    scale = side / max(height, width)
+    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(np.ascontiguousarray(array)).resize(size, kind)
+    cell = Image.new("RGB", (side, side), "white")
+    cell.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return cell
 
 
 def _describe(p: dict[str, Tensor], i: int, size: tuple[int, int], channels: int) -> list[str]:

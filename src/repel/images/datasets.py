@@ -98,7 +98,7 @@ def _download(dataset: Callable, root: str, **split):
         free = shutil.disk_usage(folder).free / 1e9
         if free < (room := ROOM[dataset.__name__]):
             raise OSError(f"{room} GB are needed, and {free:.1f} GB are free")
-        with (folder / ".lock").open("w") as lock:
+        with (folder / ".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             return dataset(root=root, download=True, **split)
     except (URLError, OSError, RuntimeError) as error:

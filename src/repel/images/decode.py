@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from repel.images.shapes import Box, Size, center_box, height_width
+
 try:
     import pillow_heif
 except ImportError:
@@ -21,12 +23,11 @@ else:
     HEIC_READABLE = True
 
 __all__ = [
-    "HEIC_ENDINGS", "HEIC_READABLE", "Box", "File", "GrayRange", "check_gray_range", "decode", "decode_crops",
+    "HEIC_ENDINGS", "HEIC_READABLE", "File", "GrayRange", "check_gray_range", "decode", "decode_crops",
     "decode_files", "opened", "reason", "shown", "to_8_bit", "upright_size",
 ]  # fmt: skip
 
 File = str | Path | bytes  # a path, or the file's contents
-Box = tuple[float, float, float, float]  # top, left, height, width in pixels
 GrayRange = Sequence[float]  # the pixel values that become black and white, where a file has more than 8 bits
 HEIC_ENDINGS = (".heic", ".heics", ".heif", ".heifs", ".hif")
 MAX_PIXELS = 100_000_000  # a 22 kB PNG can unfold to this and more: 100 megapixels take 300 MB in each worker
@@ -35,10 +36,10 @@ TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def decode_files(
-    files: list[Path], size: int, channels: int, gray_range: GrayRange | None = None
+    files: list[Path], size: Size, channels: int, gray_range: GrayRange | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """(n, channels, size, size) uint8, and for the files that failed their index and the reason in one line."""
-    arrays = np.zeros((len(files), channels, size, size), np.uint8)
+    """(n, channels, H, W) uint8, and for the files that failed their index and the reason in one line."""
+    arrays = np.zeros((len(files), channels, *height_width(size)), np.uint8)
     errors = {}
     for index, path in enumerate(files):
         try:
@@ -60,12 +61,11 @@ def shown(path: str | Path) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def decode(file: File, size: int, channels: int, gray_range: GrayRange | None = None) -> np.ndarray:
-    """One file -> (channels, size, size) uint8: its largest centered square, scaled."""
+def decode(file: File, size: Size, channels: int, gray_range: GrayRange | None = None) -> np.ndarray:
+    """One file -> (channels, H, W) uint8: its largest centered box of the size's aspect, scaled."""
 
     def center(height: int, width: int) -> list[Box]:
-        side = min(height, width)
-        return [((height - side) / 2, (width - side) / 2, side, side)]
+        return [center_box(height, width, size)]
 
     return decode_crops(file, center, [size], [False], channels, gray_range)[0]
 
@@ -73,7 +73,7 @@ def decode(file: File, size: int, channels: int, gray_range: GrayRange | None = 
 def decode_crops(
     file: File,
     boxes: Callable[[int, int], Sequence[Box]],
-    sizes: Sequence[int],
+    sizes: Sequence[Size],
     flips: Sequence[bool],
     channels: int,
     gray_range: GrayRange | None = None,
@@ -82,30 +82,33 @@ def decode_crops(
 
     Args:
         boxes: of the image's height and width, one box per crop.
-        sizes: side of each crop's square output.
+        sizes: of each crop's output.
         flips: whether each is mirrored.
         channels: 1 or 3.
         gray_range: see to_8_bit.
 
     Returns:
-        One array (channels, size, size) uint8 per crop; scaled bilinearly, antialiased.
+        One array (channels, H, W) uint8 per crop; scaled bilinearly, antialiased.
     """
     with opened(file) as image:
         upright = upright_size(image)
         wanted = boxes(*upright)
         # a JPEG can be decoded at a half, a quarter or an eighth, as long as no crop has to be enlarged for that
-        shrink = min(min(height, width) / size for (_, _, height, width), size in zip(wanted, sizes, strict=True))
+        sides = [height_width(size) for size in sizes]
+        shrink = min(
+            min(height / tall, width / wide) for (*_, height, width), (tall, wide) in zip(wanted, sides, strict=True)
+        )
         smallest = [max(1, int(side / max(1, shrink))) for side in image.size]
         image.draft(None, (smallest[0], smallest[1]))
         image = on_white(to_8_bit(ImageOps.exif_transpose(image), gray_range)).convert("L" if channels == 1 else "RGB")
     by = (image.height / upright[0], image.width / upright[1])
     arrays = []
-    for (top, left, height, width), size, flip in zip(wanted, sizes, flips, strict=True):
+    for (top, left, height, width), (tall, wide), flip in zip(wanted, sides, flips, strict=True):
         box = (left * by[1], top * by[0], (left + width) * by[1], (top + height) * by[0])
         # cut out first: Pillow would otherwise let pixels beyond the box's border in
         whole = (floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3]))
         inner = (box[0] - whole[0], box[1] - whole[1], box[2] - whole[0], box[3] - whole[1])
-        crop = np.asarray(image.crop(whole).resize((size, size), Image.Resampling.BILINEAR, inner))
+        crop = np.asarray(image.crop(whole).resize((wide, tall), Image.Resampling.BILINEAR, inner))
         crop = crop[:, ::-1] if flip else crop
         arrays.append(crop[None] if channels == 1 else crop.transpose(2, 0, 1))
     return arrays

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from repel.data.loading import make_loader
 from repel.data.samples import DataInfo, Fetched, UnreadableSample
 from repel.data.views import Params, ViewDraws
-from repel.images.decode import Box, File, GrayRange, decode, decode_crops, opened, reason, shown, upright_size
+from repel.images.decode import File, GrayRange, decode, decode_crops, opened, reason, shown, upright_size
 from repel.images.modality import IMAGES, ImageModality
+from repel.images.shapes import Box, Size, height_width, size_in_words
 from repel.images.sources import Source
 from repel.images.views import crop
 from repel.images.views.views import Views
@@ -35,7 +36,7 @@ class Encoded:
         source: the images.
         labels: (N,) int64, -1 where unknown, or None.
         index: (N,) which of the source's items these are; None: all.
-        size: side of the plain image, in pixels.
+        size: of the plain image, in pixels: a square's side, or height and width.
         channels: 1 or 3.
         skip: continue without files that cannot be read. A batch then takes the next one that can, so that all batches
             have the same size; evaluation leaves them out.
@@ -46,7 +47,7 @@ class Encoded:
     source: Source
     labels: Tensor | None
     index: Tensor | None
-    size: int
+    size: Size
     channels: int
     skip: bool
     workers: int
@@ -61,11 +62,12 @@ class Encoded:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
+        return self.channels, *height_width(self.size)
 
     @property
     def description(self) -> str:
-        return f"images of {self.size}x{self.size}x{self.channels}, decoded for every batch, workers: {self.workers}"
+        size = size_in_words(self.size)
+        return f"images of {size}x{self.channels}, decoded for every batch, workers: {self.workers}"
 
     def __getitem__(self, index: Tensor) -> "Encoded":
         index = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
@@ -81,8 +83,8 @@ class Encoded:
     def with_labels(self, labels: Tensor | None) -> "Encoded":
         return replace(self, labels=labels)
 
-    def at_size(self, size: int) -> "Encoded":
-        """The same images, whose plain image has this side."""
+    def at_size(self, size: Size) -> "Encoded":
+        """The same images, whose plain image has this size."""
         return replace(self, size=size)
 
     def info(self) -> DataInfo:
@@ -115,7 +117,7 @@ class Encoded:
         return self.crops(places, draws.views, draws.params())
 
     def crops(self, places: Tensor, views: Views, params: Params) -> Fetched:
-        """The crops that views of these params ask for, made from whole pictures: a list of (B, C, S, S) uint8."""
+        """The crops that views of these params ask for, made from whole pictures: a list of (B, C, H, W) uint8."""
         sizes = [augmentation.size for augmentation in views.augmentations]
         found, skipped = places.tolist(), list[str]()
         crops: list[list[np.ndarray]] = [[]] * len(places)
@@ -135,11 +137,11 @@ class Encoded:
         return Fetched(torch.tensor(found), stacked, skipped)
 
     def center(self, file: File) -> list[np.ndarray]:
-        """The plain image (C, S, S) of a file, as a list of one."""
+        """The plain image (C, H, W) of a file, as a list of one."""
         return [decode(file, self.size, self.channels, self.gray_range)]
 
-    def _views(self, file: File, draws: Params, sizes: Sequence[int]) -> list[np.ndarray]:
-        """The crops of one file that these draws, of one row each, ask for: (C, S, S) uint8, one per view."""
+    def _views(self, file: File, draws: Params, sizes: Sequence[Size]) -> list[np.ndarray]:
+        """The crops of one file that these draws, of one row each, ask for: (C, H, W) uint8, one per view."""
 
         def boxes(height: int, width: int) -> list[Box]:
             return [tuple(crop.boxes(p["area"], p["aspect"], p["position"], height, width)[0].tolist()) for p in draws]
@@ -177,7 +179,7 @@ class Encoded:
         return None
 
     def plain(self, places: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation's batches: pixels (b, C, S, S) uint8 at each of the places, and which could be read, (b,)."""
+        """Evaluation's batches: pixels (b, C, H, W) uint8 at each of the places, and which could be read, (b,)."""
         for batch in make_loader(CenterCrops(self), places, self.workers):
             if isinstance(batch, UnreadableSample):
                 raise batch

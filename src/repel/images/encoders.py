@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from repel.base.installation import install_extra
+from repel.images.shapes import Size, height_width, size_in_words
 
 __all__ = ["SmallResNet", "TimmEncoder", "TorchvisionResNet"]
 
@@ -113,19 +114,20 @@ class TimmEncoder(nn.Module):
     """A timm model without its classifier.
 
     Args:
-        name: of the model, as in timm.list_models(), or as timm's page on the hub has it: timm/NAME, hf-hub:timm/NAME.
+        name: of the model, as in timm.list_models(), or as timm's page on the hub has it: timm/NAME, hf-hub:timm/NAME,
+            or its address.
         channels, image_size: of the images.
         pretrained: load timm's weights, downloaded on first use.
         options: further arguments of timm.create_model.
     """
 
-    def __init__(self, name: str, channels: int, image_size: int, pretrained: bool, options: dict):
+    def __init__(self, name: str, channels: int, image_size: Size, pretrained: bool, options: dict):
         super().__init__()
         try:
             import timm
         except ImportError as error:
             raise ValueError(f"encoder=timm needs timm: {install_extra('timm')}") from error
-        typed, name = name, re.sub(r"^((hf[-_]hub:)?timm/|timm:)", "", name)
+        typed, name = name, re.sub(r"^((https://huggingface\.co/|hf[-_]hub:)?timm/|timm:)", "", name)
         if not timm.is_model(name):
             stem = name.partition(".")[0]  # without the tag of its weights
             close = timm.list_models(f"*{stem}*")[:3] or difflib.get_close_matches(stem, timm.list_models(), 3)
@@ -134,17 +136,20 @@ class TimmEncoder(nn.Module):
         try:
             self.net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **options)
         except (OSError, RuntimeError) as error:
+            if "Invalid pretrained tag" in str(error):
+                tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+                raise ValueError(f"encoder.name={typed}: timm has no such weights; there are: {tags}") from error
             if not pretrained:
                 raise
             raise ValueError(f"cannot load timm's weights of {name} ({error}); use encoder.pretrained=false") from error
         with torch.no_grad():  # what comes out, for any architecture, is known by trying
             self.net.eval()
             try:
-                self.out_features = self.net(torch.zeros(1, channels, image_size, image_size)).shape[1]
+                self.out_features = self.net(torch.zeros(1, channels, *height_width(image_size))).shape[1]
             except (AssertionError, RuntimeError) as error:
                 raise ValueError(
-                    f"{name} cannot take {image_size}x{image_size} images ({error}); set data.image_size to its size, "
-                    "or, where the model has the argument, +encoder.options.img_size"
+                    f"{name} cannot take {size_in_words(image_size)} images ({error}); set data.image_size to its "
+                    "size, or, where the model has the argument, +encoder.options.img_size"
                 ) from error
             self.net.train()
 

@@ -19,18 +19,19 @@ from repel.images.gray_range import note_narrow_range
 from repel.images.layout import LAYOUTS, Part, class_names, empty_folders, split_folders
 from repel.images.listing import list_images
 from repel.images.memory import Images
+from repel.images.shapes import Size, height_width
 from repel.images.sources import Files, worker_count
 
 __all__ = ["image_folder", "run_parallel"]
 
-SMALL = 96  # pixels a side, up to which a set is held in memory by data.in_memory=auto
+SMALL = 96  # pixels a side, or as many in all, up to which a set is held in memory by data.in_memory=auto
 MEMORY_LIMIT = 16 * 2**30  # bytes of decoded pixels; beyond that, holding a set in memory is a mistake on most machines
 CHUNK = 500  # files a worker decodes before it reports back
 
 
 def image_folder(
     root: str,
-    size: int,
+    size: Size,
     channels: int,
     on_error: str,
     in_memory: bool | str,
@@ -46,7 +47,8 @@ def image_folder(
 
     Args:
         root: the folder.
-        size: side of the plain image, in pixels: the largest centered square of the file, scaled.
+        size: of the plain image, in pixels, a square's side, or height and width: the largest centered box of its
+            aspect in the file, scaled.
         channels: 3 for RGB, 1 for gray.
         on_error: what to do with a file that cannot be read: `raise`, or `skip` it and list it.
         in_memory: True: plain images are decoded once and held, crops are made from these. False: files are decoded for
@@ -74,7 +76,7 @@ def image_folder(
             encoded[split].check_readable(split)
         return Splits(encoded["train"], encoded.get("test"), encoded.get("val"), classes)
     skipped: list[str] = []
-    how = (channels, size, size), gray_range, on_error, skipped
+    how = (channels, *height_width(size)), gray_range, on_error, skipped
     decoded = {split: _decode_all(folder, split, part, labels[split], *how) for split, part in parts.items()}
     return Splits(decoded["train"], decoded.get("test"), decoded.get("val"), classes, skipped)
 
@@ -108,19 +110,20 @@ def _list_parts(folder: Path, layout: str) -> dict[str, Part]:
     return parts
 
 
-def _holds_in_memory(root: str, total: int, size: int, channels: int, in_memory: bool | str) -> bool:
+def _holds_in_memory(root: str, total: int, size: Size, channels: int, in_memory: bool | str) -> bool:
     """Whether so many plain images are held in memory.
 
     Raises:
         ValueError: it was asked for, and they are too many.
     """
-    fits = total * channels * size * size <= MEMORY_LIMIT
+    height, width = height_width(size)
+    fits = total * channels * height * width <= MEMORY_LIMIT
     if in_memory is True and not fits:
         raise ValueError(
-            f"data.root={root}: {total:,} images of {size}x{size} take more than {MEMORY_LIMIT >> 30} GiB in memory; "
-            "set data.in_memory=false, lower data.image_size or point data.root at fewer images"
+            f"data.root={root}: {total:,} images of {height}x{width} take more than {MEMORY_LIMIT >> 30} GiB in "
+            "memory; set data.in_memory=false, lower data.image_size or point data.root at fewer images"
         )
-    return in_memory is True or (in_memory == "auto" and size <= SMALL and fits)
+    return in_memory is True or (in_memory == "auto" and height * width <= SMALL**2 and fits)
 
 
 def _class_labels(files: list[str], classes: list[str]) -> Tensor:
@@ -148,7 +151,7 @@ def _decode_all(
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     pixels = torch.empty(len(paths), *shape, dtype=torch.uint8)
     good = torch.ones(len(paths), dtype=torch.bool)
-    decode = partial(decode_files, size=shape[1], channels=shape[0], gray_range=gray_range)
+    decode = partial(decode_files, size=shape[1:], channels=shape[0], gray_range=gray_range)
     before, done = len(skipped), 0
     for arrays, errors in run_parallel(decode, chunks):
         pixels[done : done + len(arrays)] = torch.from_numpy(arrays)

@@ -1,9 +1,10 @@
-"""Gray images of more than 8 bits that use few of them: nearly black, and nearly the same."""
+"""Images of more than 8 bits that use few of them: nearly black, and nearly the same."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageFile
 
 from repel.base.collectives import rank
 from repel.images.decode import GrayRange, opened
@@ -19,11 +20,22 @@ def note_narrow_range(paths: Sequence[Path], gray_range: GrayRange | None) -> No
 
     Microscopes, X-ray and depth cameras write 9 to 14 bits into 16. A set must not be scaled by what is in it without
     being asked: brightness may mean something, and other data would then be scaled otherwise.
+
+    Of 16 bits in color Pillow itself keeps the upper 8, so that no range can bring back the others.
     """
-    if gray_range is not None or rank() != 0:
+    if rank() != 0:
         return
-    ends = [found for path in paths[:: max(1, len(paths) // LOOKED_AT)] if (found := _ends(path))]
-    if not ends:
+    found = [seen for path in paths[:: max(1, len(paths) // LOOKED_AT)] if (seen := _ends(path))]
+    if color := [(low, high) for of_color, low, high in found if of_color]:
+        levels = max(high for _, high in color) - min(low for low, _ in color) + 1
+        if levels < LEVELS or gray_range is not None:
+            print(
+                f"note     the 16-bit color images keep their upper 8 bits: {levels} of 256 levels are left in "
+                f"{len(color)} that were looked at, and data.range is of gray images alone; spread their values, and "
+                "store 8 bits"
+            )
+    ends = [(low, high) for of_color, low, high in found if not of_color]
+    if gray_range is not None or not ends:
         return
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if high <= 65535 and (levels := (high >> 8) - (low >> 8) + 1) < LEVELS:
@@ -35,13 +47,18 @@ def note_narrow_range(paths: Sequence[Path], gray_range: GrayRange | None) -> No
         )
 
 
-def _ends(path: Path) -> tuple[int, int] | None:
-    """The lowest and highest value of a 16-bit image; None for others, and for what cannot be read."""
+def _ends(path: Path) -> tuple[bool, int, int] | None:
+    """Of a 16-bit image, whether it is in color, and the lowest and highest value, as Pillow reads them.
+
+    None for others, and for what cannot be read.
+    """
     try:
         with opened(path) as image:
-            if image.mode != "I" and not image.mode.startswith("I;16"):
+            file = image.tile if isinstance(image, ImageFile.ImageFile) else ()  # how the file stores its pixels
+            color = image.mode in ("RGB", "RGBA") and ";16" in repr(file)
+            if image.mode != "I" and not image.mode.startswith("I;16") and not color:
                 return None
-            pixels = np.asarray(image)
+            pixels = np.asarray(image)[..., :3] if color else np.asarray(image)
     except Exception:  # a damaged file can make Pillow raise anything; it is named where it is read
         return None
-    return int(pixels.min()), int(pixels.max())
+    return color, int(pixels.min()), int(pixels.max())

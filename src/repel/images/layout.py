@@ -1,6 +1,7 @@
 """Where the splits and classes of a folder of images lie."""
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from repel.base.collectives import rank
 from repel.images.decode import shown
 from repel.images.listing import Listing
-from repel.images.split_names import SPELLINGS, split_named, splits_among
+from repel.images.split_names import companions_among, is_plainly_split, split_named, splits_among
 
 __all__ = ["LAYOUTS", "SPLITS", "Part", "class_names", "empty_folders", "split_folders"]
 
@@ -42,7 +43,7 @@ def split_folders(root: Path, listing: Listing, layout: str) -> dict[str, Part]:
     if layout == "imagenet" and "val" in names:
         names = {"train": names["train"], "test": names["val"]}
     if not names:
-        _refuse_inner_splits(root, listing.files)
+        _refuse_other_folders(root, listing.files)
         return {"train": Part("", listing.files)}
     parts = {split: _part(root, split, name, listing.files) for split, name in names.items()}
     if rank() == 0 and layout == "splits" and any(part.folder != split for split, part in parts.items()):
@@ -62,7 +63,7 @@ def _folders_of_splits(root: Path, listing: Listing, last: str) -> dict[str, str
     filled = {file.split(os.sep, 1)[0] for file in listing.files if os.sep in file}
     by_split: dict[str, list[str]] = defaultdict(list)
     for name, split in splits_among(top).items():
-        if name in filled or name.lower() in SPELLINGS:  # else notes or tables on a split
+        if name in filled or is_plainly_split(name):  # else notes or tables on a split
             by_split[split].append(name)
     answer = "if all of these are classes, data.layout=classes"
     for split, names in by_split.items():
@@ -97,12 +98,20 @@ def _part(root: Path, split: str, folder: str, files: list[str]) -> Part:
     inner = {file.split(os.sep, 1)[0] for file in found if os.sep in file}
     if len(inner) == 1 and split_named(only := inner.pop()) == split and all(os.sep in file for file in found):
         folder, found = os.path.join(folder, only), _below(only, found)
-    _refuse_inner_splits(root / folder, found)
+    _refuse_other_folders(root / folder, found)
     return Part(folder, found)
 
 
-def _refuse_inner_splits(root: Path, files: list[str]) -> None:
-    """Raises ValueError where folders that look like train and another split lie inside what would be a class."""
+def _refuse_other_folders(root: Path, files: list[str]) -> None:
+    """Raises ValueError where folders in the place of classes, or below, are clearly none.
+
+    Of images and their masks; and those that look like train and another split inside what would be a class.
+    """
+    if pair := companions_among({file.split(os.sep, 1)[0] for file in files if os.sep in file}):
+        raise ValueError(
+            f"{root} has {' and '.join(pair)}, which would be read as classes: move {pair[1]} out of it, or point "
+            f"data.root at {root / pair[0]}; if they are classes, data.layout=classes"
+        )
     inside: dict[str, set[str]] = defaultdict(set)  # folder -> those in it
     for folder in {os.path.dirname(file) for file in files}:
         while folder:
@@ -144,7 +153,7 @@ def _print_left_out(folder: Path, files: list[str], instead: str) -> None:
 
 
 def class_names(root: Path, parts: dict[str, Part]) -> list[str]:
-    """The class folders of all splits, sorted; none when no image is in one.
+    """The class folders of all splits, sorted; none when no image is in one. A note says which look like one class.
 
     Raises:
         ValueError: some images are in class folders and some are not.
@@ -164,7 +173,25 @@ def class_names(root: Path, parts: dict[str, Part]) -> list[str]:
             f"of {flat[0]} into class folders, all others out of theirs, or read one split alone: "
             f"data.root={root / flat[0]}"
         )
-    return sorted({file.split(os.sep, 1)[0] for part in parts.values() for file in part.files}) if not flat else []
+    if flat:
+        return []
+    classes = {split: {file.split(os.sep, 1)[0] for file in part.files} for split, part in parts.items()}
+    for split in ("val", "test"):
+        _note_alike(root, classes["train"], classes.get(split, set()) - classes["train"])
+    return sorted(set().union(*classes.values()))
+
+
+def _note_alike(root: Path, known: set[str], new: set[str]) -> None:
+    """Say which class of another split has the name of a training class, but for capitals, spaces and accents."""
+    by_name = {unicodedata.normalize("NFC", name).casefold().strip(): name for name in sorted(known)}
+    alike = [(by_name[plain], name) for name in sorted(new)
+             if (plain := unicodedata.normalize("NFC", name).casefold().strip()) in by_name]  # fmt: skip
+    if alike and rank() == 0:
+        (one, other), more = map(shown, alike[0]), f" (and {len(alike) - 1} more like them)" * (len(alike) > 1)
+        print(
+            f"note     data.root={root}: {one!r} and {other!r} are two classes, as their names differ in capital "
+            f"letters, spaces or the spelling of accents{more}; rename the folders if they are one"
+        )
 
 
 def empty_folders(listing: Listing, parts: dict[str, Part]) -> list[str]:

@@ -66,9 +66,9 @@ def list_images(folder: Path) -> Listing:
     __MACOSX/._1.jpg. Links are followed, but not those that lead back to where they are.
 
     Raises:
-        ValueError: a folder cannot be read.
+        ValueError: a folder cannot be read, or its images would be read twice, by a link.
     """
-    found = Listing()
+    found, holders = Listing(), dict[str, str]()
     for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         here = os.path.realpath(root) + os.sep
         found.closed.update(name for name in folders if _is_service(name))
@@ -82,6 +82,7 @@ def list_images(folder: Path) -> Listing:
                 found.left_out[kind] += 1
             else:
                 found.files.append(prefix + name)
+                _refuse_twice(folder, inner, holders.setdefault(here, inner))
     found.files.sort(key=lambda path: path.split(os.sep))
     return found
 
@@ -92,6 +93,16 @@ def _refuse(error: OSError) -> None:
         f"the folder {shown(error.filename)} cannot be read ({error.strerror}); make it readable, or move it out of "
         "data.root"
     ) from error
+
+
+def _refuse_twice(root: Path, inner: str, first: str) -> None:
+    """Raises ValueError where a folder of images was reached before: test linked to train would be trained on."""
+    if inner != first:
+        one, other = sorted((first, inner))
+        raise ValueError(
+            f"data.root={root}: {shown(one)} and {shown(other)} are one folder, by a link, whose images would be read "
+            "twice; remove the link"
+        )
 
 
 def _is_service(name: str) -> bool:

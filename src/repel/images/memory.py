@@ -9,18 +9,20 @@ from torch import Tensor
 
 from repel.data.memory import TensorSamples
 from repel.images.modality import IMAGES, ImageModality
+from repel.images.shapes import Size, center_box, height_width
 
-__all__ = ["Images"]
+__all__ = ["Images", "scaled_center"]
 
 
 @dataclass(frozen=True)
 class Images(TensorSamples):
     """Images of one size: x (N, C, H, W) uint8; names (N,) of their files, or None.
 
-    size: side of the plain image, in pixels: the largest centered square of the stored one, scaled. None: as stored.
+    size: of the plain image, in pixels, a square's side, or height and width: the largest centered box of its aspect in
+        the stored image, scaled. None: as stored.
     """
 
-    size: int | None = None
+    size: Size | None = None
 
     @property
     def modality(self) -> ImageModality:
@@ -34,7 +36,7 @@ class Images(TensorSamples):
     def shape(self) -> tuple[int, int, int]:
         """C, H, W of the plain image."""
         channels, height, width = self.x.shape[1:]
-        return (channels, height, width) if self.size is None else (channels, self.size, self.size)
+        return (channels, height, width) if self.size is None else (channels, *height_width(self.size))
 
     @property
     def description(self) -> str:
@@ -42,28 +44,27 @@ class Images(TensorSamples):
         scaled = "" if stored == (height, width) else f", stored as {stored[0]}x{stored[1]}"
         return f"images of {height}x{width}x{channels}{scaled}"
 
-    def at_size(self, size: int) -> Self:
-        """The same images, whose plain image has this side."""
+    def at_size(self, size: Size) -> Self:
+        """The same images, whose plain image has this size."""
         return replace(self, size=size)
 
     def plain(self, places: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation's batches: pixels (b, C, S, S) uint8 at each of the places, and which could be read, (b,): all."""
+        """Evaluation's batches: pixels (b, C, H, W) uint8 at each of the places, and which could be read, (b,): all."""
         for pixels, good in super().plain(places):
-            yield pixels if self.size is None else _scaled_center(pixels, self.size), good
+            yield pixels if self.size is None else scaled_center(pixels, self.size), good
 
     def picture_size(self, place: int) -> tuple[int, int]:
         """Height and width of the picture that crops are cut from."""
         return self.x.shape[2], self.x.shape[3]
 
 
-def _scaled_center(pixels: Tensor, size: int) -> Tensor:
-    """(b, C, H, W) uint8 -> (b, C, size, size), as decode.decode makes it of a file, within one of 255 levels.
+def scaled_center(pixels: Tensor, size: Size) -> Tensor:
+    """(b, C, H, W) uint8 -> (b, C, *size), as decode.decode makes it of a file, within one of 255 levels.
 
-    Bilinear and antialiased, which is Pillow's arithmetic also in torch; where the square's place falls between two
+    Bilinear and antialiased, which is Pillow's arithmetic also in torch; where the box's place falls between two
     pixels, it is half a pixel further up or left.
     """
-    height, width = pixels.shape[2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[..., top : top + side, left : left + side]
-    return square if side == size else F.interpolate(square, (size, size), mode="bilinear", antialias=True)
+    stored_height, stored_width = pixels.shape[2:]
+    top, left, height, width = map(int, center_box(stored_height, stored_width, size))
+    center, sides = pixels[..., top : top + height, left : left + width], height_width(size)
+    return center if sides == (height, width) else F.interpolate(center, sides, mode="bilinear", antialias=True)

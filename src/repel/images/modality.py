@@ -46,8 +46,8 @@ def raw_pixels(images: Samples) -> tuple[Tensor, Tensor]:
     """
     batches, read = [], []
     for batch, good in images.plain(list(torch.arange(len(images)).split(BATCH))):
-        side = min(RAW_SIDE, batch.shape[-1])
-        batches.append(F.adaptive_avg_pool2d(batch.float() / 255, side).flatten(1))
+        height, width = (min(RAW_SIDE, side) for side in batch.shape[2:])
+        batches.append(F.adaptive_avg_pool2d(batch.float() / 255, (height, width)).flatten(1))
         read.append(good)
     good = torch.cat(read)
     return torch.cat(batches)[good], good.nonzero().squeeze(1)

@@ -87,9 +87,17 @@ def pack(part: Encoded, folder: Path, side: int | None, chunk_bytes: str) -> int
     shards.merge()
     np.save(folder / "labels.npy", np.array(labels, np.int64))
     np.save(folder / "keys.npy", keys[torch.tensor(packed)].numpy())
-    assert json.loads((folder / "index.json").read_text())["config"]["types"] == FORMAT
+    assert json.loads((folder / "index.json").read_text(encoding="utf-8"))["config"]["types"] == FORMAT
     assert len(StreamingDataset(str(folder))) == len(labels)
     return len(labels)
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises ValueError where it cannot be made, or is there: another process may be packing into it."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {folder} ({error.strerror}); name another place") from error
 
 
 def main() -> int:
@@ -112,7 +120,7 @@ def main() -> int:
         read = image_folder(args.folder, 1, 3, "skip", False, 0, args.layout, args.range)
         splits = held_out(read, args.val_fraction, args.test_fraction, seed=0, split_by="name")
         for name in SPLITS:
-            (args.out / name).mkdir(parents=True)
+            _make_folder(args.out / name)
             count = pack(getattr(splits, name), args.out / name, args.side, args.chunk_bytes)
             print(f"{name}: {count:,} images")
         # last: a folder without it is incomplete

@@ -20,6 +20,7 @@ from repel.base.installation import install_extra
 from repel.data.samples import Splits
 from repel.images.decode import File, GrayRange, check_gray_range
 from repel.images.encoded import Encoded
+from repel.images.shapes import Size
 from repel.images.sources import Source, worker_count
 
 __all__ = ["Shards", "stream"]
@@ -30,7 +31,7 @@ FORMAT = {"image": "bytes", "label": "int", "name": "bytes"}
 
 def stream(
     root: str,
-    size: int,
+    size: Size,
     channels: int,
     on_error: str,
     workers: int | str,
@@ -41,7 +42,7 @@ def stream(
 
     Args:
         root: the folder with the shards.
-        size: side of the plain image, in pixels.
+        size: of the plain image, in pixels: a square's side, or height and width.
         channels: 3 for RGB, 1 for gray.
         on_error: what to do with an image that cannot be read: `raise`, or `skip` it and list it.
         workers: processes that read, or auto.
@@ -58,7 +59,7 @@ def stream(
     folder = Path(root).expanduser()
     if not (folder / "classes.json").is_file():
         raise ValueError(f"data.root={root} has no shards (no classes.json); make them: repel pack-shards DIR SHARDS")
-    classes = json.loads((folder / "classes.json").read_text())
+    classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
 
     def part(name: str) -> Encoded:
         labels = None
@@ -89,7 +90,7 @@ class Shards(Source):
         except ImportError as error:
             raise ValueError(f"data=stream needs litdata: {install_extra('stream')}") from error
         try:
-            index = json.loads((Path(folder) / "index.json").read_text())
+            index = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
             sizes, types = [chunk["chunk_size"] for chunk in index["chunks"]], index["config"]["types"]
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder} holds no shards ({error}); make them: repel pack-shards DIR SHARDS") from error

@@ -8,6 +8,12 @@ from typing import Any
 from torch import nn
 
 Schedule = Callable[[float], float]
+REFERENCE_BATCH = 256
+SCALING: dict[str, Callable[[float], float]] = {
+    "off": lambda ratio: 1.0,
+    "linear": lambda ratio: ratio,
+    "sqrt": math.sqrt,
+}
 
 
 def parameter_groups(modules: list[nn.Module], weight_decay: float | None, named: bool = True) -> list[dict]:
@@ -41,6 +47,26 @@ def _named(module: nn.Module) -> list[nn.Parameter]:
             own = dict(part.named_parameters())
             found += [own[name] for name in names() if name in own]
     return found
+
+
+def scaled_rate(rate: float, rule: str, batch_size: int) -> float:
+    """A learning rate that is meant for 256 samples, for batches of another size.
+
+    Args:
+        rate: of a batch of 256.
+        rule: `linear`, with the batch (Goyal et al. 2017, arXiv:1706.02677), `sqrt`, with its root, or `off`.
+        batch_size: of all devices together.
+
+    Raises:
+        ValueError: another rule.
+
+    Examples:
+        >>> scaled_rate(0.3, "linear", 1024), scaled_rate(0.3, "sqrt", 1024)
+        (1.2, 0.6)
+    """
+    if rule not in SCALING:
+        raise ValueError(f"optimizer.scale_lr must be {', '.join(SCALING)}, got {rule!r}")
+    return rate * SCALING[rule](batch_size / REFERENCE_BATCH)
 
 
 def fill_length(schedule: Schedule, length: float) -> Schedule:

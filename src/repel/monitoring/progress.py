@@ -96,7 +96,8 @@ class Progress(ProgressBar):
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.latest = self._metrics(trainer, "val/loss", "val/knn_top1")
+        if not trainer.sanity_checking:
+            self.latest = self._metrics(trainer, "val/loss", "val/knn_top1")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = self._metrics(trainer, "train/loss")

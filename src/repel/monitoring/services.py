@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from repel.base.installation import install_extra
 
-__all__ = ["close_loggers", "keep_logger", "wandb_logger"]
+__all__ = ["close_loggers", "keep_logger", "mlflow_logger", "wandb_logger"]
 
 STOPPED = 128  # exit statuses of signals are above it
 OFFLINE = ("offline", "dryrun", "disabled")  # of $WANDB_MODE
@@ -65,6 +65,45 @@ def wandb_logger(save_dir: str, project: str, offline: bool) -> Logger:
     if not offline and os.environ.get("WANDB_MODE", "online") not in OFFLINE:
         _log_in()
     return logger
+
+
+def mlflow_logger(save_dir: str, project: str, tracking_uri: str | None) -> Logger:
+    """Lightning's logger for MLflow; runs have the names of their folders.
+
+    A run that resumes goes on in its own MLflow run, whose id is in `mlflow.txt` in its folder.
+
+    Args:
+        save_dir: the run folder.
+        project: the experiment's name.
+        tracking_uri: None: $MLFLOW_TRACKING_URI, or mlflow.db in the working directory, MLflow's own default.
+
+    Raises:
+        ValueError: mlflow is missing, or its server or database cannot be reached.
+    """
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    note = Path(save_dir) / "mlflow.txt"
+    run = note.read_text(encoding="utf-8").strip() if note.exists() else None
+    try:
+        from mlflow.exceptions import MlflowException
+    except ModuleNotFoundError as error:
+        raise ValueError(f"logger=mlflow needs mlflow: {install_extra('mlflow')}") from error
+    try:
+        logger = MLFlowLogger(project, run_name=Path(save_dir).name, tracking_uri=uri, run_id=run)
+        _begin_mlflow(logger, note)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"logger=mlflow: {uri}: {reason}; set logger.mlflow.tracking_uri=URI") from error
+    return logger
+
+
+@rank_zero_only
+def _begin_mlflow(logger: MLFlowLogger, note: Path) -> None:
+    """Make the run now, not when the data has been read."""
+    run = logger.run_id
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(f"{run}\n", encoding="utf-8")
 
 
 @rank_zero_only

@@ -1,13 +1,11 @@
 """The end of a run, and evaluate.py: measure checkpoints, write what a report consists of."""
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.collectives import rank, world_size
 from repel.base.drawing import attempt, is_drawable
@@ -18,17 +16,16 @@ from repel.engine.configs import load_config, to_container
 from repel.engine.launch import check_devices, start_ranks
 from repel.engine.outcomes import one_line
 from repel.engine.pretrained import select_device
-from repel.evaluation.features import evenly_spaced
 from repel.evaluation.modality import Plot
-from repel.evaluation.protocol import Part, class_name
 from repel.report import plots
-from repel.report.page import write_page
-from repel.report.report import LAYERS, Report, headline_of, make_report, read_checkpoints, run_checkpoints
+from repel.report.page import Origin, origin_of, write_page
+from repel.report.report import LAYERS, Report, make_report, read_checkpoints, run_checkpoints
+from repel.report.tensorboard import write_tensorboard
 
 __all__ = ["evaluate", "evaluate_here", "finish"]
 
 CURVES = ("train/loss", "val/loss", "val/knn_top1")
-PROJECTED, THUMBNAIL = 1000, 32  # samples in TensorBoard's projector; the side of their pictures, in pixels
+PROJECTED = 3000  # points in TensorBoard's projector of a run of version 0.1, whose config does not say
 
 
 def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None:
@@ -44,18 +41,20 @@ def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None
     contents = read_checkpoints(paths)
     report = make_report(cfg, job, paths, contents, select_device(cfg.trainer.accelerator), data)
     if report.measurements:
-        drawn = write_report(folder, folder.name, report, folder / "metrics.csv")
+        origins = [origin_of(folder, "What was run")]
+        drawn = write_report(folder, folder.name, report, folder / "metrics.csv", origins)
         if cfg.logger.get("tensorboard"):
-            with SummaryWriter(str(folder / "tensorboard")) as writer:
-                to_tensorboard(writer, contents["last"]["global_step"], report, drawn)
+            points = cfg.evaluation.get("projector", PROJECTED)
+            write_tensorboard(folder, contents["last"]["global_step"], report, drawn, points)
     return contents["best"]["callbacks"].get("BestCheckpoint", {}).get("best")
 
 
-def write_report(folder: Path, title: str, report: Report, history: Path) -> list[Plot]:
+def write_report(folder: Path, title: str, report: Report, history: Path, origins: Sequence[Origin] = ()) -> list[Plot]:
     """metrics.json and evaluation.json in the folder, then the figures and report.html.
 
     Args:
         history: the run's metrics.csv, if there is one.
+        origins: the commands behind the numbers.
 
     Returns:
         The figures that could be drawn.
@@ -74,25 +73,9 @@ def write_report(folder: Path, title: str, report: Report, history: Path) -> lis
 
     training = plots.draw("training", curves)
     drawn = [plot for what, make in report.drawings if (plot := plots.draw(what, make)) is not None]
-    write_page(folder / "report.html", title, report.measurements, [training, *drawn] if training else drawn)
+    shown = [training, *drawn] if training else drawn
+    write_page(folder / "report.html", title, report.measurements, shown, origins)
     return drawn
-
-
-def to_tensorboard(writer: SummaryWriter, step: int, report: Report, drawn: Sequence[Plot]) -> None:
-    """Final scalars, the figures, and the embedding of validation samples for the projector."""
-    for name, value in report.metrics.items():
-        writer.add_scalar(name, value, step)
-    for plot in drawn:
-        writer.add_image(f"embedding/{plot.name}", plots.rgb_array(plot.picture), step, dataformats="HWC")
-    if (val := report.validation) is not None:
-        attempt("TensorBoard's projector", partial(_embedding, writer, step, val, report.classes))
-
-
-def _embedding(writer: SummaryWriter, step: int, val: Part, classes: Sequence[str]) -> None:
-    places = evenly_spaced(len(val.y), PROJECTED)
-    pictures = val.samples.modality.thumbnails(val.samples, places, THUMBNAIL)
-    names = [one_line(class_name(classes, label)) for label in val.y[places].tolist()]  # a row of a table each
-    writer.add_embedding(val.x[places], names, pictures, step, tag="validation")
 
 
 def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> float | None:
@@ -105,11 +88,11 @@ def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> 
     given = Path(cfg.ckpt).expanduser()
     paths = {"checkpoint": given} if given.is_file() else run_checkpoints(runs.find(cfg.ckpt))
     contents = read_checkpoints(paths)
-    run = with_data(cfg, contents[headline_of(paths)]["config"], overrides)
+    run = with_data(cfg, next(iter(contents.values()))["config"], overrides)
     load_config(run)
     job = _job(cfg, run)
     names = {source: str(path.resolve()) for source, path in paths.items()}
-    runs.create(folder, {**job, "run": run, "paths": names}, [f"ckpt={cfg.ckpt}"])
+    runs.create(folder, {**job, "run": run, "paths": names}, list(overrides) or [f"ckpt={cfg.ckpt}"])
     if cfg.devices == 1:
         evaluate_here(folder, contents)
     else:
@@ -143,7 +126,11 @@ def evaluate_here(folder: Path, contents: dict[str, dict[str, Any]] | None = Non
         torch.cuda.set_device(device)
     report = make_report(load_config(job["run"]), job, paths, contents or read_checkpoints(paths), device, None)
     if rank() == 0:
-        run = paths[headline_of(paths)].parents[1]
+        run = next(iter(paths.values())).parents[1]
         reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")
         title = f"{run.name} on {reader.rsplit('.', 1)[-1]}" + f" {root}" * bool(root)
-        write_report(folder, title, report, run / "metrics.csv")
+        origins = [origin_of(folder, "What was run")]
+        if (run / "config.yaml").is_file():  # a checkpoint may have come alone
+            trained = attempt("the training's command", lambda: origin_of(run, "How it was trained"))
+            origins += [trained] if trained else []
+        write_report(folder, title, report, run / "metrics.csv", origins)

@@ -1,24 +1,47 @@
 """report.html: one self-contained page."""
 
 import base64
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from repel.engine import runs
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Measurement
 from repel.report.plots import png
 from repel.report.table import format_score, make_table
 
-__all__ = ["write_page"]
+__all__ = ["Origin", "origin_of", "write_page"]
 
 COLUMNS = ("metric", "split", "value", "layer", "epoch", "seed", "fitted_on", "scored_on")  # of the settings' table
 
 
-def write_page(path: Path, title: str, measurements: Sequence[Measurement], plots: Sequence[Plot]) -> None:
-    """The table, the figures and the settings of every number, all inside the file."""
+class Origin(NamedTuple):
+    """What was run, as a page says it."""
+
+    heading: str
+    command: str
+    commit: str | None
+    device: str | None
+    config: str
+
+
+def origin_of(folder: Path, heading: str) -> Origin:
+    """Of the command that made a folder, by its environment.json and config.yaml."""
+    environment = runs.read_environment(folder)
+    config = yaml.safe_dump(runs.read_config(folder), sort_keys=False, allow_unicode=True)
+    command = shlex.join(environment.get("command", ["unknown"]))
+    return Origin(heading, command, environment.get("git_commit"), environment.get("device"), config)
+
+
+def write_page(
+    path: Path, title: str, measurements: Sequence[Measurement], plots: Sequence[Plot], origins: Sequence[Origin] = ()
+) -> None:
+    """What was run, the table, the figures and the settings of every number, all inside the file."""
     environment = Environment(
         loader=PackageLoader("repel.report", ""),
         autoescape=True,
@@ -29,6 +52,7 @@ def write_page(path: Path, title: str, measurements: Sequence[Measurement], plot
     environment.filters |= {"score": format_score, "settings": _settings, "png": _png}
     page = environment.get_template("page.html.jinja").render(
         title=title,
+        origins=origins,
         table=make_table(measurements),
         plots=plots,
         columns=COLUMNS,

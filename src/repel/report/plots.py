@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from repel.base.drawing import attempt, legend
+from repel.base.drawing import attempt, legend, wrapped
 from repel.evaluation.class_names import drawn_name
 from repel.evaluation.features import evenly_spaced
 from repel.evaluation.modality import Plot
@@ -21,6 +21,7 @@ from repel.evaluation.modality import Plot
 __all__ = ["curves_figure", "draw", "map_figure", "png", "rgb_array", "similarity_figure"]
 
 MAP_POINTS = 2000  # t-SNE of more takes minutes
+NAMED, LETTERS = 20, 36  # classes in a legend at most; letters in its lines
 
 
 def project_to_plane(x: Tensor, method: str, seed: int) -> Tensor:
@@ -54,20 +55,23 @@ def map_figure(
     """
     places = evenly_spaced(len(x), MAP_POINTS).to(x.device)
     points, labels = project_to_plane(x[places], method, seed), y[places].cpu()
-    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    names = [drawn_name(classes, label) for label in labels.unique().tolist()]
+    lines = [line for name in names for line in wrapped(name, LETTERS)] if len(names) <= NAMED else []
+    size = (5.7 + 0.07 * max(map(len, lines), default=0), max(5.5, 0.17 * len(lines) + 0.7))  # inches
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.colormaps["tab10" if int(labels.max()) < 10 else "turbo"]
     total = max(10, int(labels.max()) + 1)
-    handles, names = [], []
+    handles = []
     for n, label in enumerate(labels.unique().tolist()):
         here = labels == label
         color = colors(n if total == 10 else label / total)
         handles.append(axes.scatter(points[here, 0], points[here, 1], s=7, color=color, linewidths=0, alpha=0.8))
-        names.append(drawn_name(classes, label))
-    if len(names) <= 20:
+    if lines:
         options = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "markerscale": 2, "fontsize": 8}
-        legend(axes, handles, names, **options)
-    axes.set(xticks=[], yticks=[], title=f"{len(places):,} {noun}, {'t-SNE' if method == 'tsne' else 'PCA'}")
+        legend(axes, handles, names, LETTERS, **options)
+    way = "t-SNE" if method == "tsne" else "PCA"
+    axes.set(xticks=[], yticks=[], title=f"{len(places):,} {noun} of {len(names)} classes, {way}")
     return figure
 
 
@@ -83,7 +87,7 @@ def similarity_figure(x: Tensor, y: Tensor, noun: str = "images") -> Figure:
         if len(values):
             axes.hist(values.numpy(), bins=100, range=(-1, 1), density=True, alpha=0.6, label=label)
     axes.set(xlabel=f"cosine of two {noun}' features", ylabel="density")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 

@@ -22,11 +22,11 @@ from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
 from repel.report import plots
+from repel.report.progress import EvaluationProgress
 from repel.report.table import make_table, print_table
 
-__all__ = ["HEADLINE", "LAYERS", "Report", "headline_of", "make_report", "read_checkpoints", "run_checkpoints"]
+__all__ = ["LAYERS", "Report", "headline_of", "make_report", "read_checkpoints", "run_checkpoints"]
 
-HEADLINE = "best"  # the checkpoint of a run whose metrics are called test/x
 LAYERS = ("h", "z")
 LABELS = {"last": "last epoch", "best": "best on validation", "checkpoint": "checkpoint"}
 
@@ -36,7 +36,7 @@ class Report(NamedTuple):
 
     The validation split with the headline's features, or None; names of the classes.
 
-    All are empty for data without labels.
+    All are empty without evaluators, and for data without labels.
     """
 
     measurements: list[Measurement]
@@ -56,9 +56,12 @@ def run_checkpoints(folder: Path) -> dict[str, Path]:
     return {"last": last, "best": best if best.is_file() else last}
 
 
-def headline_of(sources: dict[str, Any]) -> str:
-    """The source whose metrics are called test/x: HEADLINE of a run, or a single checkpoint."""
-    return HEADLINE if HEADLINE in sources else next(iter(sources))
+def headline_of(sources: dict[str, Any], checkpoint: str | None) -> str:
+    """The source whose metrics are called test/x: of a run evaluation.checkpoint, or a single checkpoint.
+
+    None: the best, as it was for runs whose config has no evaluation.checkpoint.
+    """
+    return wanted if (wanted := checkpoint or "best") in sources else next(iter(sources))
 
 
 def read_checkpoints(paths: dict[str, Path]) -> dict[str, dict[str, Any]]:
@@ -79,28 +82,37 @@ def make_report(
 
     Args:
         cfg: the run's config.
-        job: `evaluators`, `layers`, `evaluation` with `bank` and `map`, and `data` where it is not the run's own.
+        job: `evaluators`, `layers`, `evaluation` with `bank`, `map` and `checkpoint`, and `data` where it is not the
+            run's own.
         paths: source -> checkpoint file, see run_checkpoints.
         contents: source -> its contents.
         data: read here if None.
     """
     evaluators = build_evaluators(job["evaluators"])
+    if not evaluators:
+        print("no evaluators: nothing is measured; evaluators=[knn,linear] measures, also by evaluate.py later")
+        return Report([], [], None, [])
+    options = job["evaluation"]
     if data is None:
-        data = read_to_evaluate(cfg, contents[headline_of(contents)], job.get("data"))
-    splits, options, figures, kept = data.splits, job["evaluation"], [], []
+        data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
+    splits, figures, kept = data.splits, [], []
     if not data.labelled or splits.test.labels is None or not len(splits.test.labelled):
         one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
         print(f"no labels{one}: there is no label metric to report")
         return Report([], [], None, [])
+
+    headline = headline_of(contents, options.get("checkpoint"))
 
     def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
         if row.headline and row.layer == "h":
             kept.append(val)
             figures.extend(feature_drawings(train, test, splits.classes, options["map"], cfg.seed))
 
-    rows = report_rows(cfg, paths, contents, job["layers"], data, device)
-    measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if rank() == 0 else None)
-    if rank() == 0:
+    rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device)
+    first = rank() == 0
+    with EvaluationProgress(first) as progress:
+        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if first else None, progress)
+    if first:
         noun = splits.test.modality.noun
         for note in notes_on_test_labels(data, options["bank"]):
             print(f"note     {note}")
@@ -113,6 +125,7 @@ def report_rows(
     cfg: DictConfig,
     paths: dict[str, Path],
     contents: dict[str, dict[str, Any]],
+    headline: str,
     layers: list[str],
     data: PairData,
     device: torch.device,
@@ -122,6 +135,7 @@ def report_rows(
     Args:
         cfg: the run's config.
         paths, contents: as for make_report.
+        headline: the source whose metrics are called test/x.
         layers: h, z or both, of the checkpoints; z of the headline only.
     """
 
@@ -143,13 +157,24 @@ def report_rows(
     rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
     if cfg.encoder.get("weights") or cfg.encoder.get("pretrained"):
         rows.append(ReportRow("pretrained", "pretrained weights", "h", lambda: initial(config)))
-    headline = headline_of(contents)
+    same = "checkpoints" if _have_same_weights(list(contents.values())) else None
     for layer in layers:
         for source in contents if layer == "h" else [headline]:
             make: Callable[[], Network] = partial(trained, source, layer)
-            epoch = contents[source]["epoch"] + 1
-            rows.append(ReportRow(source, LABELS[source], layer, make, epoch, source == headline))
+            epoch, label = contents[source]["epoch"] + 1, LABELS[source]
+            if source == "best" and paths.get("best") == paths.get("last") is not None:
+                label = "not validated: last epoch"
+            shared = same if layer == "h" else None
+            rows.append(ReportRow(source, label, layer, make, epoch, source == headline, shared))
     return rows
+
+
+def _have_same_weights(contents: list[dict[str, Any]]) -> bool:
+    """Whether these are several checkpoints that differ in no weight, as where the last epoch is the best."""
+    first, *others = (one["state_dict"] for one in contents)
+    return bool(others) and all(
+        other is first or all(torch.equal(tensor, other[name]) for name, tensor in first.items()) for other in others
+    )
 
 
 def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.device) -> Network:

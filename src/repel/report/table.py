@@ -1,6 +1,5 @@
 """The table of a report: scores by metric and row of features. Numbers become text here, at the very end."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,36 +18,32 @@ class TableRow(NamedTuple):
     label: str
     scores: list[Score | None]
 
-    @property
-    def best(self) -> float | None:
-        """The value to mark, by the metric's higher_is_better; None: none."""
-        scores = [score for score in self.scores if score is not None and not math.isnan(score.value)]
-        if not scores or scores[0].higher_is_better is None:
-            return None
-        return (max if scores[0].higher_is_better else min)(score.value for score in scores)
-
 
 class Table(NamedTuple):
-    """columns: their heads, of several lines each. rows: one a metric."""
+    """columns: their heads, of several lines each. rows: one a metric. headline: the run's own column, or None."""
 
     columns: list[str]
     rows: list[TableRow]
+    headline: int | None = None
 
 
-def make_table(measurements: Sequence[Measurement]) -> Table:
-    """The test split's scores, a row a metric, a column for each row of features.
+def make_table(measurements: Sequence[Measurement], split: str = "test") -> Table:
+    """The scores of a split, a row a metric, a column for each row of features.
 
-    A metric's label says where it cannot reach 1, because test samples are of classes that nothing was fitted on.
+    A metric's label says where it cannot reach 1, because test samples are of classes that nothing was fitted on, and
+    where lower is better. No number is marked: which column counts was settled before the test split was measured.
     """
-    measurements = [m for m in measurements if m.score.split == "test"]
+    measurements = [m for m in measurements if m.score.split == split]
     columns = list(dict.fromkeys(_head(m.row) for m in measurements))
+    headlines = [columns.index(_head(m.row)) for m in measurements if m.row.headline and m.row.layer == "h"]
     scores: dict[str, dict[str, Score]] = {}
     for m in measurements:
         ceiling = m.score.settings.get("ceiling")
         label = m.label if ceiling is None else f"{m.label}, at most {ceiling:.4f}"
+        label += ", lower is better" * (m.score.higher_is_better is False)
         scores.setdefault(label, {})[_head(m.row)] = m.score
     rows = [TableRow(label, [by_column.get(column) for column in columns]) for label, by_column in scores.items()]
-    return Table(columns, rows)
+    return Table(columns, rows, headlines[0] if headlines else None)
 
 
 def _head(row: ReportRow) -> str:

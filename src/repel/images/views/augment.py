@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from repel.images.shapes import Size, height_width
 from repel.images.views import blur, color, crop, fused
 from repel.images.views.normalize import Normalize
 
@@ -17,14 +18,15 @@ class Augment:
     In this order (Chen et al. 2020, SimCLR, appendix A; solarization: Grill et al. 2020, BYOL, appendix B). What is
     random about an image is drawn for it alone; conf/views/_base.yaml has every operation turned off.
 
-    A batch (B, C, H, W) becomes (B, C, size, size); `Views` makes several of it. Probabilities, `blur_kernel` and
+    A batch (B, C, H, W) becomes (B, C, *size); `Views` makes several of it. Probabilities, `blur_kernel` and
     `solarize_threshold` are in [0, 1], strengths and `rotate` are >= 0.
 
     Args:
-        size: side of the square output, in pixels, at least 1.
+        size: of the output, in pixels: a square's side, or height and width.
         mean, std: per channel, of images in [0, 1].
         scale, ratio: lowest and highest crop area, as a fraction of the image in (0, 1], and aspect, above 0, as in
-            torchvision's RandomResizedCrop.
+            torchvision's RandomResizedCrop; where the output is not square, relative to the output's aspect, so that
+            a ratio of 1 distorts nothing.
         flip: probability of a horizontal flip.
         rotate: angles are uniform in [-rotate, rotate] degrees.
         jitter: probability that an image is jittered at all, by the next five.
@@ -34,11 +36,11 @@ class Augment:
         grayscale: probability of dropping the color.
         blur: probability of a Gaussian blur.
         blur_sigma: its standard deviation is uniform between these, in pixels, above 0.
-        blur_kernel: its width, as a fraction of the side, made odd.
+        blur_kernel: its width, as a fraction of the shorter side, made odd.
         solarize: probability of inverting what is brighter than solarize_threshold.
         solarize_threshold: of images in [0, 1].
         cutout: probability of erasing a square.
-        cutout_size: its side, as a fraction of the image's, in (0, 1].
+        cutout_size: its side, as a fraction of the image's shorter one, in (0, 1].
         color: `exact` is torchvision's arithmetic; `fused` folds brightness, contrast, saturation, hue, grayscale and
             normalization into one affine map per image, see views/fused.py.
         order: of brightness, contrast, saturation and hue: drawn once per `batch` or for each `image`.
@@ -53,7 +55,7 @@ class Augment:
 
     def __init__(
         self,
-        size: int,
+        size: Size,
         mean: Sequence[float],
         std: Sequence[float],
         *,
@@ -78,8 +80,7 @@ class Augment:
         color: str = "exact",
         order: str = "batch",
     ):
-        if size < 1:
-            raise ValueError(f"views.augmentation.size must be at least 1 pixel, got {size}")
+        height, width = height_width(size, "views.augmentation.size")
         _check_range("scale", scale, 0, 1)
         _check_range("ratio", ratio, 0, float("inf"))
         _check_range("blur_sigma", blur_sigma, 0, float("inf"))
@@ -97,8 +98,9 @@ class Augment:
             raise ValueError(f"views.augmentation.hue must be in [0, 0.5], got {hue}")
         _check_choice("color", color, ("exact", "fused"))
         _check_choice("order", order, ("batch", "image"))
-        self.size, self.flip, self.rotate = size, flip, rotate
-        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
+        self.size, self.flip, self.rotate = (height, width), flip, rotate
+        self.aspect = width / height
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0] * self.aspect, ratio[1] * self.aspect)
         self.jitter, self.strengths = jitter, (brightness, contrast, saturation)
         self.hue, self.gamma, self.grayscale = hue, gamma, grayscale
         self.blur, self.blur_sigma, self.blur_kernel = blur, tuple(blur_sigma), blur_kernel
@@ -147,12 +149,12 @@ class Augment:
         return needed | {"hole": p["hole"], "hole_at": p["hole_at"]}
 
     def make(self, images: Tensor, p: dict[str, Tensor], cropped: bool, out: Tensor) -> None:
-        """images (B, C, H, W) in [0, 1] -> out (B, C, size, size); p as prepared.
+        """images (B, C, H, W) in [0, 1] -> out (B, C, *size); p as prepared.
 
         Args:
             cropped: the images are this view's crops already, flipped and of its size.
         """
-        blurring = blur.matrix(p["sigma"], blur.taps(self.blur_kernel, self.size), self.size) if self.blur else None
+        blurring = self.blurring(p["sigma"]) if self.blur else None
         # a blur's weights sum to 1, so that it may as well come before linear colors, as part of the resampling
         early = blurring if self.color == "fused" and not self.rotate else None
         images = self.resampled(images, p, cropped, early)
@@ -160,7 +162,7 @@ class Augment:
             images = crop.rotate(images, p["angle"])
         if self.color == "fused":
             if early is None and blurring is not None:
-                images = crop.resample(images, blurring, blurring)
+                images = crop.resample(images, *blurring)
             self.fused(images, p, out)
         else:
             images = color.jitter(images, p["factors"], p["order"])
@@ -169,24 +171,33 @@ class Augment:
             if self.grayscale:
                 images = color.to_gray(images, p["grayscale"])
             if blurring is not None:
-                images = crop.resample(images, blurring, blurring)
+                images = crop.resample(images, *blurring)
             if self.solarize:
                 images = color.solarize(images, p["threshold"])
             self.normalize.into(out, images)
         if self.cutout:
             out.copy_(crop.erase(out, p["hole_at"], p["hole"]))
 
-    def resampled(self, images: Tensor, p: dict[str, Tensor], cropped: bool, after: Tensor | None) -> Tensor:
-        """Crop, flip and scaling, and `after` these what is one more matrix (B, size, size) of rows and columns."""
+    def blurring(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The blur's matrices of rows (B, H, H) and of columns (B, W, W)."""
+        height, width = self.size
+        taps = blur.taps(self.blur_kernel, min(self.size))
+        rows = blur.matrix(sigma, taps, height)
+        return rows, rows if height == width else blur.matrix(sigma, taps, width)
+
+    def resampled(
+        self, images: Tensor, p: dict[str, Tensor], cropped: bool, after: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Crop, flip and scaling, and `after` these what is one more matrix of rows and one of columns."""
         height, width = images.shape[2:]
-        whole = self.scale == (1, 1) and self.ratio == (1, 1) and not self.flip and height == width == self.size
-        if cropped or whole:
-            return images.contiguous() if after is None else crop.resample(images, after, after)
+        uncropped = self.scale == (1, 1) and self.ratio == (self.aspect, self.aspect) and not self.flip
+        if cropped or (uncropped and (height, width) == self.size):
+            return images.contiguous() if after is None else crop.resample(images, *after)
         top, left, tall, wide = p["box"].to(images.dtype).unbind(1)
-        rows = crop.weights(top, tall, height, self.size)
-        columns = crop.weights(left, wide, width, self.size, p["flip"])
+        rows = crop.weights(top, tall, height, self.size[0])
+        columns = crop.weights(left, wide, width, self.size[1], p["flip"])
         if after is not None:
-            rows, columns = after @ rows, after @ columns
+            rows, columns = after[0] @ rows, after[1] @ columns
         return crop.resample(images, rows, columns)
 
     def fused(self, images: Tensor, p: dict[str, Tensor], out: Tensor) -> None:

@@ -9,7 +9,7 @@ __all__ = ["matrix", "taps"]
 
 
 def taps(kernel: float, size: int) -> int:
-    """The kernel's width in pixels: a fraction of the image's side, made odd, at least 3."""
+    """The kernel's width in pixels: a fraction of the image's shorter side, made odd, at least 3."""
     return max(3, int(kernel * size) // 2 * 2 + 1)
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repel.images.shapes import Size, height_width
+
 __all__ = ["boxes", "by_lines", "crop_resize", "draw_boxes", "erase", "resample", "rotate", "weights"]
 
 ATTEMPTS = 10  # torchvision tries ten boxes before it falls back to the center
@@ -74,10 +76,10 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor 
 
 
 def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows @ image @ columns^T for every channel: (B, C, H, W), (B, S, H), (B, S, W) -> (B, C, S, S)."""
+    """rows @ image @ columns^T for every channel: (B, C, H, W), (B, S, H), (B, T, W) -> (B, C, S, T)."""
     channels, _, width = images.shape[1:]
     lines = images.transpose(1, 2).flatten(2)  # (B, H, C*W): one product for all channels; no copy after by_lines
-    made = torch.bmm(torch.bmm(rows, lines).view(len(images), -1, width), columns.mT)  # (B, S*C, S)
+    made = torch.bmm(torch.bmm(rows, lines).view(len(images), -1, width), columns.mT)  # (B, S*C, T)
     return made.unflatten(1, (-1, channels)).transpose(1, 2).contiguous()
 
 
@@ -87,17 +89,19 @@ def by_lines(images: Tensor) -> Tensor:
     return (lines.div_(255) if images.dtype == torch.uint8 else lines).transpose(1, 2)
 
 
-def crop_resize(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """images (B, C, H, W) float, box (B, 4), flip (B,) bool -> (B, C, size, size), bilinear, antialiased."""
+def crop_resize(images: Tensor, box: Tensor, flip: Tensor, size: Size) -> Tensor:
+    """images (B, C, H, W) float, box (B, 4), flip (B,) bool -> (B, C, *size), bilinear, antialiased."""
     top, left, height, width = box.to(images).unbind(1)
-    rows = weights(top, height, images.shape[2], size)
-    return resample(images, rows, weights(left, width, images.shape[3], size, flip))
+    tall, wide = height_width(size)
+    rows = weights(top, height, images.shape[2], tall)
+    return resample(images, rows, weights(left, width, images.shape[3], wide, flip))
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn counter-clockwise about the center, bilinear, black outside. images (B, C, S, S), degrees (B,)."""
+    """Turn counter-clockwise about the center, bilinear, black outside. images (B, C, H, W), degrees (B,)."""
     cos, sin, zero = torch.cos(degrees.deg2rad()), torch.sin(degrees.deg2rad()), torch.zeros_like(degrees)
-    turn = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+    tall = images.shape[2] / images.shape[3]  # the grid measures both axes from -1 to 1
+    turn = torch.stack([cos, -sin * tall, zero, sin / tall, cos, zero], 1).view(-1, 2, 3)
     grid = F.affine_grid(turn.to(images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -106,13 +110,16 @@ def erase(images: Tensor, position: Tensor, side: Tensor) -> Tensor:
     """Squares set to 0 (DeVries, Taylor 2017, cutout, arXiv:1708.04552), cut off at the border.
 
     Args:
-        images: (B, C, S, S), normalized, so that 0 is the mean color.
+        images: (B, C, H, W), normalized, so that 0 is the mean color.
         position: (B, 2) in [0, 1), row and column of the square's center.
-        side: (B,), fraction of S; 0 erases nothing.
+        side: (B,), fraction of the shorter of H and W; 0 erases nothing.
     """
-    size = images.shape[-1]
-    side = (side * size).round().unsqueeze(1)
-    first = (position * size).floor() - (side / 2).floor()  # (B, 2)
-    pixel = torch.arange(size, device=images.device)
-    inside = (pixel >= first.unsqueeze(2)) & (pixel < (first + side).unsqueeze(2))  # (B, 2, S)
-    return images.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :]).unsqueeze(1), 0)
+    side = (side * min(images.shape[2:])).round().unsqueeze(1)
+
+    def inside(axis: int) -> Tensor:
+        pixels = images.shape[2 + axis]
+        first = (position[:, axis : axis + 1] * pixels).floor() - (side / 2).floor()  # (B, 1)
+        pixel = torch.arange(pixels, device=images.device)
+        return (pixel >= first) & (pixel < first + side)  # (B, pixels)
+
+    return images.masked_fill((inside(0)[:, :, None] & inside(1)[:, None, :]).unsqueeze(1), 0)

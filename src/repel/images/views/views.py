@@ -16,7 +16,7 @@ BLOCK = 64  # images handled at a time on a CPU, so that what is in between stay
 
 
 class Views:
-    """V views of every image, (B, C, H, W) -> (V, B, C, S, S); further small crops if asked for.
+    """V views of every image, (B, C, H, W) -> (V, B, C, *size); further small crops if asked for.
 
     Several views an image: Chen et al. 2020 (SimCLR), arXiv:2002.05709, sec. 2.1, with V = 2.
 
@@ -61,7 +61,8 @@ class Views:
             other = {k: v for k, v in local.items() if k not in ("n", "size")}
             if local["n"] < 1 or not 0 < local["size"] <= 1:
                 raise ValueError(f"views.local needs n >= 0 and 0 < size <= 1, got n={local['n']} size={local['size']}")
-            small = augmentation(color=color, order=order, size=max(1, round(size * local["size"])), **other)
+            smaller = [max(1, round(side * local["size"])) for side in size]
+            small = augmentation(color=color, order=order, size=smaller, **other)
             self.locals = local["n"]
             self.augmentations += [small] * self.locals
 
@@ -89,7 +90,7 @@ class Views:
         return Viewed(*made) if self.locals else made[0]
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | Viewed:
-        """Draw and apply: images (B, C, H, W) -> the views (V, B, C, S, S), with local crops also (L, B, C, s, s).
+        """Draw and apply: images (B, C, H, W) -> the views (V, B, C, H', W'), with local crops also (L, B, C, h, w).
 
         Args:
             images: uint8 in [0, 255] or float in [0, 1], on the device where the views are wanted.
@@ -100,10 +101,10 @@ class Views:
 
 @torch.no_grad()
 def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, cropped: bool = False) -> Tensor:
-    """Views of one size, (V, B, C, S, S), of images (B, C, H, W); or, cropped, of their crops, (V, B, C, S, S)."""
+    """Views of one size, (V, B, C, *size), of images (B, C, H, W); or, cropped, of their crops, (V, B, C, *size)."""
     (*_, n, channels, height, width), device = images.shape, images.device
     size, block = augmentations[0].size, BLOCK if device.type == "cpu" else n
-    made = torch.empty(len(augmentations), n, channels, size, size, device=device)
+    made = torch.empty(len(augmentations), n, channels, *size, device=device)
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
         for part in (slice(start, start + block) for start in range(0, n, block)):

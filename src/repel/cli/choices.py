@@ -1,0 +1,91 @@
+"""Choices of groups by the names that other programs have for them, and what to type here."""
+
+import re
+
+from repel.cli.methods import METHODS_IN, instead_of_method, plain
+
+__all__ = ["instead_of_choice"]
+
+_OWN_IMAGES = "data=image_folder data.root=DIR for images of your own"
+_IMAGENET = "data=imagenet data.root=DIR, for any folder with ImageNet's layout"
+_DDP = "trainer=ddp trainer.devices=N: several devices train by DDP"
+_STOP = "'+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,patience:5}'"
+_KEPT = "callbacks=default, which has callbacks.last and callbacks.best"
+TABLE = {  # group -> (names, what to type)
+    "callbacks": (
+        (("early stopping", "early stop", "patience"), _STOP),
+        (("model checkpoint", "checkpoint", "checkpointing", "lr monitor", "rich progress bar"), _KEPT),
+        (("no", "off", "false", "empty", "minimal"), "callbacks=none"),
+    ),
+    "data": (
+        (("mnist", "svhn", "celeba", "custom", "own", "my data", "dataset", "cub", "food101"), _OWN_IMAGES),
+        (("tiny imagenet", "imagenet100", "imagenette", "imagenet1k", "imagenet21k", "ilsvrc2012"), _IMAGENET),
+        (("webdataset", "litdata", "wds", "shards", "streaming"), "data=stream data.root=SHARDS"),
+    ),
+    "encoder": ((("simple cnn", "cnn", "convnet", "resnet", "default", "tiny"), "encoder=small or encoder=resnet18"),),
+    "head": ((("projection", "projection head", "projector", "mlp2", "nonlinear", "default"), "head=mlp"),),
+    "logger": (
+        (("tb", "tensor board"), "logger=tensorboard"),
+        (("wb", "weights and biases"), "'logger=[default,wandb]'"),
+        (("no", "off", "false", "empty"), "logger=none"),
+        (("many loggers", "all"), "'logger=[default,wandb,mlflow]'"),
+        (("neptune", "comet"), "'+logger.NAME={_target_:lightning.pytorch.loggers.CLASS,...}'"),
+    ),
+    "negatives": ((("all", "none", "no", "off", "random", "in-batch", "default"), "negatives=uniform"),),
+    "optimizer": (
+        (("momentum", "nesterov", "sgd momentum"), "optimizer=sgd"),
+        (("adam w", "default"), "optimizer=adamw"),
+        (("larc", "lars sgd", "sgd lars"), "optimizer=lars"),
+    ),
+    "schedule": (
+        (("warmup cosine", "cosine warmup", "linear warmup cosine", "cosine annealing", "cosine annealing lr",
+          "cosine decay", "warmup"), "schedule=cosine"),
+        (("none", "no", "off", "fixed", "flat", "linear warmup", "constant lr"), "schedule=constant"),
+    ),
+    "target": ((("momentum", "momentum encoder", "teacher", "moving average", "moco", "byol"), "target=ema"),),
+    "trainer": (
+        (("mps", "apple"), "trainer=cpu: Apple's GPU is not supported"),
+        (("cuda", "single gpu", "rocm"), "trainer=gpu"),
+        (("ddp sim", "ddp spawn", "ddp cpu", "multi gpu", "ddp notebook", "dp"), _DDP),
+        (("fsdp", "deepspeed"), _DDP),
+        (("debugging", "fast dev run", "test"), "trainer=debug"),
+    ),
+    "views": (
+        (("none", "no", "identity", "off"), "views=plain"),
+        (("swav", "dino"), "views=multi_crop"),
+        (("barlow", "barlow twins", "vicreg"), "views=byol"),
+        (("default", "color"), "views=simclr, or views=simclr_no_blur for small images"),
+        (("simsiam", "moco", "nnclr"), "views=moco_v2"),
+        (("ressl", "sce", "weak"), "views=weak_target"),
+    ),
+}  # fmt: skip
+TORCH_OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop")
+RESNETS = r"(resnet|resnext|wide_?resnet)\d\w*"
+VIT = r"vit(ti|tiny|t|s|small|b|base|l|large)(?:patch)?(8|14|16|32)"  # vit_b_16, vit-small-patch16
+OF_TIMM = r"(vit|deit|beit|swin|convnext|efficientnet|mobilenet|densenet|vgg|regnet|maxvit|mixer|dinov2|eva|xcit)\w*"
+
+
+def instead_of_choice(group: str, choice: str, options: list[str]) -> str:
+    """'; ' and what to type for a choice of another name; empty where no table has it.
+
+    Args:
+        options: the group's choices.
+    """
+    name = plain(choice)
+    if same := [option for option in options if plain(option) == name]:
+        return f"; did you mean {same[0]}?"
+    if group in METHODS_IN and (method := instead_of_method(choice)):
+        return method
+    for names, typed in TABLE.get(group, ()):
+        if name in map(plain, names):
+            return f"; type {typed}"
+    if group == "optimizer" and (found := [known for known in TORCH_OPTIMIZERS if plain(known) == name]):
+        return f"; type optimizer=adam optimizer._target_=torch.optim.{found[0]}"
+    if group == "encoder" and re.fullmatch(RESNETS, choice, re.IGNORECASE):
+        return f"; type encoder=resnet18 encoder.name={choice.lower()}"
+    if group == "encoder" and (vit := re.fullmatch(VIT, name)):
+        size = next(whole for whole in ("tiny", "small", "base", "large") if whole.startswith(vit[1]))
+        return f"; type encoder=timm encoder.name=vit_{size}_patch{vit[2]}_224"
+    if group == "encoder" and re.fullmatch(OF_TIMM, choice, re.IGNORECASE):
+        return f"; type encoder=timm encoder.name={choice.lower()}"
+    return ""

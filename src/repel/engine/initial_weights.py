@@ -1,0 +1,129 @@
+"""init=RUN_OR_FILE: a new run starts from trained weights, of a run, a checkpoint or a safetensors file.
+
+What fits by name and shape is taken; the rest of the network stays as it was initialized.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from repel.engine import checkpoint_io, runs
+from repel.module import Contrastive
+
+__all__ = ["Weights", "read_weights", "start_from"]
+
+SHOWN = 3  # tensors that a line names
+
+
+class Weights(NamedTuple):
+    """Tensors by name, and where they are from: file, sha256, and of a checkpoint epoch and step."""
+
+    tensors: dict[str, Tensor]
+    source: dict[str, Any]
+
+
+class Fit(NamedTuple):
+    """What a part of the network took: how many tensors of its own, which not and why, which of the file it lacks."""
+
+    part: str
+    taken: int
+    left: dict[str, str]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        left = [f"{name} ({why})" for name, why in self.left.items()]
+        return (
+            f"{self.taken} of {self.taken + len(self.left)} tensors of the {self.part}"
+            + (f", left as initialized: {_listed(left)}" if left else "")
+            + (f", not in this network: {_listed(self.unused)}" if self.unused else "")
+        )
+
+
+def read_weights(init: str) -> Weights:
+    """The weights that init= names; of a run those of its best checkpoint, or of its last where there is no other.
+
+    Raises:
+        ValueError: no such run or file, or it is damaged.
+    """
+    path = _file(init)
+    with path.open("rb") as file:
+        source = {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    if path.suffix == ".safetensors":
+        try:
+            return Weights(load_file(path), source)
+        except SafetensorError as error:
+            raise ValueError(f"init={init}: {path} is damaged or no safetensors file ({error})") from error
+    contents = checkpoint_io.load(path)
+    source |= {"epoch": contents["epoch"] + 1, "step": contents["global_step"]}
+    return Weights(contents["state_dict"], source)
+
+
+def _file(init: str) -> Path:
+    given = Path(init).expanduser().resolve()
+    if not given.exists():
+        raise ValueError(f"init={init}: there is no such run, checkpoint or safetensors file")
+    if given.is_file():
+        return given
+    names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "encoder.safetensors")  # the last: of export.py
+    found = next((given / name for name in names if (given / name).is_file()), None)
+    if found is None:
+        raise ValueError(f"init={init}: there is no checkpoint in {runs.find(init)}")
+    return found
+
+
+def start_from(weights: Weights, cfg: DictConfig, module: Contrastive, folder: Path, say: bool) -> None:
+    """Give the parts of a new run's network that init_parts names the weights that fit.
+
+    Args:
+        folder: the run's, whose environment.json keeps where they are from.
+        say: print which fitted and which did not, and write the record: the first rank does.
+
+    Raises:
+        ValueError: the network has no such part, or no weight fits it.
+    """
+    fits = []
+    for part in cfg.init_parts:
+        network = getattr(module, part)
+        if network is None:
+            raise ValueError(f"init_parts names the {part}, and this run has none; leave it out")
+        fits.append(_take(network, part, weights.tensors, cfg.init))
+    module.start_target()
+    for fit in fits if say else ():
+        print(f"init     {os.path.relpath(weights.source['file'])}: {fit}")
+    if say:
+        runs.update_environment(folder, init=weights.source | {fit.part: fit._asdict() for fit in fits})
+
+
+def _take(network: nn.Module, part: str, tensors: dict[str, Tensor], init: str) -> Fit:
+    own = network.state_dict()
+    named = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    if not named and part == "encoder":  # a file of the encoder alone
+        named = dict(tensors)
+    inner = {f"net.{name}": tensor for name, tensor in named.items()}  # of a library's model in an encoder of ours
+    theirs = max((named, inner), key=lambda names: len(names.keys() & own.keys()))
+    left = {name: why for name, tensor in own.items() if (why := _misfit(tensor, theirs.get(name)))}
+    learned = dict(network.named_parameters())
+    if learned.keys() <= left.keys():
+        name = next(iter(learned))
+        raise ValueError(
+            f"init={init}: none of its weights fit the {part}, whose first, {name}, is {left[name]}; choose the "
+            "network that the weights are of" + ", or leave the part out of init_parts" * (part != "encoder")
+        )
+    network.load_state_dict(own | {name: theirs[name] for name in own if name not in left})
+    return Fit(part, len(own) - len(left), left, [name for name in theirs if name not in own])
+
+
+def _misfit(here: Tensor, there: Tensor | None) -> str:
+    if there is None:
+        return "absent there"
+    return "" if here.shape == there.shape else f"{tuple(there.shape)} there, {tuple(here.shape)} here"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
