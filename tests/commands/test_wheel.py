@@ -47,14 +47,38 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder / "bin"
 
 
-def run(command: Path, *arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess:
+def environment() -> dict[str, str]:
+    """Of a user who has never heard of the checkout."""
     hidden = ("PYTHONPATH", "VIRTUAL_ENV")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment["OMP_NUM_THREADS"] = "1"
-    result = subprocess.run([command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
+    return {name: value for name, value in os.environ.items() if name not in hidden} | {"OMP_NUM_THREADS": "1"}
+
+
+def run(command: Path, *arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess:
+    """In a process that imports everything itself."""
+    result = subprocess.run([command, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True,
                             timeout=600)  # fmt: skip
     assert result.returncode == status, result.stderr
     return result
+
+
+@pytest.fixture(scope="session")
+def repel(installed, tmp_path_factory):
+    """`repel(*arguments, cwd=, status=0)`: the installed command, forked from a process that has imported it."""
+    folder = tmp_path_factory.mktemp("printed")
+    server = subprocess.Popen([installed / "python", ROOT / "tests/support/installed_server.py"], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=folder)  # fmt: skip
+
+    def run(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess:
+        out, err = folder / "out", folder / "err"
+        typed = [str(installed / "repel"), *map(str, arguments)]
+        server.stdin.write(json.dumps({"arguments": typed, "cwd": str(cwd), "out": str(out), "err": str(err)}) + "\n")
+        server.stdin.flush()
+        returned, printed = int(server.stdout.readline()), (out.read_text("utf-8"), err.read_text("utf-8"))
+        assert returned == status, printed
+        return subprocess.CompletedProcess(arguments, returned, *printed)
+
+    yield run
+    server.communicate(timeout=60)
 
 
 def run_folder(result: subprocess.CompletedProcess, cwd: Path) -> Path:
@@ -77,7 +101,7 @@ def test_what_lies_in_it(wheel):
     assert not {name for name in found if name.endswith((".pyc", ".ckpt"))}
 
 
-def test_a_run_without_the_checkout(installed, tmp_path):
+def test_a_run_without_the_checkout(installed, repel, tmp_path):
     """From an empty folder: train on two ranks, each a process of its own, evaluate, embed and export."""
     paths = run(installed / "python", "-c", "import sys, repel; print(repel.__file__, *sys.path)", cwd=tmp_path).stdout
     assert paths.split()[0].startswith(str(installed.parent))  # the wheel's repel
@@ -90,10 +114,10 @@ def test_a_run_without_the_checkout(installed, tmp_path):
     record = json.loads((folder / "environment.json").read_text())
     assert record["command"][:3] == ["repel", "train", TINY[0]]
     assert record["git_commit"] is None  # of another project's repository, were there one around it
-    run(installed / "repel", "evaluate", f"ckpt={folder}", "evaluators=[knn]", "layers=[h]", cwd=tmp_path)
-    run(installed / "repel", "embed", f"ckpt={folder}", "checkpoint=last", "out=features", cwd=tmp_path)
+    repel("evaluate", f"ckpt={folder}", "evaluators=[knn]", "layers=[h]", cwd=tmp_path)
+    repel("embed", f"ckpt={folder}", "checkpoint=last", "out=features", cwd=tmp_path)
     assert (tmp_path / "features" / "features.npy").is_file()
-    run(installed / "repel", "export", f"ckpt={folder}", "checkpoint=last", "out=encoder", cwd=tmp_path)
+    repel("export", f"ckpt={folder}", "checkpoint=last", "out=encoder", cwd=tmp_path)
     assert (tmp_path / "encoder" / "encoder.safetensors").is_file()
 
 
@@ -110,32 +134,32 @@ def train_further(run: Path, epochs: int) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
-def test_own_parts_train_on_two_ranks_and_are_resumed_evaluated_searched_and_exported(installed, own_package):
+def test_own_parts_train_on_two_ranks_and_are_resumed_evaluated_searched_and_exported(repel, own_package):
     """Encoder, loss, strategy and reader of a package that lies in a folder and is not installed."""
-    repel, own = installed / "repel", "--config-dir=conf"
-    folder = run_folder(run(repel, "train", own, *OWN_PARTS, *QUICK, "trainer.devices=2", cwd=own_package), own_package)
+    own = "--config-dir=conf"
+    folder = run_folder(repel("train", own, *OWN_PARTS, *QUICK, "trainer.devices=2", cwd=own_package), own_package)
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["train/steps"] == 6
 
     train_further(folder, 2)
-    result = run(repel, "train", f"resume={folder}", cwd=own_package, status=2)
+    result = repel("train", f"resume={folder}", cwd=own_package, status=2)
     check_mistake(result, ["_target_=mine.", f"--config-dir={own_package / 'conf'}"])
-    run(repel, "train", own, f"resume={folder}", cwd=own_package)
+    repel("train", own, f"resume={folder}", cwd=own_package)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["train/steps"] == 12
 
     other = own_package / "elsewhere"  # the package is found beside the folder of configs
     other.mkdir()
     evaluate = ["evaluate", f"ckpt={folder}", "evaluators=[knn]", "layers=[h]"]
-    check_mistake(run(repel, *evaluate, cwd=other, status=2), ["_target_=mine.", "add --config-dir=DIR"])
-    evaluated = run_folder(run(repel, *evaluate, "--config-dir=../conf", cwd=other), other)
+    check_mistake(repel(*evaluate, cwd=other, status=2), ["_target_=mine.", "add --config-dir=DIR"])
+    evaluated = run_folder(repel(*evaluate, "--config-dir=../conf", cwd=other), other)
     found = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
     assert found["test/knn_top1"] == metrics["test/knn_top1"]
 
-    run(repel, "embed", own, f"ckpt={folder}", "out=features", cwd=own_package)
+    repel("embed", own, f"ckpt={folder}", "out=features", cwd=own_package)
     Image.new("L", (8, 8)).save(own_package / "query.png")
     search = ["search", "query.png", "features"]
-    check_mistake(run(repel, *search, cwd=own_package, status=2), ["_target_=mine.", "add --config-dir=DIR"])
-    run(repel, *search, own, cwd=own_package)
+    check_mistake(repel(*search, cwd=own_package, status=2), ["_target_=mine.", "add --config-dir=DIR"])
+    repel(*search, own, cwd=own_package)
 
-    exported = run(repel, "export", own, f"ckpt={folder}", "format=[safetensors]", cwd=own_package)
+    exported = repel("export", own, f"ckpt={folder}", "format=[safetensors]", cwd=own_package)
     assert "class Tiny" in (run_folder(exported, own_package) / "load_encoder.py").read_text(encoding="utf-8")
