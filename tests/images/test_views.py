@@ -249,7 +249,7 @@ def test_training_begins_with_smaller_views(tmp_path, in_memory):
 def test_an_encoder_that_takes_one_size_is_named():
     views = instantiate(config("data=cifar10", "views.progressive={until: 0.5, size: 0.5}").views)
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 4))
-    with pytest.raises(ValueError, match=r"views\.progressive: this encoder takes no images of 16x16 \(mat1"):
+    with pytest.raises(ValueError, match=r"views\.progressive: this encoder takes no images of 16x16 \("):
         views.check_encoder(encoder)
     views.check_encoder(torch.nn.Conv2d(3, 4, 3))
 
