@@ -121,7 +121,7 @@ def arrays(
     Args:
         root: the file or folder. Images are (N,H,W), (N,H,W,C) or (N,C,H,W), of any type of numbers.
         size: of the plain image; images of another size are cut to its aspect and scaled.
-        channels: 3 repeats the channel of gray images.
+        channels: 3 repeats the channel of gray images, 1 makes color gray.
         label_file: a further file with the labels: numbers, texts or one-hot rows; unknown: negative, NaN or empty.
         key, label_key: words in the names of the arrays, where several could be the images or the labels.
         axes: NHW, NHWC or NCHW; None: told by the shape.
@@ -158,8 +158,8 @@ def _held(mapped: MappedImages) -> Images:
 
 
 def _check_channels(stored: int, channels: int) -> None:
-    if channels not in (1, 3) or (stored, channels) not in ((1, 1), (1, 3), (3, 3)):
-        raise ValueError(f"data.channels={channels}, but the images have {stored}; set data.channels to 1 or 3 to fit")
+    if channels not in (1, 3) or stored not in (1, 3):
+        raise ValueError(f"data.channels={channels}, and the images have {stored}; both must be 1 or 3")
 
 
 def _value_range(root: str, array: np.ndarray, values: GrayRange | None) -> GrayRange | None:
@@ -196,6 +196,9 @@ def _to_pixels(array: np.ndarray, axes: str, channels: int, values: GrayRange | 
         pixels = pixels.unsqueeze(1)
     elif axes == "NHWC":
         pixels = pixels.permute(0, 3, 1, 2)
+    if pixels.shape[1] > channels:  # color as gray, as Pillow makes it
+        weights = torch.tensor([19595, 38470, 7471]).view(1, 3, 1, 1)
+        pixels = ((pixels * weights).sum(1, keepdim=True) + 32768 >> 16).byte()
     return pixels.expand(-1, channels, -1, -1).contiguous()
 
 
