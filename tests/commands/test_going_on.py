@@ -180,11 +180,11 @@ def test_arrays_that_have_moved_are_found_before_their_shape_is_asked_for(tmp_pa
     runs.create(tmp_path / "run", to_container(composed("train", options)), options)
     runs.unlock(tmp_path / "run")
     Path("old.npy").rename("a, b.npy")
-    arguments = with_options_of_run(["resume=run", "data_root='a, b.npy'", "trainer.devices=2", *again])
+    arguments = with_options_of_run(["resume=run", "data_root='a, b.npy'", "trainer.devices=2", "compile=true", *again])
     cfg = composed("train", arguments)
     assert to_container(cfg)["data"]["image_size"] == [8, 10]
     changes = allowed_changes(cfg, tmp_path / "run", typed_at_resume(arguments), tmp_path / "run")
-    assert changes == {"trainer.devices": 2}
+    assert changes == {"trainer.devices": 2, "compile": True}
     runs.move_data(tmp_path / "run", "a, b.npy")  # and later, without data_root=
     assert (
         to_container(composed("train", with_options_of_run(["resume=run", "trainer.devices=2"])))["data"]["channels"]
