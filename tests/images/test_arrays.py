@@ -113,6 +113,7 @@ def test_color_is_read_as_gray_as_pillow_does(tmp_path):
     (np.array([None, "x"]), {}, "x holds Python objects"),
     (np.arange(48).reshape(3, 4, 4) * 99, {}, r"data.range=\[LOW,HIGH\], such as \[0,4653\]"),
     (np.linspace(-80, 0, 48).reshape(3, 4, 4), {}, r"float64 from -80 to 0 have no known range"),
+    (pixels(3, 4, 4), {"values": [-80, 0]}, r"data\.range=\[-80, 0\]: .* would all be black or white"),
     (np.full((3, 4, 4), "x"), {}, "images must be numbers"),
     (pixels(3, 4, 4), {"in_memory": 1.5}, "data.in_memory must be"),
     (pixels(3, 4, 4), {"label_file": "nowhere.npy"}, "data.label_file=nowhere.npy: there is no such"),

@@ -172,10 +172,17 @@ def _value_range(root: str, array: np.ndarray, values: GrayRange | None) -> Gray
         return (0, 1)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"data.root={root}: images must be numbers, these are of type {array.dtype}")
-    if values is not None or array.dtype == np.uint8:
-        return values
+    if values is None and array.dtype == np.uint8:
+        return None
     step = max(1, len(array) // LOOKED_AT) if isinstance(array, np.memmap) and array.size > HELD else 1
     low, high = float(np.nanmin(array[::step])), float(np.nanmax(array[::step]))
+    if values is not None:
+        if high <= values[0] or low >= values[1]:
+            raise ValueError(
+                f"data.range={list(values)}: the values in data.root={root} are from {low:g} to {high:g}, which would "
+                "all be black or white; type their data.range (another command than train.py takes the run's)"
+            )
+        return values
     usual = (0, 1) if array.dtype.kind == "f" else (0, 255)
     if not (usual[0] <= low and high <= usual[1]):
         raise ValueError(

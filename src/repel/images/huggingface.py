@@ -178,8 +178,8 @@ def _labels(root: str, read: Mapping[str, Any], typed: str | None) -> tuple[dict
     if column not in of_classes:
         codes, classes = encode_labels({split: np.asarray(labels) for split, labels in values.items()})
         return dict(codes), classes
-    names = {split: getattr(dataset.features[column], "names", None) for split, dataset in read.items()}
-    if other := [split for split, own in names.items() if own is None]:
+    names: dict[str, list[str]] = {s: getattr(part.features[column], "names", []) for s, part in read.items()}
+    if other := [split for split, own in names.items() if not own]:
         raise ValueError(f"data.root={root}: {column} of {other[0]} has no names of classes, as train has; cast it")
     classes = list(dict.fromkeys(name for own in names.values() for name in own))
     return {split: _codes(labels, names[split], classes) for split, labels in values.items()}, classes
