@@ -184,3 +184,10 @@ def test_data_and_runs_in_folders_with_any_letters(tmp_path):
     swept = command("train.py", "-m", *TINY, *data, "name=né,b=c", cwd=home)
     assert swept.returncode == 0, swept.stderr
     assert sorted(p.parent.name for p in (home / "sweeps").rglob("metrics.json")) == ["0", "1"]
+
+
+def test_a_list_is_no_path():
+    for key in ("init", "ckpt", "resume", "data_root"):
+        check_ranges(OmegaConf.create({key: "???"}), RANGES)
+        with pytest.raises(ValueError, match=f"{key} must be a path"):
+            check_ranges(OmegaConf.create({key: ["run"]}), RANGES)

@@ -18,6 +18,7 @@ from repel.cli.arguments import overrides_of, parsed, spelled_for_hydra
 from repel.cli.checks import check
 from repel.cli.help import help_page
 from repel.cli.suggestions import check_names, config_mistake, explain, nearest, respelled
+from repel.engine import runs
 
 PAGE = (ROOT / "docs/habits.md").read_text(encoding="utf-8").partition("## Sixty lines")[2]
 HABITS = dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", PAGE, re.MULTILINE))
@@ -93,7 +94,7 @@ def test_values_of_the_trainers_options(key, good, bad):
 @pytest.mark.parametrize(("options", "words"), [
     ({"limit_val_batches": 0, "num_sanity_val_steps": 2}, "num_sanity_val_steps"),
     ({"check_val_every_n_epoch": None}, "val_check_interval=BATCHES"),
-    ({"max_epochs": -1}, "without an end"), ({"barebones": True}, "callbacks.monitor=null"),
+    ({"max_epochs": -1}, "without an end"), ({"barebones": True}, "callbacks=none logger=none"),
 ])  # fmt: skip
 def test_options_of_the_trainer_that_contradict_one_another(options, words):
     with pytest.raises(ValueError, match=re.escape(words)):
@@ -135,15 +136,22 @@ def test_a_script_that_is_interrupted_ends_without_a_traceback(capsys):
             assert "@ends_on_signal\ndef main" in text, script
 
 
-def test_fast_dev_run_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_fast_dev_run_leaves_nothing_and_takes_nothing(tmp_path, monkeypatch, capsys):
     from repel.cli import main
 
-    folder = tmp_path / "run"
-    monkeypatch.setattr(main, "prepare_run", lambda cfg, folder: (cfg, "new"))
-    monkeypatch.setattr("repel.engine.launch.launch", lambda cfg, folder, resume: folder.mkdir())
-    assert main.train.__wrapped__(config("trainer.fast_dev_run=2"), folder) is None
+    def begin(cfg, folder):
+        runs.create(folder, {}, [])
+        return cfg, "new"
+
+    folder, working = tmp_path / "run", tmp_path / "working"
+    (working / "data").mkdir(parents=True)
+    monkeypatch.setattr(main, "prepare_run", begin)
+    monkeypatch.setattr("repel.engine.launch.launch", lambda cfg, folder, resume: None)
+    for place in (folder, working):  # the latter as with hydra.run.dir=.
+        assert main.train.__wrapped__(config("trainer.fast_dev_run=2"), place) is None
+        assert "nothing was kept" in capsys.readouterr().out
     assert not folder.exists()
-    assert "nothing was kept" in capsys.readouterr().out
+    assert [path.name for path in working.iterdir()] == ["data"]
 
 
 @pytest.mark.slow

@@ -50,12 +50,13 @@ def test_the_newest_is_the_one_that_began_last(begun, capsys):
     ("typed", "words"),
     [("resume=latest", "resume=latest: there is no run with a checkpoint in runs/train or sweeps/train"),
      ("ckpt=elsewhere/latest", "no run with a checkpoint in elsewhere"),
-     ("sweep.resume=latest", "there is no sweep in sweeps/train")],
+     ("sweep.resume=latest", "there is no sweep in sweeps/train"),
+     ("init=latest sweep.resume=latest", "may be a job of that sweep")],
 )  # fmt: skip
 def test_where_there_is_none_a_line_says_where_it_looked(begun, typed, words):
     begun("runs/train/a", checkpoint=False)
     with pytest.raises(ValueError, match=words):
-        with_latest([typed])
+        with_latest(typed.split())
 
 
 def test_scripts_take_it_too(begun, capsys):

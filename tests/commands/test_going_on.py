@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ranks
 import torch
@@ -13,8 +14,9 @@ from conftest import ROOT, TINY, config, made_once, same, thinned
 from runs_here import history, train
 from stateful_runs import last, losses
 
-from repel.cli.going_on import allowed_changes
+from repel.cli.going_on import allowed_changes, typed_at_resume, with_options_of_run
 from repel.engine import runs
+from repel.engine.configs import to_container
 from repel.engine.resumed import differences, note_device, note_resume, undone_by_mistakes
 from repel.model.optim import cosine
 
@@ -166,6 +168,28 @@ def test_a_refused_option_leaves_the_record_as_it_was(typed, run, options, words
     assert err.startswith("error: ")
     assert all(word in err for word in words), err
     assert (run / "environment.json").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("again", [[], ["data=array", "data.root=old.npy"]])
+def test_arrays_that_have_moved_are_found_before_their_shape_is_asked_for(tmp_path, monkeypatch, again):
+    """data=array reads size and channels from its file as soon as the config is composed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("repel.cli.going_on.whole", composed)
+    np.save("old.npy", np.zeros((6, 8, 10), np.uint8))
+    options = [*PLAIN, "data=array", "data.root=old.npy"]
+    runs.create(tmp_path / "run", to_container(composed("train", options)), options)
+    runs.unlock(tmp_path / "run")
+    Path("old.npy").rename("a, b.npy")
+    arguments = with_options_of_run(["resume=run", "data_root='a, b.npy'", "trainer.devices=2", "compile=true", *again])
+    cfg = composed("train", arguments)
+    assert to_container(cfg)["data"]["image_size"] == [8, 10]
+    changes = allowed_changes(cfg, tmp_path / "run", typed_at_resume(arguments), tmp_path / "run")
+    assert changes == {"trainer.devices": 2, "compile": True}
+    runs.move_data(tmp_path / "run", "a, b.npy")  # and later, without data_root=
+    assert (
+        to_container(composed("train", with_options_of_run(["resume=run", "trainer.devices=2"])))["data"]["channels"]
+        == 1
+    )
 
 
 @pytest.mark.slow

@@ -46,9 +46,9 @@ def test_a_run_starts_from_anothers_weights_and_needs_it_no_more(tmp_path, start
     assert same(parts(first, "target.encoder"), parts(source, "encoder"))
     assert not same(parts(first, "head"), parts(source, "head"))
     assert "init     " in (out := capsys.readouterr().out)
-    assert "source/checkpoints/best.ckpt: 60 of 60 tensors of the encoder\n" in out
+    assert "source/checkpoints/last.ckpt: 60 of 60 tensors of the encoder\n" in out
     record = runs.read_environment(tmp_path / "run")["init"]
-    assert record["file"] == str(tmp_path / "source/checkpoints/best.ckpt")
+    assert record["file"] == str(tmp_path / "source/checkpoints/last.ckpt")
     assert (record["epoch"], record["step"], len(record["sha256"])) == (1, 1, 64)
     assert record["encoder"] == {"part": "encoder", "taken": 60, "left": {}, "unused": []}
     shutil.rmtree(tmp_path / "source")

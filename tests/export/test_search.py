@@ -11,7 +11,7 @@ from PIL import Image
 
 from repel.engine.build import build_data
 from repel.export.embed import embed
-from repel.export.search import nearest_matches, open_folder, query_feature
+from repel.export.search import _checkpoint_file, nearest_matches, open_folder, query_feature
 from repel.images import datasets
 from repel.images.decode import decode
 
@@ -90,3 +90,12 @@ def test_features_of_another_checkpoint_are_refused(run, pictures, done, tmp_pat
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.png.*not an image"):
         query_feature(tmp_path / "text.png", embedded, None)
+
+
+def test_of_a_run_that_moved_it_is_the_checkpoint_that_made_the_features(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text("{evaluation: {checkpoint: last}}", encoding="utf-8")
+    for name in ("best", "last"):
+        (tmp_path / f"checkpoints/{name}.ckpt").touch()
+        assert _checkpoint_file(f"/gone/{name}.ckpt", str(tmp_path)).endswith(f"checkpoints/{name}.ckpt")
+    assert _checkpoint_file("/gone/best.ckpt", None) == "/gone/best.ckpt"

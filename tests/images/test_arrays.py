@@ -8,6 +8,7 @@ import torch
 from composing import composed
 from folder_runs import QUICK
 from hydra.utils import instantiate
+from PIL import Image
 from runs_here import status
 
 from repel.engine.build import build_data
@@ -93,9 +94,18 @@ def test_labels_of_every_type(labels, codes, classes):
     assert names == classes
 
 
+def test_color_is_read_as_gray_as_pillow_does(tmp_path):
+    """evaluate.py reads other data with the channels of the run."""
+    colors = pixels(2, 5, 6, 3)
+    np.save(tmp_path / "x.npy", colors)
+    for in_memory in (True, False):
+        train = arrays(str(tmp_path / "x.npy"), [5, 6], 1, in_memory=in_memory).train
+        ((read, _),) = train.plain([torch.arange(2)])
+        assert np.array_equal(read[:, 0], [np.asarray(Image.fromarray(one).convert("L")) for one in colors])
+
+
 @pytest.mark.parametrize(("made", "options", "words"), [
-    (pixels(3, 4, 4), {"channels": 2}, "data.channels=2, but the images have 1"),
-    (pixels(3, 4, 4, 3), {"channels": 1}, "data.channels=1, but the images have 3"),
+    (pixels(3, 4, 4), {"channels": 2}, "data.channels=2, and the images have 1; both must be"),
     (pixels(3, 4, 4, 4), {}, "no axis has 1 or 3 channels; data.axes"),
     (pixels(3, 1, 4, 3), {}, "both the second and the last axis could be the channels; data.axes"),
     (pixels(3, 4, 4), {"axes": "NHWC"}, "data.axes must be NHW, NHWC, NCHW, with a letter for each"),
@@ -103,6 +113,7 @@ def test_labels_of_every_type(labels, codes, classes):
     (np.array([None, "x"]), {}, "x holds Python objects"),
     (np.arange(48).reshape(3, 4, 4) * 99, {}, r"data.range=\[LOW,HIGH\], such as \[0,4653\]"),
     (np.linspace(-80, 0, 48).reshape(3, 4, 4), {}, r"float64 from -80 to 0 have no known range"),
+    (pixels(3, 4, 4), {"values": [-80, 0]}, r"data\.range=\[-80, 0\]: .* would all be black or white"),
     (np.full((3, 4, 4), "x"), {}, "images must be numbers"),
     (pixels(3, 4, 4), {"in_memory": 1.5}, "data.in_memory must be"),
     (pixels(3, 4, 4), {"label_file": "nowhere.npy"}, "data.label_file=nowhere.npy: there is no such"),

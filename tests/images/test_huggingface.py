@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repel.images.huggingface import huggingface
+from repel.images.huggingface import _labels, huggingface
 
 
 def test_without_the_package_or_the_folder_one_line_says_so(tmp_path, monkeypatch):
@@ -57,3 +57,31 @@ def test_parquet_files_are_read_and_what_is_no_dataset_is_said(tmp_path, dataset
     (tmp_path / "y/state.json").write_text(json.dumps({}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"data\.root=.*y: datasets cannot load it"):
         huggingface(str(tmp_path / "y"), 8, 3)
+
+
+class ClassLabel:
+    """As datasets has it."""
+
+    def __init__(self, *names: str):
+        self.names = list(names)
+
+
+class Part:
+    """A split of a dataset with labels alone."""
+
+    def __init__(self, labels: list, feature: object, column: str = "label"):
+        self.features, self.labels = {column: feature}, labels
+
+    def with_format(self, kind: None) -> dict:
+        return dict.fromkeys(self.features, self.labels)
+
+
+def test_splits_that_number_their_classes_otherwise_are_read_by_name():
+    train, test = Part([0, 1, None, -1], ClassLabel("cat", "dog")), Part([0, 1, 2], ClassLabel("dog", "cat", "fox"))
+    labels, classes = _labels("x", {"train": train, "test": test}, None)
+    assert classes == ["cat", "dog", "fox"]
+    assert (labels["train"].tolist(), labels["test"].tolist()) == ([0, 1, -1, -1], [1, 0, 2])
+    for other, words in ((Part([0], ClassLabel("cat"), "kind"), "test has no column label"),
+                         (Part([0], object()), "label of test has no names")):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            _labels("x", {"train": train, "test": other}, None)

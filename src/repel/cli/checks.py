@@ -48,6 +48,7 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "evaluation.bank": AT_LEAST_1,
     "evaluation.projector": AT_LEAST_1,
     "images": AT_LEAST_1,
+    **dict.fromkeys(("init", "ckpt", "resume", "data_root"), (lambda v: isinstance(v, str), "a path")),
 }
 OF_SEVERAL_KINDS = ("data.image_size",)  # whose range says all
 

@@ -50,7 +50,7 @@ def instead_of_group(group: str) -> str:
     """What to type where a whole group was to be left out."""
     options = group_options(group)
     if group in COLLECTIONS:
-        return f"~{group}.NAME leaves one out"
+        return f"type {group}=none, or ~{group}.NAME for one" if "none" in options else f"~{group}.NAME leaves one out"
     return f"{group}=none leaves it out" if "none" in options else f"choose one of: {', '.join(options)}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from repel.cli.arguments import overrides_of, parsed, to_type
+from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
 from repel.cli.baseline import own_folders, whole
 from repel.engine import runs
 from repel.engine.configs import flatten, to_container, with_values
@@ -20,6 +20,7 @@ __all__ = ["allowed_changes", "typed_at_resume", "with_options_of_run"]
 LONGER = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "schedule.on_extend", "schedule.max_epochs",
           "anneal.epochs")  # fmt: skip
 ELSEWHERE = (  # what is computed does not depend on these, but for rounding
+    "compile",
     "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy", "trainer.log_every_n_steps",
     "trainer.profiler", "data.workers", "data.datamodule.read.workers", "data.device_cache",
     "data.datamodule.device_cache", "logger", "callbacks.last.every_n_train_steps", "callbacks.progress",
@@ -57,9 +58,28 @@ def with_options_of_run(arguments: list[str]) -> list[str]:
         raise ValueError("resume= uses the run's own config; if its data has moved, data_root=FOLDER says where it is")
     if (folders := runs.read_environment(folder).get("config_dirs")) and not own_folders():
         raise ValueError(f"{named[-1]} was started with --config-dir={folders[0]}; add it beside resume=")
+    if _moved_to(own):
+        typed = [option for option in typed if _key(option) != "data.root"]  # where it was
     again = {_key(option) for option in typed}
-    before = [option for option in started if _key(option) not in again]
+    before = [option for option in _at_its_place(started, folder, _moved_to(own)) if _key(option) not in again]
     return [*before, *own, *typed, *(argument for argument in arguments if argument not in options)]
+
+
+def _moved_to(options: list[str]) -> str | None:
+    """The data_root= among them."""
+    named = [override for option in options if (override := parsed(option)) and override.key_or_group == "data_root"]
+    return str(named[-1].value()) if named and named[-1].value() is not None else None
+
+
+def _at_its_place(started: list[str], folder: Path, data_root: str | None) -> list[str]:
+    """A run's options, with its data where it lies now: data=array reads its shape when the config is composed.
+
+    Args:
+        data_root: as typed; None: as the run has it.
+    """
+    place = data_root or runs.read_environment(folder).get("data_root")
+    there = None if place is None else f"data.root={quoted_for_hydra(str(place))}"
+    return [there if there and _key(option) == "data.root" else option for option in started]
 
 
 def _started_with(folder: Path) -> list[str]:
@@ -93,7 +113,8 @@ def allowed_changes(cfg: DictConfig, folder: Path, typed: list[str], chosen: Pat
     typed = [option for option in typed if _key(option) not in ("resume", "data_root")]
     if not typed:
         return {}
-    before, now = (_leaves(to_container(config)) for config in (whole("train", _started_with(folder)), cfg))
+    started = _at_its_place(_started_with(folder), folder, cfg.data_root)
+    before, now = (_leaves(to_container(config)) for config in (whole("train", started), cfg))
     changed = [key for key in {**before, **now} if before.get(key, ...) != now.get(key, ...)]
     if refused := [key for key in changed if not _is_below(key, (*LONGER, *ELSEWHERE))]:
         raise ValueError(_refusal(refused, typed, str(cfg.resume)))

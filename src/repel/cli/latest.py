@@ -34,9 +34,14 @@ def with_latest(arguments: list[str]) -> list[str]:
     """A command's arguments, `latest` replaced by what it stands for.
 
     Raises:
-        ValueError: there is no run or sweep.
+        ValueError: there is no run or sweep, or the newest run may be a job of the sweep that is resumed.
     """
     keys = [argument.partition("=")[0] for argument in arguments]
+    if "sweep.resume" in keys and f"init={WORD}" in arguments:
+        raise ValueError(
+            f"init={WORD} beside sweep.resume= may be a job of that sweep: type the run that the sweep began with, "
+            "which `overrides` in a job's environment.json has"
+        )
     return [
         f"{key}={newest(OPTIONS[key], argument.partition('=')[2], argument)}" if key in OPTIONS else argument
         for key, argument in zip(keys, arguments, strict=True)

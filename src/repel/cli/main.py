@@ -24,7 +24,7 @@ from repel.engine.resumed import undone_by_mistakes
 @entry_point("train")
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Train an encoder, evaluate it and print the table."""
-    before = runs.read_environment(folder)
+    before, shared = runs.read_environment(folder), folder.is_dir() and any(folder.iterdir())
     cfg, state = prepare_run(cfg, folder)
     if state == FINISHED:
         return runs.read_environment(folder)["objective"]
@@ -34,7 +34,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     with undone_by_mistakes(folder, before):
         data = launch(cfg, folder, resume=state == RESUME)
     if cfg.trainer.get("fast_dev_run"):
-        runs.discard(folder)
+        runs.discard(folder, shared)
         print("fast_dev_run: a few batches were trained and validated; nothing was kept, and nothing is measured")
         return None
 

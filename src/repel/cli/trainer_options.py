@@ -51,8 +51,8 @@ RANGES = {
 _RUN = "type name=NAME for its name, or hydra.run.dir=DIR"
 _PER_RUN = "each run has its own, and its own folder; "
 REFUSED = {  # arguments of Lightning's Trainer that this project sets itself, or that would do nothing -> what to type
-    "barebones": "leave out what takes time instead, such as callbacks.monitor=null callbacks.knn=null",
-    "callbacks": "callbacks are options of their own: callbacks.NAME=null leaves one out, "
+    "barebones": "leave out what takes time instead: callbacks=none logger=none",
+    "callbacks": "callbacks are options of their own: callbacks=none or callbacks.NAME=null leaves out all or one, "
     "'+callbacks.NAME={_target_:CLASS}' adds one",
     "default_root_dir": f"{_PER_RUN}{_RUN}",
     "enable_autolog_hparams": "config.yaml in the run folder has all options; logger.tensorboard=null logs less",
@@ -65,7 +65,8 @@ REFUSED = {  # arguments of Lightning's Trainer that this project sets itself, o
     "limit_predict_batches": "python embed.py ckpt=RUN writes features; data.bank and evaluation.bank limit images",
     "limit_test_batches": "the test split is measured whole; evaluation.bank=N compares with fewer training images, "
     "evaluators=[] measures nothing",
-    "logger": "loggers are options of their own: logger.NAME=null leaves one out, 'logger=[default,wandb]' adds one",
+    "logger": "loggers are options of their own: logger=none or logger.NAME=null leaves out all or one, "
+    "'logger=[default,wandb]' adds one",
     "model_registry": "python export.py ckpt=RUN writes the encoder",
     "plugins": "checkpoints, precision and ranks have their plugins here; trainer.precision and trainer.devices choose",
     "reload_dataloaders_every_n_epochs": "batches are drawn anew in every epoch, from data that stays as it was read",

@@ -55,5 +55,5 @@ def check_compiler(device: torch.device) -> None:
         reason = one_line(str(error).partition("\n")[0]) or type(error).__name__
         raise ValueError(
             f"compile=true: torch.compile finds no compiler that works here ({reason}); install g++ (and python3-dev), "
-            "or leave out compile=true"
+            "or type compile=false"
         ) from error

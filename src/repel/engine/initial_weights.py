@@ -46,7 +46,7 @@ class Fit(NamedTuple):
 
 
 def read_weights(init: str) -> Weights:
-    """The weights that init= names; of a run those of its best checkpoint, or of its last where there is no other.
+    """The weights that init= names; of a run those of its headline, or else of its other checkpoint.
 
     Raises:
         ValueError: no such run or file, or it is damaged.
@@ -70,7 +70,9 @@ def _file(init: str) -> Path:
         raise ValueError(f"init={init}: there is no such run, checkpoint or safetensors file")
     if given.is_file():
         return given
-    names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "encoder.safetensors")  # the last: of export.py
+    config = runs.read_config(given) if (given / "config.yaml").is_file() else {}
+    headline = (config.get("evaluation") or {}).get("checkpoint", "best")  # as find_checkpoint has it
+    names = *(f"checkpoints/{name}.ckpt" for name in (headline, "best", "last")), "encoder.safetensors"  # of export.py
     found = next((given / name for name in names if (given / name).is_file()), None)
     if found is None:
         raise ValueError(f"init={init}: there is no checkpoint in {runs.find(init)}")

@@ -33,7 +33,7 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     """On the network, its loss and the devices."""
     found = []
     every, epochs = (cfg.trainer.get(key) for key in ("check_val_every_n_epoch", "max_epochs"))
-    if cfg.trainer.get("limit_val_batches") == 0 or (every and 0 < (epochs or 0) < every):
+    if every and 0 < (epochs or 0) < every:
         found.append("nothing is validated: the last epoch counts as the best; trainer.check_val_every_n_epoch="
                      f"{epochs} or lower validates")  # fmt: skip
     if world > 1 and not on_gpu(cfg) and has_unsynced_batch_norm(module):

@@ -191,10 +191,18 @@ def remove_if_unused(folder: Path) -> None:
         folder.rmdir()
 
 
-def discard(folder: Path) -> None:
-    """Remove the folder of this process's run, which leaves nothing."""
+def discard(folder: Path, shared: bool) -> None:
+    """Remove the folder of this process's run, which leaves nothing.
+
+    Args:
+        shared: whether other files were there before, as with hydra.run.dir=. for the working directory: they stay.
+    """
     unlock(folder)
-    shutil.rmtree(folder)
+    if not shared:
+        shutil.rmtree(folder)
+        return
+    for name in ("config.yaml", "environment.json", "skipped.txt"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def git_commit() -> str | None:

@@ -41,7 +41,7 @@ def trainer_notes(options: DictConfig, data: PairData) -> Iterator[str]:
             "epoch, with new views, and without validation; the loss should fall, other numbers say nothing"
         )
     elif options.get("limit_val_batches") == 0:
-        yield "trainer.limit_val_batches=0: no validation, and so no best checkpoint; the last one stands for it"
+        yield "trainer.limit_val_batches=0: nothing is validated, and the last epoch counts as the best"
 
 
 def print_profile(profiler: Profiler, folder: Path) -> None:

@@ -83,7 +83,7 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
     """The query's feature (F,): by the checkpoint that made the others, from an image prepared as these were.
 
     Args:
-        ckpt: where the checkpoint, or the run whose best one it is, is now, if it moved.
+        ckpt: where the checkpoint, or its run, is now, if it moved.
 
     Raises:
         ValueError: the checkpoint is not the one that made the features, or the query cannot be read.
@@ -93,9 +93,7 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
         pixels = decode(query, record["image_size"], record["channels"], record["data"].get("range"))
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise ValueError(f"cannot read the image {shown(query)} ({reason(error)})") from error
-    path = ckpt or record["checkpoint"]
-    if Path(path).expanduser().is_dir():
-        path = str(find_checkpoint(path, None))
+    path = _checkpoint_file(record["checkpoint"], ckpt)
     if not Path(path).expanduser().is_file():
         raise ValueError(f"there is no checkpoint {path}; name the one that made the features: ckpt=FILE")
     trained = load_pretrained(path, None)
@@ -108,6 +106,14 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
     normalize = Normalize(record["mean"], record["std"])  # embed.py may have been given others than the run's
     features, _ = encode(FeatureLayers(trained, embedded.layer), images, normalize, torch.device("cpu"))
     return features[0]
+
+
+def _checkpoint_file(recorded: str, ckpt: str | None) -> str:
+    """The file that made the features: as recorded, or as typed; of a run's folder its checkpoint of the same name."""
+    if ckpt is None or not Path(ckpt).expanduser().is_dir():
+        return ckpt or recorded
+    name = Path(recorded).stem
+    return str(find_checkpoint(ckpt, name if name in ("best", "last") else None))
 
 
 def nearest_matches(feature: torch.Tensor, embedded: Embedded, k: int) -> list[Match]:

@@ -121,7 +121,7 @@ def arrays(
     Args:
         root: the file or folder. Images are (N,H,W), (N,H,W,C) or (N,C,H,W), of any type of numbers.
         size: of the plain image; images of another size are cut to its aspect and scaled.
-        channels: 3 repeats the channel of gray images.
+        channels: 3 repeats the channel of gray images, 1 makes color gray.
         label_file: a further file with the labels: numbers, texts or one-hot rows; unknown: negative, NaN or empty.
         key, label_key: words in the names of the arrays, where several could be the images or the labels.
         axes: NHW, NHWC or NCHW; None: told by the shape.
@@ -158,8 +158,8 @@ def _held(mapped: MappedImages) -> Images:
 
 
 def _check_channels(stored: int, channels: int) -> None:
-    if channels not in (1, 3) or (stored, channels) not in ((1, 1), (1, 3), (3, 3)):
-        raise ValueError(f"data.channels={channels}, but the images have {stored}; set data.channels to 1 or 3 to fit")
+    if channels not in (1, 3) or stored not in (1, 3):
+        raise ValueError(f"data.channels={channels}, and the images have {stored}; both must be 1 or 3")
 
 
 def _value_range(root: str, array: np.ndarray, values: GrayRange | None) -> GrayRange | None:
@@ -172,10 +172,17 @@ def _value_range(root: str, array: np.ndarray, values: GrayRange | None) -> Gray
         return (0, 1)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"data.root={root}: images must be numbers, these are of type {array.dtype}")
-    if values is not None or array.dtype == np.uint8:
-        return values
+    if values is None and array.dtype == np.uint8:
+        return None
     step = max(1, len(array) // LOOKED_AT) if isinstance(array, np.memmap) and array.size > HELD else 1
     low, high = float(np.nanmin(array[::step])), float(np.nanmax(array[::step]))
+    if values is not None:
+        if high <= values[0] or low >= values[1]:
+            raise ValueError(
+                f"data.range={list(values)}: the values in data.root={root} are from {low:g} to {high:g}, which would "
+                "all be black or white; type their data.range (another command than train.py takes the run's)"
+            )
+        return values
     usual = (0, 1) if array.dtype.kind == "f" else (0, 255)
     if not (usual[0] <= low and high <= usual[1]):
         raise ValueError(
@@ -196,6 +203,9 @@ def _to_pixels(array: np.ndarray, axes: str, channels: int, values: GrayRange | 
         pixels = pixels.unsqueeze(1)
     elif axes == "NHWC":
         pixels = pixels.permute(0, 3, 1, 2)
+    if pixels.shape[1] > channels:  # color as gray, as Pillow makes it
+        weights = torch.tensor([19595, 38470, 7471]).view(1, 3, 1, 1)
+        pixels = ((pixels * weights).sum(1, keepdim=True) + 32768 >> 16).byte()
     return pixels.expand(-1, channels, -1, -1).contiguous()
 
 

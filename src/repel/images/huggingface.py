@@ -172,10 +172,20 @@ def _labels(root: str, read: Mapping[str, Any], typed: str | None) -> tuple[dict
         if len(of_classes) > 1:
             raise ValueError(f"data.root={root}: data.label_column must be one of {', '.join(of_classes)}")
         return dict.fromkeys(read), []
-    values = {split: np.asarray(dataset.with_format(None)[column][:]) for split, dataset in read.items()}
-    if column in of_classes:
-        return {split: torch.from_numpy(codes.astype(np.int64)) for split, codes in values.items()}, list(
-            features[column].names
-        )
-    codes, classes = encode_labels(values)
-    return dict(codes), classes
+    if without := [split for split, dataset in read.items() if column not in dataset.features]:
+        raise ValueError(f"data.root={root}: {without[0]} has no column {column}, which has train's labels; remove it")
+    values = {split: dataset.with_format(None)[column][:] for split, dataset in read.items()}
+    if column not in of_classes:
+        codes, classes = encode_labels({split: np.asarray(labels) for split, labels in values.items()})
+        return dict(codes), classes
+    names: dict[str, list[str]] = {s: getattr(part.features[column], "names", []) for s, part in read.items()}
+    if other := [split for split, own in names.items() if not own]:
+        raise ValueError(f"data.root={root}: {column} of {other[0]} has no names of classes, as train has; cast it")
+    classes = list(dict.fromkeys(name for own in names.values() for name in own))
+    return {split: _codes(labels, names[split], classes) for split, labels in values.items()}, classes
+
+
+def _codes(labels: Sequence[int | None], names: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """A split's labels (N,), by its own names, as places among all classes; -1 where unknown."""
+    place = [classes.index(name) for name in names]
+    return torch.tensor([-1 if label is None or label < 0 else place[label] for label in labels], dtype=torch.int64)
