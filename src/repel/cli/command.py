@@ -27,11 +27,12 @@ from repel.cli.arguments import spelled_for_hydra
 from repel.cli.baseline import group_options
 from repel.cli.going_on import with_options_of_run
 from repel.cli.help import help_page
+from repel.cli.hydra_errors import config_mistake, explain
 from repel.cli.job import run_job
 from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
 from repel.cli.methods import METHODS_IN, methods_table
-from repel.cli.suggestions import check_names, config_mistake, explain, respelled
+from repel.cli.names import check_names, respelled
 from repel.engine.configs import CONF
 from repel.engine.outcomes import CRASHED, MISTAKE, one_line
 

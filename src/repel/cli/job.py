@@ -20,10 +20,10 @@ from repel.cli import optuna_study as study
 from repel.cli.arguments import to_type
 from repel.cli.baseline import own_folders
 from repel.cli.checks import check
+from repel.cli.hydra_errors import explain
 from repel.cli.launchers import JobFailed
 from repel.cli.resume import relative_to_cwd
 from repel.cli.side_by_side import job_beside_others, output_of
-from repel.cli.suggestions import explain
 from repel.engine import runs, targets
 from repel.engine.configs import to_container
 from repel.engine.isolation import isolated_job
