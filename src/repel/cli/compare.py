@@ -10,7 +10,7 @@ import yaml
 from hydra.errors import HydraException
 
 from repel.cli.sweeps import as_typed, identity, key_and_value, typed_overrides
-from repel.engine import runs
+from repel.engine import run_lock, runs
 
 ASIDE = ("seed", "name", "resume", "data_root", "sweep", "hydra")  # overrides that do not make a cell
 DONE = ("finished", "pruned")
@@ -72,7 +72,7 @@ def data_of(config: dict[str, Any]) -> str:
 def state(folder: Path, environment: dict[str, Any]) -> str:
     if "outcome" in environment:
         return environment["outcome"]
-    if runs.is_locked(folder):
+    if run_lock.is_locked(folder):
         return "running"
     return "failed" if (folder / "error.txt").exists() else "interrupted"
 

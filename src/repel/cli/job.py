@@ -24,7 +24,7 @@ from repel.cli.hydra_errors import explain
 from repel.cli.launchers import JobFailed
 from repel.cli.resume import relative_to_cwd
 from repel.cli.side_by_side import job_beside_others, output_of
-from repel.engine import runs, targets
+from repel.engine import run_lock, runs, targets
 from repel.engine.configs import to_container
 from repel.engine.isolation import isolated_job
 from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE
@@ -96,7 +96,7 @@ def _run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], c
         resumed = status == MISTAKE and cfg.get("resume")  # a mistake about another run's folder
         _record_failure(folder, status, message, keep_traceback=not resumed)
     finally:
-        runs.unlock(folder)
+        run_lock.unlock(folder)
         _close_loggers(status)
     # not raised above: Hydra keeps it for the sweep, and with it would keep all that the failed job had in memory
     if several:
@@ -132,10 +132,10 @@ def _record_failure(folder: Path, status: int, message: str, keep_traceback: boo
     """Print the line; in the run's folder, the traceback and the outcome."""
     if status == MISTAKE:
         runs.remove_if_unused(folder)
-    if folder in runs.locked and (folder / "config.yaml").exists() and keep_traceback:
+    if folder in run_lock.locked and (folder / "config.yaml").exists() and keep_traceback:
         with contextlib.suppress(OSError):  # the disk may be full
             (folder / "error.txt").write_text(without_secrets(traceback.format_exc()), encoding="utf-8")
             message += f"\nhint: the traceback is in {relative_to_cwd(folder / 'error.txt')}"
-    if status == DIVERGED and folder in runs.locked:
+    if status == DIVERGED and folder in run_lock.locked:
         runs.update_environment(folder, outcome="diverged", objective=None)  # a second attempt would diverge too
     print(f"error: {message}", file=sys.stderr)
