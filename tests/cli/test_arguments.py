@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from repel.cli.arguments import parsed, quoted_for_hydra, spelled_for_hydra
 from repel.cli.checks import RANGES, check_ranges, check_types
-from repel.cli.suggestions import check_names
+from repel.cli.names import check_names
 
 PATHS = ["/data/数据", "née", "a=b", "it's", "photos (1)", "[2] photos", "a#b", "a&b;c", "~/photos", "epoch=9.ckpt",
          "2024_01", "1e3", "007", "true", 'a "b"', "a\\", "x(1)", "mül ler=1", "//server/a", "C:\\x", "a{b}", "50%",

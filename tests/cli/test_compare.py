@@ -14,10 +14,10 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 from sweep_runs import make_run
 
-from repel.cli import compare, sweep_plots
+from repel.cli import compare, paired, sweep_plots
 from repel.cli import sweep_report as script
 from repel.cli.sweeps import identity, varied_keys
-from repel.engine import runs
+from repel.engine import run_lock, runs
 
 VALUES = {  # (loss, negatives) -> accuracy of seeds 1, 2, 3
     ("ntxent", "uniform"): (0.80, 0.82, 0.84),
@@ -201,7 +201,7 @@ def test_a_report_before_anything_has_finished(tmp_path):
     claimed = tmp_path / "0"
     runs.create(claimed, {"seed": 1, "trainer": {}}, ["seed=1"])
     assert script.report(tmp_path, ["test/knn_top1"], None).startswith("1 runs: 1 running")
-    runs.unlock(claimed)
+    run_lock.unlock(claimed)
     assert script.report(tmp_path, ["test/knn_top1"], None).startswith("1 runs: 1 interrupted")
 
 
@@ -210,7 +210,7 @@ def test_a_report_before_anything_has_finished(tmp_path):
     [(1, 12.70620474), (2, 4.30265273), (3, 3.18244631), (9, 2.26215716), (29, 2.04522964), (100, 1.98397152)],
 )
 def test_quantiles_of_students_t_are_those_of_the_tables(freedom, value):
-    assert compare.t_quantile(freedom) == pytest.approx(value, rel=1e-8)
+    assert paired.t_quantile(freedom) == pytest.approx(value, rel=1e-8)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

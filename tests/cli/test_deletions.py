@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from runs_here import status
 
 from repel.cli.deletions import check_deletions
-from repel.cli.suggestions import config_mistake, explain
+from repel.cli.hydra_errors import config_mistake, explain
 from repel.engine.outcomes import MISTAKE
 from repel.model.optim import parameter_groups
 

@@ -17,7 +17,9 @@ from repel.cli import trainer_options
 from repel.cli.arguments import overrides_of, parsed, spelled_for_hydra
 from repel.cli.checks import check
 from repel.cli.help import help_page
-from repel.cli.suggestions import check_names, config_mistake, explain, nearest, respelled
+from repel.cli.hydra_errors import config_mistake, explain
+from repel.cli.names import check_names, respelled
+from repel.cli.suggestions import nearest
 from repel.engine import runs
 
 PAGE = (ROOT / "docs/habits.md").read_text(encoding="utf-8").partition("## Sixty lines")[2]

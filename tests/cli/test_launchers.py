@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 
 from repel.base.installation import install_extra
 from repel.cli.command import entry_point
+from repel.cli.hydra_errors import config_mistake
 from repel.cli.resume import prepare_run
 from repel.cli.side_by_side import check_launcher
-from repel.cli.suggestions import config_mistake
 from repel.engine.outcomes import CRASHED, MISTAKE
 
 

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from repel.cli.checks import check
-from repel.cli.suggestions import check_names, config_mistake, explain
+from repel.cli.hydra_errors import config_mistake, explain
+from repel.cli.names import check_names
 from repel.engine.build import build_trainer
 from repel.engine.configs import load_config, to_container
 from repel.engine.fit import fit

@@ -8,8 +8,8 @@ from conftest import CONF, config, options, thinned
 
 from repel.cli.choices import TABLE as CHOICES
 from repel.cli.methods import ABSENT, METHODS, METHODS_IN, find_method, methods_table, plain
+from repel.cli.names import check_names
 from repel.cli.option_names import NAMES
-from repel.cli.suggestions import check_names
 
 NAMES_OF_METHODS = {  # what is typed -> what it is
     "simclr": "experiment=simclr", "SimCLR": "experiment=simclr", "simclr_v2": "experiment=simclr",

@@ -14,7 +14,7 @@ from sweep_runs import BATCHES, count, in_process, make_run, small, steps
 from repel.cli import compare
 from repel.cli import sweep_report as script
 from repel.cli.sweeps import identity, job_folders
-from repel.engine import runs
+from repel.engine import run_lock, runs
 from repel.engine.configs import to_container
 
 
@@ -123,13 +123,13 @@ def test_a_sweep_is_not_mixed_with_runs_of_another_config(tmp_path):
     for seed, change in ((1, "optimizer.lr=0.5"), (2, "seed=2")):
         cfg = config(*options, f"seed={seed}", change)
         runs.create(folder / str(seed - 1), to_container(cfg), [*options, f"seed={seed}"])
-    runs.unlock(folder / "0")
+    run_lock.unlock(folder / "0")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     result = command("train.py", "-m", *overrides, f"sweep.resume={folder}", cwd=tmp_path)
     check_mistake(result, ["another config", "optimizer.lr: 0.5 there"])
     result = command("train.py", "-m", *options, "seed=2", f"sweep.resume={folder}", cwd=tmp_path)
     check_mistake(result, ["still running in another process"])
-    runs.unlock(folder / "1")
+    run_lock.unlock(folder / "1")
     (folder / "multirun.yaml").unlink()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 

@@ -15,7 +15,7 @@ from runs_here import history, train
 from stateful_runs import last, losses
 
 from repel.cli.going_on import allowed_changes, typed_at_resume, with_options_of_run
-from repel.engine import runs
+from repel.engine import run_lock, runs
 from repel.engine.configs import to_container
 from repel.engine.resumed import differences, note_device, note_resume, undone_by_mistakes
 from repel.model.optim import cosine
@@ -57,7 +57,7 @@ def begun(tmp_path_factory):
         folder = cwd / "run"
         train(folder, *PLAIN[len(TINY) :])
         runs.update_environment(folder, overrides=PLAIN, outcome="finished", objective=0.5)
-        runs.unlock(folder)
+        run_lock.unlock(folder)
         return folder
 
     return made_once(tmp_path_factory, "begun", make)

@@ -13,7 +13,7 @@ from runs_here import train
 
 from repel.cli import compare, resume, sweeps
 from repel.cli.going_on import with_options_of_run
-from repel.engine import checkpoint_io, runs
+from repel.engine import checkpoint_io, run_lock, runs
 from repel.engine.build import build_data
 from repel.engine.configs import load_config, to_container, with_data_root
 from repel.engine.data_identity import read_to_evaluate
@@ -148,7 +148,7 @@ def typed(monkeypatch):
         try:
             return resume.prepare_run(config(*overrides), folder)
         finally:
-            runs.unlock(folder)
+            run_lock.unlock(folder)
 
     return call
 
@@ -176,7 +176,7 @@ def test_a_sweep_whose_data_moved(tmp_path, typed):
     data = make_folder(tmp_path / "images", ["a"], 2)
     overrides = ["data=image_folder", f"data.root={data}", "seed=2"]
     runs.create(tmp_path / "0", to_container(config(*overrides)), overrides)
-    runs.unlock(tmp_path / "0")
+    run_lock.unlock(tmp_path / "0")
     again = [*overrides, f"sweep.resume={tmp_path}", "data_root=/new"]
     assert sweeps.identity(again) == sweeps.identity(overrides)
     assert compare.cell_of(again) == compare.cell_of(overrides)

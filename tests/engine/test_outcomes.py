@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from repel.base.signals import Stopped
 from repel.data.samples import UnreadableSample
 from repel.engine.build import build_trainer
-from repel.engine.fit import check_shared_memory
+from repel.engine.data_limits import check_shared_memory
 from repel.engine.launch import _failure
 from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE, RankFailed, explain
 from repel.engine.rank import failure_records, run_rank

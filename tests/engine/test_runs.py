@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from repel.engine import runs
+from repel.engine import run_lock, runs
 
 
 @pytest.fixture
@@ -13,20 +13,20 @@ def folder(tmp_path):
     made = tmp_path / "run"
     runs.create(made, {"seed": 1}, ["seed=1"])
     yield made
-    runs.unlock(made)
+    run_lock.unlock(made)
 
 
 def test_a_new_folder_is_complete_and_locked(folder):
     assert runs.read_config(folder) == {"seed": 1}
     assert runs.read_environment(folder)["overrides"] == ["seed=1"]
-    assert runs.is_locked(folder)
+    assert run_lock.is_locked(folder)
     assert runs.exists(folder)
     with pytest.raises(ValueError, match=r"already holds a run; name another folder"):
         runs.create(folder, {"seed": 2}, [])
     with pytest.raises(ValueError, match="still running in another process"):
-        runs.lock(folder)
-    runs.unlock(folder)
-    assert not runs.is_locked(folder)
+        run_lock.lock(folder)
+    run_lock.unlock(folder)
+    assert not run_lock.is_locked(folder)
 
 
 def test_a_run_is_named_by_its_folder_or_a_checkpoint(folder, monkeypatch):

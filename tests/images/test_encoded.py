@@ -14,7 +14,7 @@ from repel.base import seeding
 from repel.data.loading import BatchFetch
 from repel.data.sampler import BatchIndices
 from repel.data.samples import UnreadableSample
-from repel.engine import runs
+from repel.engine import run_lock
 from repel.engine.build import build_module, build_trainer
 from repel.engine.outcomes import MISTAKE, explain
 from repel.images import folder
@@ -184,7 +184,7 @@ def test_a_broken_test_image_is_found_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.Trainer.fit", lambda *args, **options: pytest.fail("training began"))
     options = [*QUICK, "data=image_folder", f"data.root={tmp_path}/images", "data.in_memory=false", "data.workers=0"]
     ended, line = status(tmp_path / "run", *options)
-    runs.unlock(tmp_path / "run")
+    run_lock.unlock(tmp_path / "run")
     assert (ended, "cannot read the image" in line, "019.png" in line) == (MISTAKE, True, True)
 
 

@@ -12,7 +12,7 @@ import torch
 from conftest import BANK, SMALL, check_mistake, command, config, made_once, make_folder, run_folder, thinned
 from PIL import Image
 
-from repel.engine import checkpoint_io, runs
+from repel.engine import checkpoint_io, run_lock, runs
 from repel.engine.build import build_data
 from repel.engine.configs import load_config, to_container
 from repel.engine.pretrained import select_device
@@ -300,7 +300,7 @@ def test_a_page_escapes_marks_and_holds_its_figures(tmp_path):
     ]
     plot = Plot("p", "a <caption>", Image.new("RGB", (2, 2)))
     runs.create(tmp_path, {"seed": 1, "name": "<b>"}, ["loss.x=[1,2]", "name='<b>'"])
-    runs.unlock(tmp_path)
+    run_lock.unlock(tmp_path)
     write_page(tmp_path / "page.html", "<title>", measurements, [plot], [origin_of(tmp_path, "What was run")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;title&gt;" in page

@@ -15,7 +15,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from repel.engine import runs
+from repel.engine import run_lock, runs
 from repel.engine.configs import to_container
 from repel.engine.launch import NEW, RESUME
 
@@ -131,7 +131,7 @@ def run(cfg, folder: Path, fault: str | None = None, resume: bool = False) -> li
     """Train a config in a folder, on as many ranks as it says."""
     if not resume:
         runs.create(folder, to_container(cfg), [])
-        runs.unlock(folder)
+        run_lock.unlock(folder)
     for record in folder.glob("error_rank*.json"):
         record.unlink()
     statuses = end(start(folder, cfg.trainer.devices, RESUME if resume else NEW, fault))

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from omegaconf import DictConfig
 
 from repel.cli.checks import check
-from repel.cli.suggestions import explain
+from repel.cli.hydra_errors import explain
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_module, build_trainer
 from repel.engine.configs import load_config, to_container

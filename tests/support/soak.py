@@ -22,7 +22,7 @@ import ranks
 from conftest import config, make_folder, same
 from stateful_runs import EVERY, STATEFUL, losses
 
-from repel.engine import checkpoint_io, runs
+from repel.engine import checkpoint_io, run_lock, runs
 from repel.engine.configs import to_container
 from repel.engine.launch import NEW, RESUME
 
@@ -76,7 +76,7 @@ class Soak:
         kind = self.random.choice(list(self.kinds))
         cfg, folder, (whole, duration) = self.kinds[kind], self.root / f"run{number}", self.whole[kind]
         runs.create(folder, to_container(cfg), [])
-        runs.unlock(folder)
+        run_lock.unlock(folder)
         for _ in range(self.random.randint(1, 4)):
             self.once(cfg, folder, self.random.uniform(0.02, 0.8) * duration)
         if not self.once(cfg, folder, None):

@@ -1,4 +1,4 @@
-"""The commands: run folders, one-line errors, exit statuses.
+"""The commands: their arguments, one-line errors, exit statuses; job.py runs what they ask for.
 
 This package alone knows of Hydra's command line. Nothing here imports torch or lightning at the top, so that a mistake
 is reported at once.
@@ -6,7 +6,6 @@ is reported at once.
 
 import contextlib
 import functools
-import math
 import os
 import signal
 import sys
@@ -15,43 +14,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from repel import __version__
 from repel.base.encoding import restart_in_utf8_mode
-from repel.base.signals import SIGNALS, Stopped, raise_on_signal
+from repel.base.signals import Stopped, raise_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli import folders
-from repel.cli import optuna_study as study
-from repel.cli.arguments import spelled_for_hydra, to_type
-from repel.cli.baseline import group_options, own_folders
-from repel.cli.checks import check
+from repel.cli.arguments import spelled_for_hydra
+from repel.cli.baseline import group_options
 from repel.cli.going_on import with_options_of_run
 from repel.cli.help import help_page
+from repel.cli.hydra_errors import config_mistake, explain
+from repel.cli.job import run_job
 from repel.cli.latest import with_latest
 from repel.cli.launchers import JobFailed, LauncherFailed, counted_failures
 from repel.cli.methods import METHODS_IN, methods_table
-from repel.cli.resume import relative_to_cwd
-from repel.cli.side_by_side import job_beside_others, output_of
-from repel.cli.suggestions import check_names, config_mistake, explain, respelled
-from repel.engine import runs, targets
-from repel.engine.configs import CONF, to_container
-from repel.engine.isolation import isolated_job
-from repel.engine.outcomes import CRASHED, DIVERGED, MISTAKE, one_line
-from repel.engine.redact import without_secrets
+from repel.cli.names import check_names, respelled
+from repel.engine.configs import CONF
+from repel.engine.outcomes import CRASHED, MISTAKE, one_line
 
 __all__ = ["entry_point"]
-
-
-for resolver in (
-    folders.run_folder, folders.sweep_folder, folders.out_folder, folders.own_folder,
-    study.trials_left, study.sampler_seed,
-):  # fmt: skip
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 def entry_point(name: str) -> Callable:
@@ -170,105 +155,3 @@ def _abort_waiting_ranks(status: int) -> None:
         abort_waiting_ranks(status)
     sys.stdout.flush()
     os._exit(status)  # not sys.exit: destroying the process group would hang if other ranks are gone
-
-
-def run_job(
-    task: Callable, name: str, tracebacks: bool, failures: list[int], arguments: list[str], threads: str | None,
-    cfg: DictConfig,
-) -> float | None:  # fmt: skip
-    """One job, in this process or in one of a launcher's; one of a sweep raises JobFailed, see launchers.py.
-
-    Args:
-        failures: the exit status of a single run that failed; a sweep's job, which may be in another process, raises.
-        arguments: the command as it was typed.
-        threads: OMP_NUM_THREADS as it was then.
-    """
-    sys.argv = arguments  # another process of the launcher's has its own
-    # under hydra.job.chdir too: paths are typed from here, a run knows its folder
-    os.chdir(HydraConfig.get().runtime.cwd)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with job_beside_others(threads) as shared:
-        if shared is None:
-            return _run_job(task, name, tracebacks, failures, cfg)
-        print(f"begins   {relative_to_cwd(folder)}, output in {relative_to_cwd(output_of(folder))}", file=shared)
-        try:
-            objective = _run_job(task, name, tracebacks, failures, cfg)
-        except JobFailed as failed:
-            print(f"failed   {relative_to_cwd(folder)}: {failed.message}", file=shared)
-            raise
-        print(f"run: {relative_to_cwd(folder)}", file=shared)
-        return objective
-
-
-def _run_job(task: Callable, name: str, tracebacks: bool, failures: list[int], cfg: DictConfig) -> float | None:
-    """Check a job's config and run it; on failure report why in a line and keep the traceback in error.txt."""
-    folder, several = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-    status, message = CRASHED, ""
-    outlive_readers(f"the command goes on, into {relative_to_cwd(folder)}")
-    try:
-        for own in own_folders():
-            targets.allow_folder(own)
-        targets.allow(roots=[str(Path.cwd())])
-        check(cfg, name)
-        targets.allow(targets.targets(to_container(cfg)))  # what was typed: ranks read it from a file
-        with isolated_job() if several else contextlib.nullcontext():
-            result = task(cfg, folder)
-        if folder.exists():
-            print(f"run: {relative_to_cwd(folder)}", flush=True)
-        status = 0
-        return result
-    except (KeyboardInterrupt, Stopped) as stop:
-        status = stop.status if isinstance(stop, Stopped) else Stopped(signal.SIGINT).status
-        with _ignored_signals():  # another one would cut off the line that says how to resume
-            print(f"{str(stop) or 'interrupted'}; {_resume_hint(folder)}", file=sys.stderr)
-        raise
-    except Exception as error:
-        status, message = explain(error, name)
-        if tracebacks:
-            traceback.print_exc()
-        resumed = status == MISTAKE and cfg.get("resume")  # a mistake about another run's folder
-        _record_failure(folder, status, message, keep_traceback=not resumed)
-    finally:
-        runs.unlock(folder)
-        _close_loggers(status)
-    # not raised above: Hydra keeps it for the sweep, and with it would keep all that the failed job had in memory
-    if several:
-        raise JobFailed(status, message)
-    failures.append(status)  # raised, Hydra would print it a second time
-    return math.nan
-
-
-@contextlib.contextmanager
-def _ignored_signals() -> Iterator[None]:
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _close_loggers(status: int) -> None:
-    if "repel.monitoring.services" in sys.modules:  # which imports torch
-        sys.modules["repel.monitoring.services"].close_loggers(status)
-
-
-def _resume_hint(folder: Path) -> str:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return f"the same command with {to_type(f'sweep.resume={relative_to_cwd(folder.parent)}')} runs what is missing"
-    if (folder / "checkpoints" / "last.ckpt").exists():
-        return f"resume with: {' '.join(runs.program())} {to_type(f'resume={relative_to_cwd(folder)}')}"
-    return "no checkpoint yet"
-
-
-def _record_failure(folder: Path, status: int, message: str, keep_traceback: bool) -> None:
-    """Print the line; in the run's folder, the traceback and the outcome."""
-    if status == MISTAKE:
-        runs.remove_if_unused(folder)
-    if folder in runs.locked and (folder / "config.yaml").exists() and keep_traceback:
-        with contextlib.suppress(OSError):  # the disk may be full
-            (folder / "error.txt").write_text(without_secrets(traceback.format_exc()), encoding="utf-8")
-            message += f"\nhint: the traceback is in {relative_to_cwd(folder / 'error.txt')}"
-    if status == DIVERGED and folder in runs.locked:
-        runs.update_environment(folder, outcome="diverged", objective=None)  # a second attempt would diverge too
-    print(f"error: {message}", file=sys.stderr)

@@ -1,9 +1,7 @@
-"""Runs side by side: cells over seeds, paired differences, what of a sweep is still missing. Reads files alone."""
+"""Runs side by side: cells over seeds, their curves, what of a sweep is still missing. Reads files alone."""
 
 import csv
 import json
-import math
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import yaml
 from hydra.errors import HydraException
 
 from repel.cli.sweeps import as_typed, identity, key_and_value, typed_overrides
-from repel.engine import runs
+from repel.engine import run_lock, runs
 
 ASIDE = ("seed", "name", "resume", "data_root", "sweep", "hydra")  # overrides that do not make a cell
 DONE = ("finished", "pruned")
@@ -74,7 +72,7 @@ def data_of(config: dict[str, Any]) -> str:
 def state(folder: Path, environment: dict[str, Any]) -> str:
     if "outcome" in environment:
         return environment["outcome"]
-    if runs.is_locked(folder):
+    if run_lock.is_locked(folder):
         return "running"
     return "failed" if (folder / "error.txt").exists() else "interrupted"
 
@@ -153,56 +151,6 @@ def cells(found: list[Run]) -> tuple[list[Cell], dict[str, str]]:
         else:
             cell.under_way.append(run)
     return list(grouped.values()), {key: known[0].cell[key] for key in keys if key not in varied}
-
-
-def mean_std(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1), None for a single value; NaN where a value is not finite."""
-    if not all(map(math.isfinite, values)):
-        return math.nan, math.nan if len(values) > 1 else None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-@dataclass
-class Difference:
-    """Cell minus reference over the seeds that both have: mean, and half the width of its 95 % interval or None."""
-
-    seeds: list[int]
-    mean: float
-    half: float | None
-
-
-def difference(cell: Cell, reference: Cell, metric: str) -> Difference | None:
-    """Paired by seed, with Student's interval, mean ± t(0.975, n - 1) s / sqrt(n); None without a common seed."""
-    ours, theirs = cell.values(metric), reference.values(metric)
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
-        return None
-    mean, std = mean_std([ours[seed] - theirs[seed] for seed in seeds])
-    half = None if std is None else t_quantile(len(seeds) - 1) * std / math.sqrt(len(seeds))
-    return Difference(seeds, mean, half)
-
-
-def t_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """t with P(|T| < t) = confidence, for Student's T with so many degrees of freedom, to 1e-12 relative."""
-    low, high = 0.0, 1.0
-    while t_probability(high, freedom) < confidence:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, freedom) < confidence else (low, middle)
-    return high
-
-
-def t_probability(t: float, freedom: int) -> float:
-    """P(|T| < t), the finite series of Abramowitz and Stegun 1964, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for k in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine**2 * (k + 1) / (k + 2)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def history(run: Run, column: str) -> dict[int, float]:

@@ -26,7 +26,7 @@ from repel.cli.resume import relative_to_cwd
 from repel.cli.shares import PLACES, places
 from repel.cli.side_by_side import check_launcher, is_here, stopping_jobs
 from repel.cli.sweeps import job_folders, run_folders
-from repel.engine import runs
+from repel.engine import run_lock
 from repel.engine.outcomes import CRASHED, one_line
 
 __all__ = ["JobFailed", "LauncherFailed", "counted_failures"]
@@ -127,7 +127,7 @@ class _CountingLauncher(Launcher):
 
     def _running(self) -> int:
         folders = run_folders(Path(self.config.hydra.sweep.dir))
-        return sum(folder.name in self.claimed and runs.is_locked(folder) for folder in folders)
+        return sum(folder.name in self.claimed and run_lock.is_locked(folder) for folder in folders)
 
     def _note_failure(self, job: JobReturn, varied: list[str]) -> None:
         assert job.hydra_cfg is not None, "Hydra has run it"

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from repel.cli.sweeps import identity, run_folders
-from repel.engine import runs
+from repel.engine import run_lock, runs
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -59,7 +59,7 @@ class RequeueInterruptedTrials(Callback):
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)  # the database is made before the first run's folder
         study = load(folder)
-        alive = [_overrides(run) for run in run_folders(folder) if runs.is_locked(run)]
+        alive = [_overrides(run) for run in run_folders(folder) if run_lock.is_locked(run)]
         if study is None:
             return
         for trial in trials(study, "RUNNING"):

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from repel.cli import slurm, sweeps
 from repel.cli.baseline import own_folders, task_overrides
 from repel.cli.going_on import allowed_changes, typed_at_resume
-from repel.engine import runs
+from repel.engine import run_lock, runs
 from repel.engine.configs import load_config, to_container
 from repel.engine.resumed import note_resume
 
@@ -65,7 +65,7 @@ def prepare_run(cfg: DictConfig, folder: Path) -> tuple[DictConfig, str]:
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise ValueError(f"resume={cfg.resume}: no checkpoint was written yet; start the run again")
-    runs.lock(folder)
+    run_lock.lock(folder)
     typed, chosen = typed_at_resume(overrides), Path(cfg.resume).expanduser().resolve()
     changes = allowed_changes(cfg, folder, typed, chosen)
     if chosen not in (folder, last):

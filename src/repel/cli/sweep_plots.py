@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repel.base.drawing import legend, wrapped, write_literally
-from repel.cli import compare
+from repel.cli import compare, paired
 from repel.cli.compare import Cell
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ def draw_bars_of(panel: Any, cells: list[Cell], metric: str, baselines: list[str
         if finite:
             panel.plot(finite, [place] * len(finite), "o", color="black", markersize=3)
         if finite == values != []:
-            mean, std = compare.mean_std(values)
+            mean, std = paired.mean_std(values)
             every += [mean - (std or 0), mean + (std or 0)]
             panel.barh(place, mean, xerr=std, height=0.6, color="tab:blue", alpha=0.5, capsize=3)
         for number, name in enumerate(baselines):
             own = [value for value in cell.values(name).values() if math.isfinite(value)]
-            every += (mean_of_own := [compare.mean_std(own)[0]] if own else [])
+            every += (mean_of_own := [paired.mean_std(own)[0]] if own else [])
             panel.plot(
                 mean_of_own * 2,
                 [place - 0.4, place + 0.4] * len(mean_of_own),
@@ -138,7 +138,7 @@ def draw_curves_of(panel: Any, curves: Mapping[str, dict[int, list[float]]], col
     handles: dict[str, Any] = {}
     last: dict[str, float] = {}
     for number, (name, points) in enumerate(curves.items()):
-        epochs, summary = list(points), [compare.mean_std(values) for values in points.values()]
+        epochs, summary = list(points), [paired.mean_std(values) for values in points.values()]
         color = f"C{number}" if len(curves) <= COLORS else colormaps["turbo"](number / (len(curves) - 1))
         means, style = [mean for mean, _ in summary], ("-", "--", ":", "-.")[number % 4 if len(curves) > COLORS else 0]
         handles[name] = panel.plot(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repel.base.drawing import attempt
-from repel.cli import compare
+from repel.cli import compare, paired
 from repel.cli.compare import Cell, Run
 from repel.cli.latest import SWEEP, newest
 from repel.cli.sweep_plots import draw_bars, draw_curves
@@ -110,7 +110,7 @@ def table(cells: list[Cell], metric: str, reference: Cell | None, known: list[st
     for cell in cells:
         row = [cell.name, str(len(cell.values(metric))), *(spread(list(cell.values(m).values())) for m in columns)]
         if reference is not None:
-            row.append("" if cell is reference else interval(compare.difference(cell, reference, metric)))
+            row.append("" if cell is reference else interval(paired.difference(cell, reference, metric)))
         lines.append(f"| {' | '.join(row)} |")
     return lines
 
@@ -120,11 +120,11 @@ def spread(values: list[float]) -> str:
         return "-"
     if wrong := sum(not math.isfinite(value) for value in values):
         return f"{wrong} of {len(values)} not finite"
-    mean, std = compare.mean_std(values)
+    mean, std = paired.mean_std(values)
     return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
-def interval(difference: compare.Difference | None) -> str:
+def interval(difference: paired.Difference | None) -> str:
     if difference is None:
         return "no common seed"
     if not math.isfinite(difference.mean):
@@ -161,9 +161,9 @@ def numbers(
 
     def row(cell: Cell, metric: str) -> dict[str, Any]:
         values = cell.values(metric)
-        mean, std = compare.mean_std(list(values.values())) if values else (None, None)
-        paired = compare.difference(cell, reference, metric) if reference is not None else None
-        return {"n": len(values), "mean": mean, "std": std, "by_seed": values, "difference": paired and asdict(paired)}
+        mean, std = paired.mean_std(list(values.values())) if values else (None, None)
+        gain = paired.difference(cell, reference, metric) if reference is not None else None
+        return {"n": len(values), "mean": mean, "std": std, "by_seed": values, "difference": gain and asdict(gain)}
 
     return {
         "runs": [{"folder": str(r.folder.relative_to(folder)), "state": r.state, "seed": r.seed} for r in found],

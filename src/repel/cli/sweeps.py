@@ -14,7 +14,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from repel.engine import runs
+from repel.engine import run_lock, runs
 from repel.engine.configs import flatten
 
 OWN = ("sweep", "data_root")  # options of the sweep's, not of its jobs
@@ -120,7 +120,7 @@ def plan_job(folder: Path, config: dict[str, Any], overrides: list[str]) -> str:
             + "); undo the change, or start a new sweep"
             + moved * set(changed).issubset({"data.root", "data.datamodule.read.root"})
         )
-    runs.lock(folder)
+    run_lock.lock(folder)
     if "outcome" in runs.read_environment(folder):
         return FINISHED
     if (folder / "checkpoints" / "last.ckpt").is_file():

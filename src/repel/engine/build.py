@@ -18,7 +18,7 @@ from repel.engine.targets import check_objects
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
     from torch.optim import Optimizer
 
@@ -143,33 +143,16 @@ def build_trainer(
         resume_from: path and contents of the checkpoint that the run resumes from; None: it starts anew.
         signals: records a signal to stop.
     """
-    from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     from repel.engine.agreement import RankAgreement, StopAllRanks
     from repel.engine.batch_norm import CrossRankBatchNormSync
-    from repel.engine.checkpoint_callbacks import ConfigInCheckpoint, LastCheckpoint
+    from repel.engine.checkpoint_callbacks import ConfigInCheckpoint
     from repel.engine.checkpoint_io import AtomicCheckpointIO
-    from repel.engine.compiled_encoder import CompiledEncoder
-    from repel.monitoring.loggers import CSVHistory
-    from repel.monitoring.services import keep_logger
 
     agreement = RankAgreement(signals or DeferredSignals())
-    chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
-    _check_finders(cfg.callbacks, chosen)
-    if not any(cfg.logger.values()):  # Lightning refuses it where there is nothing to log to
-        chosen = [callback for callback in chosen if not isinstance(callback, LearningRateMonitor)]
-    if cfg.get("compile"):
-        chosen.append(CompiledEncoder())
-    chosen.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # what it writes has the others' state
-    purge_step = resume_from and resume_from[1]["global_step"]
-
-    def logger(node: DictConfig) -> "Logger":
-        purge = {"purge_step": purge_step} if "purge_step" in node else {}
-        return keep_logger(_instantiate(node, save_dir=str(folder), **purge))
-
-    keeps = not cfg.trainer.get("fast_dev_run")  # else Lightning replaces them by one that does nothing
-    loggers = [logger(node) for node in cfg.logger.values() if node] if keeps else [CSVHistory(str(folder), None)]
+    callbacks = _callbacks(cfg)
+    loggers = _loggers(cfg, folder, resume_from and resume_from[1]["global_step"])
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     # set explicitly: Lightning would take any SLURM job for one whose ranks srun started
     environment = TorchElasticEnvironment() if "RANK" in os.environ else LightningEnvironment()
@@ -177,7 +160,7 @@ def build_trainer(
     return _instantiate(
         cfg.trainer,
         default_root_dir=str(folder),
-        callbacks=[agreement, *chosen, ConfigInCheckpoint(to_container(cfg)), StopAllRanks(agreement)],
+        callbacks=[agreement, *callbacks, ConfigInCheckpoint(to_container(cfg)), StopAllRanks(agreement)],
         logger=loggers,
         plugins=[AtomicCheckpointIO(resume_from), environment, *batch_norm],
         sync_batchnorm=several and on_gpu(cfg),
@@ -186,6 +169,41 @@ def build_trainer(
         enable_progress_bar=cfg.callbacks.get("progress") is not None,
         **_debugging_options(cfg.trainer, folder),
     )
+
+
+def _callbacks(cfg: DictConfig) -> "list[Callback]":
+    """The chosen callbacks, in the order in which Lightning is to call them."""
+    from lightning.pytorch.callbacks import LearningRateMonitor
+
+    from repel.engine.checkpoint_callbacks import LastCheckpoint
+    from repel.engine.compiled_encoder import CompiledEncoder
+
+    chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
+    _check_finders(cfg.callbacks, chosen)
+    if not any(cfg.logger.values()):  # Lightning refuses it where there is nothing to log to
+        chosen = [callback for callback in chosen if not isinstance(callback, LearningRateMonitor)]
+    if cfg.get("compile"):
+        chosen.append(CompiledEncoder())
+    chosen.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # what it writes has the others' state
+    return chosen
+
+
+def _loggers(cfg: DictConfig, folder: Path, purge_step: int | None) -> "list[Logger]":
+    """The chosen loggers, which write into the run's folder.
+
+    Args:
+        purge_step: what is logged after it is of an earlier attempt; None: the run is new.
+    """
+    from repel.monitoring.loggers import CSVHistory
+    from repel.monitoring.services import keep_logger
+
+    def logger(node: DictConfig) -> "Logger":
+        purge = {"purge_step": purge_step} if "purge_step" in node else {}
+        return keep_logger(_instantiate(node, save_dir=str(folder), **purge))
+
+    if cfg.trainer.get("fast_dev_run"):  # Lightning replaces them by one that does nothing
+        return [CSVHistory(str(folder), None)]
+    return [logger(node) for node in cfg.logger.values() if node]
 
 
 def _debugging_options(options: DictConfig, folder: Path) -> dict[str, Any]:

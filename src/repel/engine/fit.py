@@ -2,46 +2,35 @@
 
 import csv
 import logging
-import math
-import shutil
 import signal
 import warnings
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
-import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
-from repel.data.identity import check_unchanged, digest, record_of
-from repel.data.length import TrainingLength, ends, planned_length, steps_per_epoch
+from repel.data.identity import check_unchanged
+from repel.data.length import steps_per_epoch
 from repel.engine import checkpoint_io, runs
-from repel.engine.build import build_data, build_evaluators, build_module, build_trainer, on_gpu
+from repel.engine.build import build_data, build_evaluators, build_module, build_trainer
 from repel.engine.compiled_encoder import check_compiler
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
+from repel.engine.data_limits import check_data
 from repel.engine.extension import prepare_resume
 from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.initial_weights import read_weights, start_from
-from repel.engine.notes import (
-    end_notes,
-    length_notes,
-    notes,
-    notes_on_test_labels,
-    notes_on_val_labels,
-    resume_notes,
-)
-from repel.engine.outcomes import MORE_SHARED_MEMORY
+from repel.engine.notes import end_notes
 from repel.engine.readability import check_test_images
-from repel.engine.resumed import differences, note_device
-from repel.engine.trainer_limits import check_batches, print_profile, trainer_notes
+from repel.engine.summary import print_skipped, summarize
+from repel.engine.trainer_limits import print_profile
 from repel.module import Contrastive, Diverged
 from repel.monitoring.tensorboard import log_run
 
@@ -70,10 +59,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
         Stopped: a signal asked for it; the current step was completed and saved.
         RuntimeError: any failure during training, a ValueError of the training code included.
     """
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in SILENCED:
-        warnings.filterwarnings("ignore", message)
+    _silence()
     last = folder / "checkpoints" / "last.ckpt"
     resume_from = (last, checkpoint_io.load(last)) if resume else None
     build_evaluators(cfg.get("evaluators"))  # whose mistakes should not show only after training
@@ -89,14 +75,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
         data.setup()
     if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
         check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
-    check_data(data, cfg.data.batch_size, trainer.world_size)
-    check_batches(cfg.trainer, data)
-    check_shared_memory(cfg, data.splits.train.workers)
-    if module.loss.supervised and not data.labelled:
-        one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
-        raise ValueError(
-            f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
-        )
+    check_data(cfg, module, data, trainer.world_size)
     module.give_data_info(data.splits.train.info())
     if getattr(data.views, "progressive", None):
         data.views.check_encoder(module.encoder)  # type: ignore[attr-defined]
@@ -108,11 +87,9 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
         del resume_from  # the trainer has it, and frees it when it is restored
     if trainer.is_global_zero:
         summarize(cfg, data, module, trainer, step, before)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not resume:
-            log_run(logger, flatten(to_container(cfg)), runs.read_environment(folder))
-    if trainer.is_global_zero and not resume:
-        check_test_images(cfg, data)
+        if not resume:
+            _log_options(cfg, folder, trainer)
+            check_test_images(cfg, data)
     began = perf_counter()
     train(trainer, module, data, signals, last, resume)
     seconds = perf_counter() - began
@@ -181,81 +158,14 @@ def last_values(folder: Path) -> dict[str, float]:
     return {name: value for name, value in found.items() if name not in ("epoch", "step")}
 
 
-def check_data(data: PairData, batch_size: int, world: int) -> None:
-    """Options that can only be checked against the data.
-
-    Raises:
-        ValueError: one line that names the key.
-    """
-    train, val = len(data.splits.train), len(data.splits.val)
-    if batch_size > train:
-        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training images; use a smaller one")
-    if val < 2 * world:
-        raise ValueError(
-            f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
-        )
+def _silence() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message)
 
 
-def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
-    """Raises ValueError where the data workers' batches do not fit: a worker would fail, and training wait for it."""
-    size, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
-    if not (workers and size and channels and views and place.is_dir()):
-        return
-    pixels = math.prod(size) if isinstance(size, Sequence) else size**2
-    # of all ranks on this machine, each with these workers; a worker holds a batch at least
-    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * pixels
-    if (free := shutil.disk_usage(place).free) < needed:
-        raise ValueError(
-            f"{place} has {free / 2**20:,.1f} MB free, and the batches of data.workers={workers} need at least "
-            f"{needed / 2**20:,.1f} MB there: {MORE_SHARED_MEMORY}"
-        )
-
-
-def summarize(
-    cfg: DictConfig,
-    data: PairData,
-    module: Contrastive,
-    trainer: Trainer,
-    step: int | None,
-    before: TrainingLength | None = None,
-) -> None:
-    """Print what this run is, in a few lines.
-
-    Args:
-        step: that it resumes from; None: it is new.
-        before: how long it was to last before it resumed.
-    """
-    splits, world = data.splits, trainer.world_size
-    sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
-    labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
-    parameters = sum(p.numel() for p in module.parameters())
-    device = torch.cuda.get_device_name() if on_gpu(cfg) else f"cpu, {torch.get_num_threads()} threads"
-    print(f"data     {sizes} {splits.train.description}, {labels}")
-    data.note(splits.skipped)
-    print_skipped(Path(trainer.default_root_dir))
-    note_device(Path(trainer.default_root_dir), f"{world} x {device}", resume=step is not None)
-    runs.update_environment(Path(trainer.default_root_dir), data=digest(record_of(splits)))
-    print(f"model    {parameters:,} parameters, {module.encoder.out_features} features")
-    print(f"labels   {'used' if module.loss.supervised else 'not used'} for training")
-    print(
-        f"devices  {world} x {device}, {cfg.trainer.precision}; batch {cfg.data.batch_size}, "
-        f"{data.batches_per_epoch()} steps an epoch, {ends(trainer, cfg.trainer.get('max_time'))}"
-        + (f", from step {step}" if step else "")
-    )
-    bank, fast = cfg.evaluation.bank, cfg.trainer.get("fast_dev_run")
-    for note in [
-        *notes_on_val_labels(data, bank),
-        *notes_on_test_labels(data, bank),
-        *notes(cfg, module, world),
-        *trainer_notes(cfg.trainer, data),
-        *(() if fast else length_notes(module, planned_length(trainer, data.batches_per_epoch()), before)),
-        *resume_notes(module, differences(Path(trainer.default_root_dir))),
-    ]:
-        print(f"note     {note}")
-
-
-def print_skipped(folder: Path) -> None:
-    """Print how many files were left out so far, if any: each is a line of skipped.txt, which all ranks write."""
-    if (folder / "skipped.txt").exists():
-        files = sorted(set((folder / "skipped.txt").read_text(encoding="utf-8").splitlines()))
-        print(f"skipped  {len(files)} unreadable files, listed in skipped.txt, the first: {files[0]}")
+def _log_options(cfg: DictConfig, folder: Path, trainer: Trainer) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            log_run(logger, flatten(to_container(cfg)), runs.read_environment(folder))

@@ -113,9 +113,19 @@ def logistic_regression(
     if starts is not None:
         begun = torch.cat(list(starts)).to(x.dtype)
         origin = torch.cat([begun[:, :-1] @ axes, begun[:, -1:]], dim=1)
+    theta, converged = _minimum(objective, origin, tolerance, progress)
+    parts = theta.split(objective.classes)
+    return [Solution(part[:, :-1] @ axes.T, part[:, -1], converged) for part in parts]
+
+
+def _minimum(
+    objective: "_Objective", origin: Tensor, tolerance: float, progress: FitProgress | None
+) -> tuple[Tensor, bool]:
+    """The theta (C, R + 1) that L-BFGS finds from `origin`, and whether the minimum was reached before the limits."""
+    samples, features = objective.x.shape
     scale = objective.curvature(origin).rsqrt()
     move = torch.zeros_like(origin).requires_grad_()
-    limit = max(LEAST, evaluations_allowed(len(x), x.shape[1], len(origin)))
+    limit = max(LEAST, evaluations_allowed(samples, features, len(origin)))
     solver = torch.optim.LBFGS(
         [move], max_iter=ITERATIONS, max_eval=limit, history_size=20, line_search_fn="strong_wolfe",
         tolerance_grad=tolerance, tolerance_change=0.0,
@@ -129,12 +139,11 @@ def logistic_regression(
             progress.evaluated()
         return value
 
-    with one_thread() if len(x) * origin.numel() < SHORT else nullcontext():
+    with one_thread() if samples * origin.numel() < SHORT else nullcontext():
         solver.step(closure)
     taken = solver.state[move]
     converged = taken["n_iter"] < ITERATIONS and taken["func_evals"] < limit
-    found = (origin + move.detach() * scale).split(objective.classes)
-    return [Solution(theta[:, :-1] @ axes.T, theta[:, -1], converged) for theta in found]
+    return origin + move.detach() * scale, converged
 
 
 class _Objective:

@@ -1,0 +1,52 @@
+"""Options that can only be checked against the data, before training."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from repel.data.datamodule import PairData
+from repel.engine.outcomes import MORE_SHARED_MEMORY
+from repel.engine.trainer_limits import check_batches
+from repel.module import Contrastive
+
+__all__ = ["check_data", "check_shared_memory"]
+
+
+def check_data(cfg: DictConfig, module: Contrastive, data: PairData, world: int) -> None:
+    """Options that can only be checked against the data.
+
+    Raises:
+        ValueError: one line that names the key.
+    """
+    batch_size, train, val = cfg.data.batch_size, len(data.splits.train), len(data.splits.val)
+    if batch_size > train:
+        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training images; use a smaller one")
+    if val < 2 * world:
+        raise ValueError(
+            f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
+        )
+    check_batches(cfg.trainer, data)
+    check_shared_memory(cfg, data.splits.train.workers)
+    if module.loss.supervised and not data.labelled:
+        one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
+        raise ValueError(
+            f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
+        )
+
+
+def check_shared_memory(cfg: DictConfig, workers: int, place: Path = Path("/dev/shm")) -> None:
+    """Raises ValueError where the data workers' batches do not fit: a worker would fail, and training wait for it."""
+    size, channels, views = (OmegaConf.select(cfg, key) for key in ("data.image_size", "data.channels", "views.n"))
+    if not (workers and size and channels and views and place.is_dir()):
+        return
+    pixels = math.prod(size) if isinstance(size, Sequence) else size**2
+    # of all ranks on this machine, each with these workers; a worker holds a batch at least
+    needed = workers * (cfg.data.batch_size // cfg.trainer.num_nodes) * views * channels * pixels
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise ValueError(
+            f"{place} has {free / 2**20:,.1f} MB free, and the batches of data.workers={workers} need at least "
+            f"{needed / 2**20:,.1f} MB there: {MORE_SHARED_MEMORY}"
+        )
