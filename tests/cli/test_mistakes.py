@@ -67,7 +67,7 @@ MISTAKES = {  # what is typed -> what the line must hold
     "evaluation.map=umap": ["evaluation.map", "pca or tsne"],
     "evaluators=[knn,linaer]": ["linaer", "did you mean linear?"],
     "data=imagenet": ["data.root is not set"],
-    "data=fashion_mini data.channels=3": ["data.mean", "data.channels=3"],
+    "data=fashion_mini data.mean=[0.5,0.5]": ["data.mean needs a value per channel", "data.channels=1"],
 }
 
 

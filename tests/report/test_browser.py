@@ -51,7 +51,7 @@ TABS = {
 @pytest.mark.parametrize("tab", TABS)
 def test_a_tab_of_tensorboard(window, tensorboard, finished, tab):
     knn = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))["test/knn_top1"]
-    words = [word.replace("RUN", finished.name).replace("KNN", f"{knn:.3f}") for word in TABS[tab]]
+    words = [word.replace("RUN", finished.name).replace("KNN", f"{knn:.4f}".rstrip("0")) for word in TABS[tab]]
     text = window.text(f"{tensorboard}#{tab}", *words)
     assert [word for word in words if word not in text] == []
     assert not re.search(r"baseline/|/tensorboard\b" + "|_target_" * (tab != "text"), text)  # which has the config

@@ -7,7 +7,7 @@ from conftest import TINY, config, options
 
 from repel.engine import fit, runs
 from repel.engine.configs import to_container
-from repel.images import datasets, encoders
+from repel.images import datasets, encoders, vit
 from repel.images.shapes import Size, height_width
 from repel.report.evaluate import finish
 
@@ -40,7 +40,7 @@ def sizes_seen(case: tuple[str, ...], size: Size, folder: Path, monkeypatch) -> 
     bundled = datasets.fashion_mini(1)
     few = replace(bundled, train=bundled.train[::40], test=bundled.test[::40])
     monkeypatch.setattr(datasets, "fashion_mini", lambda channels: few)
-    for kind in (encoders.SmallResNet, encoders.TorchvisionResNet, encoders.TimmEncoder):
+    for kind in (encoders.SmallResNet, vit.SmallViT, encoders.TorchvisionResNet, encoders.TimmEncoder):
 
         def forward(self, images, usual=kind.forward):
             seen["train" if self.training else "eval"].add(tuple(images.shape[-2:]))
