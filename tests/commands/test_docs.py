@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from composing import composed
-from conftest import CONF, ROOT, TINY, command, run_folder
+from conftest import CONF, ROOT, TINY, command, run_folder, thinned
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
@@ -102,8 +102,9 @@ def test_paths_exist(page):
     assert not missing
 
 
-@pytest.mark.parametrize(("command", "typed"), COMMANDS, ids=[f"{c} {t}" for c, t in COMMANDS])
-def test_commands_compose(command, typed, tmp_path):
+@pytest.mark.parametrize("line", thinned([f"{c} {t}" for c, t in COMMANDS], 3))
+def test_commands_compose(line, tmp_path):
+    command, _, typed = line.partition(" ")
     if "loss=margin" in typed:  # the loss that the README adds
         conf = shutil.copytree(CONF, tmp_path / "conf")
         added = dict(NEW_FILE.findall(read(ROOT / "README.md")))["conf/loss/margin.yaml"]
