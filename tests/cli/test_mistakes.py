@@ -129,7 +129,7 @@ def test_names_are_judged_before_hydra_runs(monkeypatch, capsys):
 @pytest.mark.parametrize("typed", [
     "", "loss=infonce loss.learn_temperature=true", "experiment=null", "predictor=none",
     "predictor=mlp predictor.hidden=3", "data_views=null", "evaluators=[knn]", "+loss.x=1", "~callbacks.knn",
-    "queue.dim=3", "loss.negatives.beta=1", "-m losss=a", "hydra.searchpath=[file:///a] loss=mine",
+    "queue.dim=3", "loss.negatives.beta=1", "-m losss=a,b", "hydra.searchpath=[file:///a] loss=mine",
     "loss=ntxent,triplet loss.margin=1", "views.local=null", "loss=ntxent,infonce", "data.mean.0=1",
     "evaluators=[knn,corruptions] evaluators.corruptions.images=20", "logger=[default,wandb] ~logger.wandb",
 ])  # fmt: skip

@@ -68,6 +68,7 @@ TYPED = {  # (command, what is typed) -> what the line must hold
     ("train", "callbacks=early_stopping"): ["lightning.pytorch.callbacks.EarlyStopping"],
     ("train", "callbacks.early_stopping.patience=3"): ["lightning.pytorch.callbacks.EarlyStopping"],
     ("train", "debug=default"): ["experiment=debug"],
+    ("train", "-m seed=1,2 loss=ntxent,hcl"): ["for HCL type experiment=hcl"],  # before Hydra makes a sweep's folder
     ("train", "pin_memory=true"): ["there is nothing to set"],
     ("train", "projection_dim=64"): ["type head.out_features=N"],
     ("evaluate", "ckpt=x dataset=cifar10"): ["type data=cifar10"],

@@ -2,7 +2,7 @@
 
 import re
 
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from omegaconf import OmegaConf
 
 from repel.cli.arguments import overrides_of, parsed, quoted_for_hydra, to_type
@@ -39,13 +39,14 @@ def check_names(name: str, arguments: list[str]) -> None:
         _check_choice_of_group(override, name)
         if override.key_or_group == "name":
             _check_folder_name(str(override.input_line).partition("=")[2])
-    if any(argument.startswith(("-", "hydra")) for argument in arguments):
+    if any(argument.startswith(("-", "hydra")) for argument in arguments if argument not in ("-m", "--multirun")):
         return
     for override in overrides:
-        group, choice = override.key_or_group, override.value()
-        if is_group(group) and isinstance(choice, str) and choice not in group_options(group):
-            has_group = group in command_groups(name)
-            raise ValueError(no_such_choice(group, choice) if has_group else unknown_option(group, name))
+        group, value = override.key_or_group, override.value()
+        for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+            if is_group(group) and isinstance(choice, str) and choice not in group_options(group):
+                has_group = group in command_groups(name)
+                raise ValueError(no_such_choice(group, choice) if has_group else unknown_option(group, name))
     if any(override.is_sweep_override() for override in overrides):
         return
     known = OmegaConf.to_container(baseline(name, arguments), resolve=False)
