@@ -150,7 +150,7 @@ def test_what_is_no_slip(typed):
 @pytest.mark.parametrize(("key", "value", "words"), [
     ("trainer.devices", [1], "CUDA_VISIBLE_DEVICES=1"), ("trainer.devices", "auto", "how many"),
     ("trainer.devices", -1, "how many"), ("trainer.accelerator", "cuda", "type gpu"),
-    ("accelerator", "mps", "type cpu"),
+    ("accelerator", "mps", "type cpu"), ("trainer.accelerator", [0, 1], "trainer.accelerator must be"),
 ])  # fmt: skip
 def test_words_of_lightning_for_devices(key, value, words):
     cfg, default = OmegaConf.create({}), OmegaConf.create({})

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import config
 
 from repel.data.labels import Table
+from repel.engine.build import build_data
 
 NAMES = np.array(["a.png", "b.png", "c.png"], dtype=object)
 
@@ -138,3 +140,11 @@ def test_labels_that_look_like_one_are_named(tmp_path, labels, words):
     notes = table(tmp_path, "file,x\n" + rows).notes(NAMES)
     assert bool(words) == bool(notes)
     assert words in "".join(notes)
+
+
+@pytest.mark.parametrize("name", ["best", "class", "last", "z"])
+def test_a_task_has_no_name_of_the_reports_own(name):
+    """Such as test/best_knn_top1, which is of the other checkpoint."""
+    data = build_data(config(f"+data.tasks.{name}=[a,a,a,a,a,b,b,b,b,b]"))
+    with pytest.raises(ValueError, match=f"{name} is a name of the report's own; rename it"):
+        data.setup()

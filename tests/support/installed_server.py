@@ -8,8 +8,8 @@ import json
 import os
 import pkgutil
 import sys
-import traceback
 
+from forked_main import end_as
 from hydra.core.plugins import Plugins
 
 import repel
@@ -17,21 +17,10 @@ from repel.cli.main import main
 
 
 def run(arguments: list[str], cwd: str, out: str, err: str) -> None:
-    for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(cwd)
-    sys.argv, status = arguments, 1
-    try:
-        status = main() or 0
-    except SystemExit as end:
-        status = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    sys.argv = arguments
+    end_as(main, out, err)
 
 
 if __name__ == "__main__":

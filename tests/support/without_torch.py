@@ -8,9 +8,9 @@ import json
 import os
 import runpy
 import sys
-import traceback
 from pathlib import Path
 
+from forked_main import end_as
 from hydra.core.plugins import Plugins
 
 import repel.cli.main  # noqa: F401  once, for all that are forked
@@ -19,21 +19,8 @@ Plugins.instance()
 
 
 def run(script: str, options: list[str], out: Path, err: Path) -> None:
-    for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv, sys.path[0] = [script, *options], str(Path(script).parent)
-    status = 1
-    try:
-        runpy.run_path(script, run_name="__main__")
-        status = 0
-    except SystemExit as end:
-        status = end.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    end_as(lambda: runpy.run_path(script, run_name="__main__") and 0, out, err)
 
 
 def answer(number: int, options: list[str], script: str) -> tuple[int, str, str]:

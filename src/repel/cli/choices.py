@@ -2,6 +2,7 @@
 
 import re
 
+from repel.cli.habits import STOP_EARLY
 from repel.cli.methods import METHODS_IN, instead_of_method, plain
 
 __all__ = ["instead_of_choice"]
@@ -9,11 +10,10 @@ __all__ = ["instead_of_choice"]
 _OWN_IMAGES = "data=image_folder data.root=DIR for images of your own"
 _IMAGENET = "data=imagenet data.root=DIR, for any folder with ImageNet's layout"
 _DDP = "trainer=ddp trainer.devices=N: several devices train by DDP"
-_STOP = "'+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,patience:5}'"
 _KEPT = "callbacks=default, which has callbacks.last and callbacks.best"
 TABLE = {  # group -> (names, what to type)
     "callbacks": (
-        (("early stopping", "early stop", "patience"), _STOP),
+        (("early stopping", "early stop", "patience"), STOP_EARLY),
         (("model checkpoint", "checkpoint", "checkpointing", "lr monitor", "rich progress bar"), _KEPT),
         (("no", "off", "false", "empty", "minimal"), "callbacks=none"),
     ),

@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["instead_of_key", "instead_of_value"]
+__all__ = ["STOP_EARLY", "instead_of_key", "instead_of_value"]
 
 _DEVICES = "type trainer.devices=N, and trainer.accelerator=gpu or cpu to choose; CUDA_VISIBLE_DEVICES says which GPUs"
 _CHECKPOINT = "resume=RUN resumes a run"
+_DDP = "several devices train by DDP: type trainer.devices=N"
+STOP_EARLY = "'+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,patience:5}'"
 KEYS = {  # the last part of a key -> what to type
     "gpus": _DEVICES,
     "num_gpus": _DEVICES,
@@ -15,7 +17,7 @@ KEYS = {  # the last part of a key -> what to type
     "device": _DEVICES,
     "num_processes": _DEVICES,
     "tpu_cores": "this project trains on GPUs and CPUs: trainer.accelerator=gpu or cpu",
-    "strategy": "several devices train by DDP: type trainer.devices=N",
+    "strategy": _DDP,
     "nodes": "type trainer.num_nodes=N",
     "ckpt_path": _CHECKPOINT,
     "checkpoint_path": _CHECKPOINT,
@@ -39,7 +41,7 @@ KEYS = {  # the last part of a key -> what to type
     "tags": "type name=NAME; logger.wandb has options of its own",
     "test": "train.py trains and then measures; evaluators=[] measures nothing, and evaluate.py measures a run again",
     "train": "train.py trains and then measures; python evaluate.py ckpt=RUN measures alone",
-    "early_stopping": "type '+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss}'",
+    "early_stopping": f"type {STOP_EARLY}",
     "torch_compile": "type compile=true",
     "amp": "type trainer.precision=bf16-mixed or 16-mixed",
     "fp16": "type trainer.precision=16-mixed",
@@ -50,7 +52,7 @@ GPU = "type gpu, for NVIDIA's and AMD's GPUs"
 ACCELERATORS = {"cuda": GPU, "rocm": GPU, "gpus": GPU, "mps": "Apple's GPU is not supported; type cpu"}
 LIGHTNINGS = {  # the last part of a key -> what to type in place of a value that Lightning's Trainer takes
     "max_time": "two hours are 00:02:00:00",
-    "strategy": "several devices train by DDP: type trainer.devices=N",
+    "strategy": _DDP,
 }
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true", "mixed": "16-mixed"}
 ROOMS = (
@@ -86,7 +88,7 @@ def instead_of_key(key: str, known: list[str]) -> str:
 def instead_of_value(key: str, value: Any) -> str:
     """'; ' and what to type in place of an accelerator or of devices that Lightning knows; or nothing."""
     word = key.rpartition(".")[-1]
-    if word == "accelerator" and value in ACCELERATORS:
+    if word == "accelerator" and isinstance(value, str) and value in ACCELERATORS:
         return f"; {ACCELERATORS[value]}"
     if word in ("strategy", "max_time"):
         return f"; {LIGHTNINGS[word]}"

@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from repel.cli.baseline import choices_with, command_groups, group_options, is_group
-from repel.cli.habits import ROOMS, instead_of_key
+from repel.cli.habits import ROOMS, STOP_EARLY, instead_of_key
 from repel.cli.methods import instead_of_method, plain
 
 __all__ = ["instead_of_name"]
 
-STOP = "type '+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,patience:5}'"
 TABLE = {  # what to type -> the last parts of keys
     "type experiment=NAME; --methods lists methods": "method algorithm algo approach framework recipe preset",
     "type loss=NAME; --methods lists methods":
@@ -50,7 +49,7 @@ TABLE = {  # what to type -> the last parts of keys
     "type 'evaluators=[knn,linear]'": "eval evaluator evaluation metrics metric",
     "callbacks.last and callbacks.best keep the last checkpoint and the best by val/knn_top1":
         "monitor model_checkpoint save_top_k save_best checkpoint_callback",
-    STOP: "early_stopping early_stop patience",
+    f"type {STOP_EARLY}": "early_stopping early_stop patience",
     "type callbacks.progress=null for none": "rich_progress_bar progress_bar tqdm",
     "type --cfg job, which prints the config": "print_config",
     "type 'logger=[default,wandb]'": "wandb use_wandb wandb_project entity",

@@ -97,7 +97,7 @@ class LabeledSplits:
     def _check_tasks(self) -> None:
         """Raises ValueError where further labels cannot be used, before anything is trained on or measured."""
         names = {*self.tasks, *(self.table.codes if self.table else ())} - {self.class_column}
-        if bad := {"class", "last", "z"} & names:
+        if bad := {"best", "class", "last", "z"} & names:
             raise ValueError(f"data.tasks, data.labels: {min(bad)} is a name of the report's own; rename it")
         parts = [part for part in (self.splits.train, self.splits.val, self.splits.test) if part.labels is not None]
         columns = [self.columns(part) for part in parts]
