@@ -2,6 +2,8 @@
 
 import importlib.util
 import sys
+import types
+from importlib.machinery import PathFinder
 
 import pytest
 from omegaconf import OmegaConf
@@ -145,6 +147,19 @@ def test_a_run_folder_below_ones_own_folder_allows_nothing(package):
     (package / "config.yaml").write_text("_target_: theirs.parts.make\n", encoding="utf-8")  # not a run's
     allow_folder(package)
     load_config({"_target_": "theirs.parts.make"})
+
+
+def test_a_look_at_pip_leaves_other_finders_alone(monkeypatch):
+    """setuptools' finder, asked for pip, gives distutils back to Python: torch.compile then stops with an error."""
+    asked: list[str] = []
+    finder = types.SimpleNamespace(find_spec=lambda name, path, target=None: asked.append(name))
+    monkeypatch.setattr(sys, "meta_path", [finder, PathFinder])
+    monkeypatch.delitem(sys.modules, "pip", raising=False)
+    with pytest.raises(ValueError, match="pip is none"):
+        check_targets(node("pip.main"))
+    assert "pip" not in asked
+    importlib.util.find_spec("pip")
+    assert "pip" in asked  # so that the assertion above could have failed
 
 
 def install(folder, name: str, requires: str) -> None:

@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterable, Iterator
+from importlib.machinery import PathFinder
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,10 @@ def _package_folder(top: str) -> Path | None:
 
 
 def _find(top: str) -> Any:
+    # files first: who asks every finder for pip takes distutils out of setuptools, and torch.compile then fails
+    spec = None if top in sys.modules else PathFinder.find_spec(top)
     try:
-        return importlib.util.find_spec(top)
+        return spec or importlib.util.find_spec(top)
     except ValueError:  # of __main__
         return None
 
