@@ -38,9 +38,7 @@ def test_views_made_for_a_dataset_are_used_with_it_alone(name):
 def test_every_option_of_every_group_is_tested(group):
     """A group that no test globs over would rot: name it here with the file of the test that does."""
     tested = {
-        "data": "images/test_datasets.py",
         "data_views": "commands/test_conf.py",
-        "encoder": "images/test_encoders.py",
         "evaluators": "evaluation/test_protocol.py",
         "experiment": "commands/test_conf.py",
         "head": "model/test_parts.py",
@@ -50,11 +48,14 @@ def test_every_option_of_every_group_is_tested(group):
         "predictor": "model/test_parts.py",
         "schedule": "model/test_parts.py",
         "target": "model/test_parts.py",
-        "views": "images/test_views.py",
     }
+    of_modality = {"data": "test_datasets.py", "encoder": "test_encoders.py", "views": "test_views.py"}
     chosen = {"sweep": "cli/test_sweeps.py"}  # each option by a test of its own
     tested |= dict.fromkeys(("callbacks", "logger", "trainer"), "commands/test_choices.py")
-    assert group in {*tested, *chosen, "hydra"}
+    assert group in {*tested, *of_modality, *chosen, "hydra"}
+    for room in ("images", "text") if group in of_modality else ():
+        words = (ROOT / "tests" / room / of_modality[group]).read_text(encoding="utf-8")
+        assert f'options_of("{group}", "{room}")' in words
     if group in tested:
         assert f'options("{group}")' in (ROOT / "tests" / tested[group]).read_text(encoding="utf-8")
     if group in chosen:

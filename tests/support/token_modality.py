@@ -142,7 +142,10 @@ def fit_tokens(cfg, folder: Path, resume: bool = False) -> None:
     """engine.fit on these parts."""
     from repel.engine import fit
 
-    parts = {"build_data": lambda cfg: token_data(), "build_module": lambda cfg: token_module(target=bool(cfg.target))}
+    parts = {
+        "build_data": lambda cfg, learned=None: token_data(),
+        "build_module": lambda cfg: token_module(target=bool(cfg.target)),
+    }
     with mock.patch.multiple(fit, **parts):
         fit.fit(cfg, folder, resume)
 

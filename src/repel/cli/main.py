@@ -73,16 +73,19 @@ def export(cfg: DictConfig, folder: Path) -> None:
 
 @entry_point("show_views")
 def show_views(cfg: DictConfig, folder: Path) -> None:
-    """Draw images, their views and the drawn parameters: data=... views=... images=8"""
+    """Show samples, their views and the drawn parameters: data=... views=... images=8"""
     from repel.engine.build import build_data
-    from repel.images.contact_sheet import contact_sheet, preview
 
     data = build_data(cfg)
     data.setup()
-    sheet = contact_sheet(preview(data, cfg.images), cfg.data.mean, cfg.data.std)
+    shown = data.splits.train.modality.view_pairs(data, cfg.images)
     folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / "views.png")
-    print(f"{folder.relative_to(Path.cwd())}/views.png")
+    if isinstance(shown, str):
+        (folder / "views.md").write_text(shown, encoding="utf-8")
+        print(shown)
+    else:
+        shown.save(folder / "views.png")
+    print(f"{folder.relative_to(Path.cwd())}/views.{'md' if isinstance(shown, str) else 'png'}")
 
 
 def report() -> int:
