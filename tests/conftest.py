@@ -42,6 +42,11 @@ def options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
 
 
+def is_of(room: str, group: str, name: str) -> bool:
+    """Whether an option is of images, or of text: its class is in that room."""
+    return str(OmegaConf.load(CONF / group / f"{name}.yaml")["_target_"]).startswith(f"repel.{room}.")
+
+
 def config(*overrides: str, name: str = "train") -> DictConfig:
     """The composed config, resolved; everybody gets an own copy."""
     return OmegaConf.create(resolved(name, overrides))
