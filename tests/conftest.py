@@ -44,17 +44,20 @@ def options(group: str) -> list[str]:
 
 
 def options_of(group: str, modality: str) -> list[str]:
-    """The choices of conf/data, conf/views or conf/encoder that are for images, or for texts."""
+    """The choices of a group of conf/ that are for images, or for texts, and those that are for both."""
     import yaml
 
-    def room(name: str) -> str:
+    def room(group: str, name: str) -> str:
         text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-        found = re.search(r"repel\.(images|text)\.", text)
-        if found:
+        if found := re.search(r"repel\.(images|text)\.", text):
             return found[1]
-        return next(room(base) for base in yaml.safe_load(text)["defaults"] if base != "_self_")
+        if group == "experiment":
+            data = re.search(r"override /data: (\w+)", text)
+            return room("data", data[1]) if data else "images"
+        bases = [base for base in (yaml.safe_load(text) or {}).get("defaults", []) if base != "_self_"]
+        return next((room(group, base) for base in bases), modality)
 
-    return [name for name in options(group) if room(name) == modality]
+    return [name for name in options(group) if room(group, name) == modality]
 
 
 def config(*overrides: str, name: str = "train") -> DictConfig:

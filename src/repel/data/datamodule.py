@@ -153,6 +153,17 @@ class PairData(LabeledSplits, LightningDataModule):
             moved = moved._replace(fetched=fetched)
         return moved
 
+    def try_views(self) -> None:
+        """Make the views of two training samples that are held in memory: options that the data does not fit show here.
+
+        Raises:
+            ValueError: the user's mistake.
+        """
+        if isinstance(samples := self.splits.train, TensorSamples):
+            places = torch.arange(2)
+            draws = ViewDraws(self.views, self.seed, seeding.PREVIEW, BatchIndices(0, 0, places, slice(0, 2), 2))
+            self.views.apply(samples.fetch(places, draws).x, draws.params())
+
     def note(self, skipped: Sequence[str]) -> None:
         """Write samples that cannot be read into the run's skipped.txt, each once."""
         for line in skipped:

@@ -77,6 +77,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
         check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
     check_data(cfg, module, data, trainer.world_size)
+    data.try_views()
     if trainer.is_global_zero and data.transform is not None:
         for name, text in data.transform.state_dict().items():
             (folder / name).write_text(text, encoding="utf-8")

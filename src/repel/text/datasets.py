@@ -5,7 +5,10 @@ from importlib import resources
 
 import numpy as np
 
-__all__ = ["wordnet_glosses"]
+from repel.data.samples import Splits
+from repel.text.texts import RawTexts
+
+__all__ = ["wordnet_glosses", "wordnet_mini"]
 
 
 def wordnet_glosses() -> tuple[list[str], np.ndarray, list[str], np.ndarray, list[str]]:
@@ -33,3 +36,9 @@ def wordnet_glosses() -> tuple[list[str], np.ndarray, list[str], np.ndarray, lis
         for split in ("train", "test")
     }
     return texts["train"], labels["train"], texts["test"], labels["test"], classes
+
+
+def wordnet_mini() -> Splits:
+    """The bundled glosses as splits: 15,000 train and 2,000 test texts."""
+    texts, labels, test_texts, test_labels, classes = wordnet_glosses()
+    return Splits(RawTexts.of(texts, labels), RawTexts.of(test_texts, test_labels), classes=classes)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, config, options
+from conftest import config, options_of
 from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -12,7 +12,7 @@ from repel.text.texts import TokenBatch
 from repel.text.views import TextViews
 
 MASK, LONGEST = 2, 9
-PRESETS = [n for n in options("views") if "[_text]" in (CONF / f"views/{n}.yaml").read_text(encoding="utf-8")]
+PRESETS = options_of("views", "text")
 EACH = {
     "crop": {"crop": [0.3, 0.9]},
     "delete": {"delete": [0.2, 0.95]},
