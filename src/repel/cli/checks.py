@@ -70,6 +70,14 @@ OF_COMMAND = {  # the choices that are a command's own
         "layer": one_of("h", "z", "both"),
         "format": one_of("npy", "parquet"),
     },
+    "mine_negatives": {
+        "checkpoint": one_of("best", "last"),
+        "layer": one_of("h", "z"),
+        "choose": one_of("top", "random"),
+        "k": AT_LEAST_1,
+        "margin": NOT_NEGATIVE,
+        "relative_margin": NOT_NEGATIVE,
+    },
     "export": {
         "checkpoint": one_of("best", "last"),
         "format": some_of("safetensors", "onnx"),
