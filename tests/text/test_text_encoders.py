@@ -1,5 +1,7 @@
 """Every encoder of texts in conf/encoder."""
 
+import sys
+
 import pytest
 import torch
 from conftest import CONF, is_of, options
@@ -109,6 +111,14 @@ def test_a_checkpoint_brings_the_sizes_that_the_data_gave(name):
     assert torch.equal(other(tokens), encoder(tokens))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_encoder_takes_any_number_of_texts_of_any_length(name):
+    encoder, tokens = build(name).eval(), texts()
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(encoder, (tokens[:2, :3].clone(),), dynamic_shapes=(sizes,)).module()
+    torch.testing.assert_close(exported(tokens), encoder(tokens), rtol=1e-6, atol=1e-6)
+
+
 def test_token_vectors_depend_on_the_seed_alone():
     """Not on what reading the data has drawn in between."""
     made = []
@@ -214,6 +224,14 @@ def test_positions_do_not_decay():
 def test_impossible_encoders_are_explained(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    from repel.text.hf import HuggingFaceEncoder
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"encoder=hf needs transformers: pip install .*text-hf"):
+        HuggingFaceEncoder("sentence-transformers/all-MiniLM-L6-v2")
 
 
 def test_defaults_in_python_are_those_of_conf():

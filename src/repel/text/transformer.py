@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repel.base.dropout import CountedDropout
-from repel.text.encoders import TokenVectors, real_tokens
+from repel.text.encoders import TokenVectors, mean_of_real, real_tokens
 
-__all__ = ["TransformerEncoder", "mean_of_real"]
+__all__ = ["TransformerEncoder"]
 
 
 class TransformerEncoder(nn.Module):
@@ -72,12 +72,6 @@ class TransformerEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, real[:, None, None])
         return mean_of_real(self.norm(x), real)
-
-
-def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
-    """(B, L, F) and which of the L are real, (B, L) bool -> their mean (B, F)."""
-    shares = real.to(x.dtype)
-    return torch.bmm((shares / shares.sum(1, keepdim=True))[:, None], x)[:, 0]
 
 
 class _Layer(nn.Module):
