@@ -92,14 +92,16 @@ def test_all_of_a_text_is_seen(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_waits_for_the_host(name):
-    """On fake tensors there is nothing to wait for: whoever asks for a value fails."""
+    """On fake tensors of a GPU there is nothing to wait for: whoever asks for a value fails."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     encoder = build(name)
+    give_counters(counted_parts(encoder), DrawCounters(1, 3))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        tokens = torch.ones(6, 7, dtype=torch.int32)
-        give_counters(counted_parts(encoder), DrawCounters(1, 3))
-        encoder(tokens).sum().backward()
+        own = {key: torch.empty(p.shape, device="cuda", requires_grad=True) for key, p in encoder.named_parameters()}
+        own |= {key: torch.empty(p.shape, dtype=p.dtype, device="cuda") for key, p in encoder.named_buffers()}
+        tokens = torch.ones(6, 7, dtype=torch.int32, device="cuda")
+        assert torch.func.functional_call(encoder, own, (tokens,)).device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,6 +205,24 @@ def test_dropout_of_the_transformer_is_the_same_on_any_number_of_ranks():
         torch.testing.assert_close(features, whole[:, start : start + 2], rtol=1e-10, atol=1e-12)
     assert [type(part) for part in parts] == [CountedDropout] * 5
     assert all(isinstance(part, CountedDropout) for part in encoder.modules() if "ropout" in type(part).__name__)
+
+
+def test_padding_is_left_out_of_the_computation_on_a_cpu(monkeypatch):
+    """Which changes neither values nor gradients, with dropout on. On a GPU, and compiled, texts stay padded."""
+    encoder, tokens = build("transformer", dropout=0.3).double().train(), texts(8)
+    give_counters(counted_parts(encoder), DrawCounters(4, 4))
+    computed, found = [], []
+    encoder.layers[0].mlp.register_forward_hook(lambda module, inputs, out: computed.append(out.shape))
+    for compiling in (False, True):
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda compiling=compiling: compiling)
+        features = encoder(tokens)
+        found.append([features, *torch.autograd.grad(features.square().sum(), list(encoder.parameters()))])
+    assert computed == [((tokens != 0).sum(), 8), (8, 7, 8)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    padded = encoder.eval()(torch.nn.functional.pad(tokens, (0, 4)))
+    monkeypatch.undo()
+    torch.testing.assert_close(padded, encoder(tokens), rtol=1e-12, atol=1e-12)
 
 
 def test_positions_do_not_decay():
