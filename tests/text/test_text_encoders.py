@@ -113,6 +113,7 @@ def test_a_checkpoint_brings_the_sizes_that_the_data_gave(name):
     assert torch.equal(other(tokens), encoder(tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_exported_encoder_takes_any_number_of_texts_of_any_length(name):
     encoder, tokens = build(name).eval(), texts()
