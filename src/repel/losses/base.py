@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,14 @@ class Batch:
         assert self.raw is not None
         z = unit(self.raw)
         return z, z if self.keys is self.z else self.keys
+
+    def cut(self, dims: int) -> "Batch":
+        """The batch of the first dimensions of all embeddings, unit vectors again."""
+        z = unit(self.z[..., :dims])
+        keys = z if self.keys is self.z else unit(self.keys[..., :dims])
+        crops, negatives = (None if t is None else unit(t[..., :dims]) for t in (self.crops, self.negatives))
+        raw = None if self.raw is None else self.raw[..., :dims]
+        return replace(self, z=z, keys=keys, crops=crops, negatives=negatives, raw=raw)
 
 
 class Loss(nn.Module):
@@ -114,22 +122,18 @@ class Loss(nn.Module):
             raise ValueError(f"ids must be ({samples},) or ({views}, {samples}), got {tuple(ids.shape)}")
         if self.dims is not None and max(self.dims) > z.shape[-1]:
             raise ValueError(f"loss.dims={list(self.dims)}: the embeddings have {z.shape[-1]} dimensions")
-        embed = unit if self.normalizes else _at_least_float32
-        ids = ids[None] if ids is not None and ids.ndim == 1 else ids
-        values = []
         with torch.autocast(z.device.type, enabled=False):
-            for dim in (None,) if self.dims is None else self.dims:
-                raw, goal, further, explicit = (
-                    t if t is None or dim is None else t[..., :dim] for t in (z, target, crops, negatives)
-                )
-                anchors = embed(raw)
-                keys = anchors if goal is None else embed(goal).detach()
-                further = None if further is None else embed(further)
-                if explicit is not None:
-                    explicit = embed(explicit) if goal is None else embed(explicit).detach()
-                batch = Batch(anchors, keys, labels, ids, local, further, explicit, negative_ids, raw)
-                values.append(self.losses(batch).mean())
-        return values[0] if self.dims is None else torch.stack(values).sum()
+            embed = unit if self.normalizes else _at_least_float32
+            raw, z = z, embed(z)
+            keys = z if target is None else embed(target).detach()
+            ids = ids[None] if ids is not None and ids.ndim == 1 else ids
+            crops = None if crops is None else embed(crops)
+            if negatives is not None:
+                negatives = embed(negatives) if target is None else embed(negatives).detach()
+            batch = Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)
+            if self.dims is None:
+                return self.losses(batch).mean()
+            return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()
 
     @abstractmethod
     def losses(self, batch: Batch) -> Tensor:
