@@ -10,6 +10,7 @@ from loss_cases import assert_equal, batch, make, value_and_gradient
 
 from repel.data.samples import DataInfo, give_info
 from repel.negatives import Chain, OwnNegatives, Tilt, Uniform
+from repel.negatives.strategy import own_explicit
 
 T, N, M = 0.5, 6, 2
 EXPLICIT = batch(M, seed=2).detach()
@@ -83,3 +84,34 @@ def test_data_without_explicit_negatives_is_refused(strategy):
 def test_impossible_options_are_named(make, word):
     with pytest.raises(ValueError, match=rf"negatives\.{word}"):
         make()
+
+
+def test_local_anchors_know_their_own():
+    loss = make("infonce", OwnNegatives(3.0), temperature=T)
+    whole = value_and_gradient(loss, batch(), negatives=EXPLICIT)
+    parts = [value_and_gradient(loss, batch(), negatives=EXPLICIT, local=slice(i, i + 2)) for i in (0, 2, 4)]
+    assert_equal(whole, [sum(p) / 3 for p in zip(*parts, strict=True)])
+
+
+@pytest.mark.parametrize("row_chunk", [None, 5])
+@pytest.mark.parametrize("candidates", ["all", "cross", "queue"])
+def test_a_block_says_which_entities_positives_show_and_whose_explicit_negatives_are(candidates, row_chunk):
+    """With a queue, crops and an entity a view; anchors come view by view, then crops."""
+    seen = []
+
+    class Spy(Uniform):
+        def weights(self, block):
+            seen.append((own_explicit(block), block.row_ids, block.positive_ids))
+
+    loss = make("infonce", Spy(), queue=4, candidates=candidates, row_chunk=row_chunk)
+    loss.queue.push(torch.randn(4, 5, dtype=torch.float64), None, None)
+    ids = torch.arange(2 * N).view(2, N)
+    with torch.no_grad():
+        loss(batch(), ids=ids, negatives=EXPLICIT, crops=batch(1).detach(), local=slice(2, 5))
+    own, shown = torch.cat([s[0][:, -M * N :] for s in seen]), torch.cat([s[1] for s in seen])
+    assert not any(s[0][:, : -M * N].any() for s in seen)
+    sample = torch.arange(2, 5).repeat(3)
+    assert torch.equal(own, (sample[:, None] == torch.arange(N)).repeat(1, M))
+    assert shown.tolist() == [2, 3, 4, 8, 9, 10, 2, 3, 4]
+    positives = [ids for s in seen for ids in s[2].tolist()]
+    assert positives == [[8], [9], [10], [2], [3], [4], [2, 8], [3, 9], [4, 10]]
