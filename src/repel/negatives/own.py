@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from repel.negatives.strategy import ExplicitNegatives, LogitBlock, Strategy, check_explicit, own_explicit
@@ -35,4 +36,4 @@ class OwnNegatives(Strategy):
         check_explicit(info, "negatives=own_negatives")
 
     def weights(self, block: LogitBlock) -> Tensor:
-        return math.log(self.weight) * own_explicit(block).to(block.logits.dtype)
+        return torch.zeros_like(block.logits).masked_fill(own_explicit(block), math.log(self.weight))
