@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from conftest import TINY, config, options
+from conftest import TINY, config, options_of
 
 from repel.engine import fit, runs
 from repel.engine.configs import to_container
@@ -30,7 +30,7 @@ def cases() -> list[tuple[str, ...]]:
     """Overrides: every option of the groups that have to do with images, one at a time."""
     found = []
     for group in ("views", "encoder", "evaluators", "experiment"):
-        found += [(f"{group}={name}",) for name in options(group)]
+        found += [(f"{group}={name}",) for name in options_of(group, "images")]
     return found
 
 
