@@ -102,6 +102,8 @@ def build_module(cfg: DictConfig) -> "Contrastive":
         raise ValueError("this loss takes no crops that are anchors only; set views.local=null, or choose another loss")
     if loss.needs_predictor and predictor is None:
         raise ValueError("this loss has no negatives and collapses without a predictor: add predictor=mlp")
+    if loss.dims is not None and max(loss.dims) > dim:
+        raise ValueError(f"loss.dims={list(loss.dims)}: the embeddings have head.out_features={dim} dimensions")
     target = _instantiate(cfg.target, encoder, head) if cfg.target else None
     for changed in annealed(cfg):
         _instantiate(changed.loss)

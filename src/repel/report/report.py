@@ -11,6 +11,7 @@ from torch import nn
 
 from repel.base.collectives import rank
 from repel.data.datamodule import PairData
+from repel.data.samples import give_info
 from repel.engine import checkpoint_io
 from repel.engine.build import build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
@@ -141,7 +142,7 @@ def report_rows(
 
     def initial(config: dict[str, Any]) -> Network:
         module = build_module(load_config(config))
-        module.give_data_info(data.splits.train.info())  # a checkpoint has it already
+        give_info(module.encoder, data.splits.train.info())  # a checkpoint has it already
         return _network(module.encoder, "h", data, device)
 
     def trained(source: str, layer: str) -> Network:
