@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from conftest import TINY, config, options
+from conftest import CONF, TINY, config, options
 
 from repel.engine import fit, runs
 from repel.engine.configs import to_container
@@ -30,7 +30,8 @@ def cases() -> list[tuple[str, ...]]:
     """Overrides: every option of the groups that have to do with images, one at a time."""
     found = []
     for group in ("views", "encoder", "evaluators", "experiment"):
-        found += [(f"{group}={name}",) for name in options(group)]
+        files = {name: (CONF / f"{group}/{name}.yaml").read_text(encoding="utf-8") for name in options(group)}
+        found += [(f"{group}={name}",) for name, text in files.items() if "repel.text." not in text]
     return found
 
 

@@ -21,7 +21,7 @@ class ImageModality:
 
     noun = "images"
 
-    def baselines(self) -> list[Baseline]:
+    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
         return [Baseline("raw", "raw pixels", "pixels", raw_pixels)]
 
     def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
