@@ -3,6 +3,7 @@
 They are sparse COO tensors (N, F), a row a sample. An evaluator that takes them says so, see Evaluator.takes_sparse.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +29,7 @@ __all__ = [
 
 QUERY_BLOCK = 256  # queries handled at a time: their cosines to a bank of M take up to 16 * 256 * M bytes
 C_GRID = (0.3, 1.0, 3.0, 10.0, 30.0)
-ITERATIONS = 1000
+ITERATIONS, TOLERANCE = 1000, 1e-5  # of the solver; at 1e-4, probabilities are still wrong by 0.002
 WEIGHTS = 2**25  # features x classes; the solver holds several times 8 bytes of each
 
 
@@ -51,7 +52,7 @@ def to_csr(x: Tensor) -> "csr_array":
     from scipy.sparse import coo_array
 
     x = x.coalesce().cpu()
-    row, column = x.indices().numpy()
+    row, column = x.indices().int().numpy()  # 32 bits: LogisticRegression takes no others
     return coo_array((x.values().numpy(), (row, column)), shape=tuple(x.shape)).tocsr()
 
 
@@ -84,9 +85,13 @@ def fit_sparse(x: Tensor, y: Tensor, c: float) -> SparseClassifier:
 
     The features are taken as they are: to center them would make them dense.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=c, solver="sag", max_iter=ITERATIONS, random_state=0).fit(to_csr(x), y.cpu().numpy())
+    model = LogisticRegression(C=c, solver="sag", tol=TOLERANCE, max_iter=ITERATIONS, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is returned
+        model.fit(to_csr(x), y.cpu().numpy())
     return SparseClassifier(model, bool(model.n_iter_.max() < ITERATIONS))
 
 
