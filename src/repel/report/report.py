@@ -195,7 +195,7 @@ def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.devic
 def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) -> Network:
     def encode_samples(samples):
         x, places = baseline.encode(samples)
-        return x.to(device), places
+        return x if x.is_sparse else x.to(device), places  # not every device knows sparse tensors
 
     return Network(encode_samples, None, data.normalize, device)
 
