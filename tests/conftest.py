@@ -5,6 +5,7 @@ torch is imported where it is used: the process that hands out the tests to work
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,23 @@ def thinned(cases, every: int) -> list:
 
 def options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def options_of(group: str, modality: str) -> list[str]:
+    """The choices of a group of conf/ that are for images, or for texts, and those that are for both."""
+    import yaml
+
+    def room(group: str, name: str) -> str:
+        text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+        if found := re.search(r"repel\.(images|text)\.", text):
+            return found[1]
+        if group == "experiment":
+            data = re.search(r"override /data: (\w+)", text)
+            return room("data", data[1]) if data else "images"
+        bases = [base for base in (yaml.safe_load(text) or {}).get("defaults", []) if base != "_self_"]
+        return next((room(group, base) for base in bases), modality)
+
+    return [name for name in options(group) if room(group, name) == modality]
 
 
 def config(*overrides: str, name: str = "train") -> DictConfig:
@@ -145,7 +163,7 @@ def finished(tmp_path_factory) -> Path:
     """One finished run, made by the command: validated on all images, and measured by kNN. Not to be changed."""
 
     def make(cwd: Path) -> Path:
-        sheet = "callbacks.pairs={_target_:repel.images.pairs_grid.PairsGrid,pairs:4,mean:[0],std:[1]}"
+        sheet = "callbacks.pairs={_target_:repel.monitoring.view_pairs.ViewPairs,pairs:4}"
         result = command("train.py", *SMALL, BANK, sheet, cwd=cwd)
         assert result.returncode == 0, result.stderr
         return run_folder(result, cwd)

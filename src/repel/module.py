@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from repel.base import seeding
-from repel.base.collectives import gather, share, world_size
+from repel.base.collectives import gather, gather_views, share, world_size
+from repel.base.dropout import FIRST_CROP, FIRST_NEGATIVE, DrawCounters, NeedsCounters, counted_parts, give_counters
 from repel.data.datamodule import pair_data
 from repel.data.length import TrainingLength, elapsed_seconds, planned_length, steps_per_epoch
-from repel.data.pair import Pair, ViewBatch
+from repel.data.pair import Pair, ViewBatch, merge_negatives, merge_views
 from repel.data.samples import DataInfo, give_info
 from repel.losses.base import Loss
 from repel.model.anneal import Anneal
@@ -88,6 +89,8 @@ class Contrastive(LightningModule):
         self.length: TrainingLength | None = None  # as planned when training began
         self._group_sizes: list[int] | None = None  # of the optimizer that the run resumes with
         self._step_output: StepOutput | None = None
+        self._counted: list[NeedsCounters] = []  # in training: the parts that draw from counters
+        self._draw_key = 0  # of this step
 
     def forward(self, x: Tensor) -> Tensor:
         """What evaluation and users take: h (B, F)."""
@@ -111,8 +114,16 @@ class Contrastive(LightningModule):
             self.target.head.load_state_dict(self.head.state_dict())
             self.target.requires_grad_(False)
 
+    def on_train_start(self) -> None:
+        self._counted = counted_parts(self)
+
+    def on_train_end(self) -> None:
+        give_counters(self._counted, None)
+
     def on_train_batch_start(self, batch: Pair, batch_idx: int) -> None:
-        # counted randomness for dropout and the like: other masks on every rank and step, the same after a resume
+        # our own dropout: by the sample's place in the global batch, whatever rank has it
+        self._draw_key = seeding.mix(self.seed, seeding.DROPOUT, self.current_epoch, batch_idx)
+        # that of other libraries' modules: other masks on every rank and step, the same after a resume
         torch.manual_seed(seeding.mix(self.seed, seeding.NETWORK, self.current_epoch, batch_idx, self.global_rank))
         self.set_annealed(batch_idx)
 
@@ -162,28 +173,36 @@ class Contrastive(LightningModule):
     def shared_step(self, batch: Pair) -> tuple[Tensor, StepOutput]:
         """Views (V, B, ...) -> the loss of this rank's B anchors against the candidates of all ranks."""
         B, N = batch.batch_size, batch.total or batch.batch_size * world_size()
+        local = share(N, self.global_rank, world_size())
         x = merge_views(batch.views)  # one pass for all views, so that batch norm sees them together
+        self.count_draws(B, local.start)
         h = self.encoder(x)  # (V*B, F)
         projection = self.head(h)  # (V*B, D)
         z = gather_views(self.predict(projection), B, N)  # (V, N, D)
         further = {}
         if batch.crops is not None:
+            self.count_draws(B, local.start, FIRST_CROP)
             further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B, N)
         target = None
         if self.target is not None:
+            self.count_draws(B, local.start)
             target = gather_views(self.target(x), B, N)
         elif self.predictor is not None:
             target = gather_views(projection.detach(), B, N)
         if batch.negatives is not None:
+            self.count_draws(B, local.start, FIRST_NEGATIVE)
             further["negatives"] = gather_views(self.negative_keys(batch.negatives), B, N)  # (M, N, D)
             if batch.negative_ids is not None:
                 further["negative_ids"] = gather(batch.negative_ids.T, N).T  # (M, N)
         labels = None if batch.labels is None else gather(batch.labels, N)  # (N,)
         ids = gather(batch.ids.T, N).T  # (V, N)
-        local = share(N, self.global_rank, world_size())
         loss = self.loss(z, labels, ids, local, target, **further)
         keys = z if target is None else target
         return loss, StepOutput(loss.detach(), h.detach(), z.detach(), keys.detach(), labels, ids)
+
+    def count_draws(self, samples: int, start: int, view: int = 0) -> None:
+        """Say of the next forward pass which views of which samples of the global batch it shows."""
+        give_counters(self._counted, DrawCounters(self._draw_key, samples, start, view))
 
     def predict(self, projection: Tensor) -> Tensor:
         return projection if self.predictor is None else self.predictor(projection)
@@ -228,18 +247,3 @@ class Contrastive(LightningModule):
         assert self.length is not None, "configure_optimizers sets it"
         epoch = (step + 0.5) / steps_per_epoch(self.trainer, self.batches_per_epoch())  # the middle of the step
         return fill_length(self.schedule, self.length.at(epoch, elapsed_seconds(self.trainer)))(epoch)
-
-
-def merge_views(views: ViewBatch) -> ViewBatch:
-    """An encoder's input: (V, B, ...) -> (V*B, ...); a tuple with one batch (B, ...) a side stays one."""
-    return views if isinstance(views, tuple) else views.flatten(0, 1)
-
-
-def merge_negatives(negatives: ViewBatch) -> ViewBatch:
-    """The same of negatives (M, B, ...), or of a tuple with (M_side, B, ...) a side."""
-    return tuple(side.flatten(0, 1) for side in negatives) if isinstance(negatives, tuple) else negatives.flatten(0, 1)
-
-
-def gather_views(z: Tensor, samples: int, total: int) -> Tensor:
-    """(V*B, D) of this rank's B samples -> (V, N, D) of all ranks', N in total."""
-    return gather(z.unflatten(0, (-1, samples)).transpose(0, 1), total).transpose(0, 1)

@@ -14,13 +14,19 @@ from runs_here import status
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_compose_and_build(name):
+    from repel.data.samples import give_info
     from repel.engine.build import build_module
+    from repel.text.texts import TextInfo
 
     changes = ["encoder.weights=null"] if name == "founding" else []  # the weights would be downloaded
     cfg = config(f"experiment={name}", *changes)
     module = build_module(cfg)
-    images = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
-    assert module.head(module(images)).shape == (2, cfg.head.out_features)
+    if "image_size" in cfg.data:
+        x = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    else:
+        x = torch.tensor([[3, 1, 0], [1, 0, 0]])
+        give_info(module, TextInfo(train_size=2, vocabulary=4, counts=torch.ones(4)))
+    assert module.head(module(x)).shape == (2, cfg.head.out_features)
 
 
 @pytest.mark.parametrize("name", options("data_views"))
@@ -38,9 +44,7 @@ def test_views_made_for_a_dataset_are_used_with_it_alone(name):
 def test_every_option_of_every_group_is_tested(group):
     """A group that no test globs over would rot: name it here with the file of the test that does."""
     tested = {
-        "data": "images/test_datasets.py",
         "data_views": "commands/test_conf.py",
-        "encoder": "images/test_encoders.py",
         "evaluators": "evaluation/test_protocol.py",
         "experiment": "commands/test_conf.py",
         "head": "model/test_parts.py",
@@ -50,11 +54,14 @@ def test_every_option_of_every_group_is_tested(group):
         "predictor": "model/test_parts.py",
         "schedule": "model/test_parts.py",
         "target": "model/test_parts.py",
-        "views": "images/test_views.py",
     }
+    of_modality = {"data": "datasets.py", "encoder": "encoders.py", "views": "views.py"}
     chosen = {"sweep": "cli/test_sweeps.py"}  # each option by a test of its own
     tested |= dict.fromkeys(("callbacks", "logger", "trainer"), "commands/test_choices.py")
-    assert group in {*tested, *chosen, "hydra"}
+    assert group in {*tested, *of_modality, *chosen, "hydra"}
+    for room, start in {"images": "test_", "text": "test_text_"}.items() if group in of_modality else ():
+        words = (ROOT / "tests" / room / f"{start}{of_modality[group]}").read_text(encoding="utf-8")
+        assert f'options_of("{group}", "{room}")' in words
     if group in tested:
         assert f'options("{group}")' in (ROOT / "tests" / tested[group]).read_text(encoding="utf-8")
     if group in chosen:

@@ -95,9 +95,11 @@ def test_what_lies_in_it(wheel):
     }
     found = set(zipfile.ZipFile(wheel).namelist())
     records = {name.split("/", 1)[1] for name in found if ".dist-info/" in name}
-    assert {"licenses/LICENSE", "licenses/src/repel/images/fashion_mini/LICENSE", "entry_points.txt"} <= records
+    bundled = {f"licenses/src/repel/{name}/LICENSE" for name in ("images/fashion_mini", "text/wordnet_mini")}
+    assert {"licenses/LICENSE", "entry_points.txt"} | bundled <= records
     assert expected <= {name for name in found if ".dist-info/" not in name}
-    assert {"repel/conf/train.yaml", "repel/py.typed", "repel/images/fashion_mini/images.npz"} <= found
+    data = {"repel/images/fashion_mini/images.npz", "repel/text/wordnet_mini/glosses.tsv.bz2"}
+    assert {"repel/conf/train.yaml", "repel/py.typed"} | data <= found
     assert not {name for name in found if name.endswith((".pyc", ".ckpt"))}
 
 

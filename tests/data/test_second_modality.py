@@ -221,11 +221,13 @@ def test_trained_resumed_and_evaluated(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one(tmp_path):
+    """With dropout, a target and explicit negatives."""
     states = []
     for world in (1, 2):
         folder = tmp_path / str(world)
         folder.mkdir()
-        cfg = config(*QUICK, f"trainer.devices={world}", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
+        few = ["trainer.max_epochs=2", "trainer.limit_train_batches=3"]
+        cfg = config(*QUICK, *few, "target=ema", f"trainer.devices={world}")
         if world == 1:
             fit_tokens(cfg, folder)
         else:

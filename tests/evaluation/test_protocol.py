@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import CONF, config, options, same
+from conftest import CONF, config, options, options_of, same
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from runs_here import train
@@ -18,7 +18,7 @@ from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
 
 FILES = {name: (CONF / f"evaluators/{name}.yaml").read_text(encoding="utf-8") for name in options("evaluators")}
-EVALUATORS = [name for name, text in FILES.items() if "repel.text." not in text]  # those are in tests/text
+EVALUATORS = options_of("evaluators", "images")  # the others are in tests/text
 FEWER = {  # so that a fit takes seconds at most
     "few_label": {"fractions": [0.2], "draws": 2},
     "episodes": {"ways": 3, "episodes": 20, "queries": 3},

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, config, make_folder, options
+from conftest import ROOT, command, config, make_folder, options_of
 from hydra.utils import instantiate
 from image_sizes import sizes_seen
 from PIL import Image
@@ -128,7 +128,7 @@ FAKES = {
 }
 
 
-@pytest.mark.parametrize("name", options("data"))
+@pytest.mark.parametrize("name", options_of("data", "images"))
 def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
     """The real readers on files of the real format, made here; a new YAML needs a fake of its own."""
     classes = FAKES[name](tmp_path, monkeypatch)
@@ -165,7 +165,7 @@ def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "factor"), [(name, (0.5, 1.25)[number % 2]) for number, name in enumerate(options("data"))]
+    ("name", "factor"), [(name, (0.5, 1.25)[number % 2]) for number, name in enumerate(options_of("data", "images"))]
 )
 def test_every_dataset_trains_and_evaluates_at_one_size(name, factor, tmp_path, monkeypatch):
     FAKES[name](tmp_path, monkeypatch)

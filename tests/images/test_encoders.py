@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import config, options
+from conftest import config, options_of
 from hydra.utils import instantiate
 
 from repel.images.encoders import TimmEncoder
@@ -16,7 +16,7 @@ def encoder(name: str, *overrides: str):
     return instantiate(config(f"encoder={name}", *ENCODER_OPTIONS.get(name, []), *overrides).encoder)
 
 
-@pytest.mark.parametrize("name", options("encoder"))
+@pytest.mark.parametrize("name", options_of("encoder", "images"))
 @pytest.mark.parametrize(("data", "shape"), [("fashion_mini", (1, 28, 28)), ("cifar10", (3, 32, 32))])
 def test_encoders_give_features(name, data, shape):
     made = encoder(name, f"data={data}")

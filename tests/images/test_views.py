@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
-from conftest import config, make_folder, options
+from conftest import config, make_folder, options_of
 from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from runs_here import fitted
@@ -21,7 +21,7 @@ def parts(made) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("path", ["exact", "fused"])
-@pytest.mark.parametrize("name", options("views"))
+@pytest.mark.parametrize("name", options_of("views", "images"))
 def test_contract(name, path):
     data = ["data=fashion_mini", "data.image_size=32"] if name == "gray" else ["data=cifar10"]
     cfg = config(f"views={name}", f"views.color={path}", "views.order=image", *data)
@@ -73,7 +73,7 @@ def test_compiled_views_are_the_same(path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("path", ["exact", "fused"])
-@pytest.mark.parametrize("name", options("views"))
+@pytest.mark.parametrize("name", options_of("views", "images"))
 def test_gpu_equals_cpu(name, path):
     views = instantiate(config(f"views={name}", f"views.color={path}", "views.order=image", "data=cifar10").views)
     batch = torch.randint(0, 256, (70, 3, 32, 32), dtype=torch.uint8)

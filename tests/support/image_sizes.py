@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from conftest import CONF, TINY, config, options
+from conftest import TINY, config, options_of
 
 from repel.engine import fit, runs
 from repel.engine.configs import to_container
@@ -30,8 +30,7 @@ def cases() -> list[tuple[str, ...]]:
     """Overrides: every option of the groups that have to do with images, one at a time."""
     found = []
     for group in ("views", "encoder", "evaluators", "experiment"):
-        files = {name: (CONF / f"{group}/{name}.yaml").read_text(encoding="utf-8") for name in options(group)}
-        found += [(f"{group}={name}",) for name, text in files.items() if "repel.text." not in text]
+        found += [(f"{group}={name}",) for name in options_of(group, "images")]
     return found
 
 

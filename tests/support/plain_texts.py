@@ -1,20 +1,17 @@
-"""Texts whose tokens are the bytes of their words' hashes: enough for what needs strings and some encoder."""
+"""Sentences of three subjects, as tokens, with some encoder."""
 
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from repel.data.datamodule import PairData
-from repel.data.memory import TensorSamples
 from repel.data.samples import Splits
 from repel.evaluation.protocol import Network
+from repel.text.texts import RawTexts, Texts
+from repel.text.tokenizer import Tokenizer
 
-VOCABULARY, LENGTH = 512, 12
 WORDS = {
     "bird": "wing nest feather beak egg song fly flock owl heron",
     "ship": "sail mast deck harbor anchor hull cargo wave crew port",
@@ -23,34 +20,18 @@ WORDS = {
 COMMON = ["the", "a", "of", "in", "with", "and", "small", "large", "old", "that", "is", "on"]
 
 
-def token_ids(texts: Sequence[str]) -> Tensor:
-    """(N, LENGTH) int32, 0 at the end of shorter texts."""
-    x = torch.zeros(len(texts), LENGTH, dtype=torch.int32)
-    for row, text in zip(x, texts, strict=True):
-        ids = [1 + zlib.crc32(word.encode()) % (VOCABULARY - 1) for word in text.lower().split()][:LENGTH]
-        row[: len(ids)] = torch.tensor(ids, dtype=torch.int32)
-    return x
+@cache
+def tokenizer() -> Tokenizer:
+    found = Tokenizer(kind="word", vocabulary=100, max_tokens=12)
+    found.fit(RawTexts.of([" ".join(COMMON), *WORDS.values()]))
+    return found
 
 
-@dataclass(frozen=True)
-class PlainTexts(TensorSamples):
-    """x: (N, LENGTH) int32. texts: (N,) strings."""
-
-    texts: np.ndarray | None = None
-
-    @property
-    def modality(self) -> Any:
-        return None
-
-    def like(self, texts: Sequence[str]) -> "PlainTexts":
-        return replace(self, x=token_ids(texts), texts=np.array(texts), labels=None, names=None)
+def plain_texts(texts: Sequence[str], labels: Sequence[int] | None = None) -> Texts:
+    return tokenizer()(RawTexts.of(list(texts), labels))
 
 
-def plain_texts(texts: Sequence[str], labels: Sequence[int] | None = None) -> PlainTexts:
-    return PlainTexts(token_ids(texts), None if labels is None else torch.tensor(labels), texts=np.array(texts))
-
-
-def sentences(n: int, seed: int) -> PlainTexts:
+def sentences(n: int, seed: int) -> Texts:
     """Three classes in turn; two words in ten of a text are of its class, now and then one of another."""
     draw, vocabularies = np.random.default_rng(seed), [words.split() for words in WORDS.values()]
     texts = []
@@ -60,7 +41,7 @@ def sentences(n: int, seed: int) -> PlainTexts:
     return plain_texts(texts, [i % 3 for i in range(n)])
 
 
-def text_data(test: PlainTexts | None = None, labelled: bool = True) -> PairData:
+def text_data(test: Texts | None = None, labelled: bool = True) -> PairData:
     """90 training, 30 validation and 40 test sentences; a further task: what is alive."""
     parts = [sentences(90, 1), test or sentences(40, 2), sentences(30, 3)]
     parts = parts if labelled else [part.with_labels(None) for part in parts]
@@ -71,10 +52,11 @@ def text_data(test: PlainTexts | None = None, labelled: bool = True) -> PairData
 
 
 def bag_network() -> Network:
-    """A mean of random vectors of words."""
-    table = torch.nn.EmbeddingBag(VOCABULARY, 24, padding_idx=0)
+    """A mean of random vectors of words, short ones for words of any subject."""
+    table = torch.nn.EmbeddingBag(100, 24, padding_idx=0)
     with torch.no_grad():
-        table.weight.copy_(torch.randn(VOCABULARY, 24, generator=torch.Generator().manual_seed(0)))
+        table.weight.copy_(torch.randn(100, 24, generator=torch.Generator().manual_seed(0)))
+        table.weight[plain_texts(COMMON).x[:, 0].long()] *= 0.2
 
     @torch.no_grad()
     def encode(samples):

@@ -13,6 +13,7 @@ import ranks
 import torch
 from torch import Tensor, nn
 
+from repel.base.dropout import CountedDropout
 from repel.base.sized import SizedByData
 from repel.data.datamodule import PairData
 from repel.data.memory import TensorSamples
@@ -84,8 +85,9 @@ class BagOfTokens(SizedByData):
 
     out_features = 5
 
-    def __init__(self):
+    def __init__(self, dropout: float = 0.0):
         super().__init__()
+        self.dropout = CountedDropout(dropout)
         self.table = nn.Embedding(VOCABULARY, self.out_features, padding_idx=0)
         self.register_buffer("train_size", torch.zeros((), dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
@@ -100,7 +102,7 @@ class BagOfTokens(SizedByData):
     def forward(self, x: Tensor) -> Tensor:
         assert x.dtype == torch.int64, "token ids stay integers"
         weight = self.train_size / (1 + self.counts[x]) * (x > 0)
-        return torch.einsum("bl,blf->bf", weight.to(self.table.weight), self.table(x)) / LENGTH
+        return torch.einsum("bl,blf->bf", weight.to(self.table.weight), self.dropout(self.table(x))) / LENGTH
 
 
 class InfoNCEWithNegatives(Loss):
@@ -111,8 +113,10 @@ class InfoNCEWithNegatives(Loss):
     def forward(self, z, labels, ids, local, target=None, negatives=None, negative_ids=None) -> Tensor:
         ids = ids if ids.ndim == 2 else ids.expand(len(z), -1)
         anchors, keys = unit(z[0]), unit(z[1] if target is None else target[1])
-        candidates = torch.cat([keys, unit(negatives).flatten(0, 1)])
-        entities = torch.cat([ids[1], negative_ids.flatten()])
+        candidates, entities = keys, ids[1]
+        if negatives is not None:  # the check of whether the loss is at chance brings none
+            candidates = torch.cat([keys, unit(negatives).flatten(0, 1)])
+            entities = torch.cat([entities, negative_ids.flatten()])
         own = torch.stack([(ids[v][:, None] == entities) for v in range(len(ids))]).any(0)
         logits = (anchors @ candidates.T / 0.2).masked_fill(own, -torch.inf)
         positive = (anchors * keys).sum(1) / 0.2
@@ -127,9 +131,11 @@ def token_data(samples: Tokens | None = None) -> PairData:
     )  # fmt: skip
 
 
-def token_module(loss: Loss | None = None, target: bool = False, predictor: nn.Module | None = None) -> Contrastive:
+def token_module(
+    loss: Loss | None = None, target: bool = False, predictor: nn.Module | None = None, dropout: float = 0.0
+) -> Contrastive:
     torch.manual_seed(0)
-    encoder, head = BagOfTokens(), nn.Linear(5, 4)
+    encoder, head = BagOfTokens(dropout), nn.Linear(5, 4)
 
     return Contrastive(
         encoder, head, predictor, loss or InfoNCEWithNegatives(), EMA(encoder, head, 0.9) if target else None,
@@ -139,10 +145,13 @@ def token_module(loss: Loss | None = None, target: bool = False, predictor: nn.M
 
 
 def fit_tokens(cfg, folder: Path, resume: bool = False) -> None:
-    """engine.fit on these parts."""
+    """engine.fit on these parts, with dropout."""
     from repel.engine import fit
 
-    parts = {"build_data": lambda cfg: token_data(), "build_module": lambda cfg: token_module(target=bool(cfg.target))}
+    def module(cfg) -> Contrastive:
+        return token_module(target=bool(cfg.target), dropout=0.3)
+
+    parts = {"build_data": lambda cfg, learned=None: token_data(), "build_module": module}
     with mock.patch.multiple(fit, **parts):
         fit.fit(cfg, folder, resume)
 

@@ -1,7 +1,5 @@
 """TF-IDF and LSA against plain scikit-learn, and how a report measures them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -181,17 +179,17 @@ def test_samples_of_known_label_of_sparse_features():
     x, y = torch.eye(4).to_sparse(), torch.tensor([0, -1, 1, -1])
     known = Part(x, y, plain_texts(list("abcd"), y.tolist())).known()
     assert torch.equal(known.x.to_dense(), torch.eye(4)[[0, 2]])
-    assert known.samples.texts.tolist() == ["a", "c"]
+    assert known.samples.texts == ["a", "c"]
 
 
 def test_a_report_asks_the_modality_with_its_bank(monkeypatch, tmp_path):
     data, asked = text_data(), []
 
-    def baselines(train, bank):
+    def asked_for(train, bank):
         asked.append((train, bank))
         return text_baselines(train, bank)
 
-    monkeypatch.setattr(type(data.splits.train), "modality", SimpleNamespace(baselines=baselines))
+    monkeypatch.setattr("repel.text.baselines.text_baselines", asked_for)
     contents = {"checkpoint": {"state_dict": {}, "epoch": 0}}
     made = report_rows(config(), {}, contents, "checkpoint", ["h"], data, torch.device("meta"), 7)
     assert asked == [(data.splits.train, 7)]

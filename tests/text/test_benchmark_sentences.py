@@ -32,7 +32,8 @@ def folder(tmp_path):
     for name, n, seed in (("train", 60, 4), ("dev", 15, 5), ("test", 15, 6)):
         write(tmp_path / f"stsa.binary.{name}", n, seed, "utf-8")
     for name in ("train", "test"):
-        rows = [f"a {a},the {b},{a == b}\n".replace("True", "5").replace("False", "0.5") for a in "xyz" for b in "xyz"]
+        words = ("wing", "sail", "leaf")
+        rows = [f"a {a},the {b},{5 if a == b else 0.5}\n" for a in words for b in words]
         (tmp_path / f"stsb-en-{name}.csv").write_text("".join(rows), encoding="utf-8")
     return tmp_path
 

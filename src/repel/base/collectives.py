@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather", "rank", "share", "world_size"]
+__all__ = ["gather", "gather_views", "rank", "share", "world_size"]
 
 
 def world_size() -> int:
@@ -50,6 +50,11 @@ def gather(tensor: Tensor, total: int | None = None) -> Tensor:
     filler = tensor.new_zeros(max(sizes) - len(tensor), *tensor.shape[1:])  # the exchange needs equal shapes
     parts = _GatherWithGradient.apply(torch.cat([tensor, filler])).chunk(W)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def gather_views(z: Tensor, samples: int, total: int) -> Tensor:
+    """(V*B, D) of this rank's B samples -> (V, N, D) of all ranks', N in total."""
+    return gather(z.unflatten(0, (-1, samples)).transpose(0, 1), total).transpose(0, 1)
 
 
 class _GatherWithGradient(torch.autograd.Function):

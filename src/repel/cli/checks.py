@@ -18,6 +18,7 @@ from repel.cli.habits import instead_of_value
 from repel.cli.suggestions import nearest
 from repel.cli.trainer_options import AT_LEAST_1, check_trainer
 from repel.engine.configs import check_targets, flatten, to_container
+from repel.engine.modalities import check_modality
 from repel.engine.redact import check_secrets
 
 __all__ = ["check", "mismatch"]
@@ -68,6 +69,14 @@ OF_COMMAND = {  # the choices that are a command's own
         "checkpoint": one_of("best", "last"),
         "layer": one_of("h", "z", "both"),
         "format": one_of("npy", "parquet"),
+    },
+    "mine_negatives": {
+        "checkpoint": one_of("best", "last"),
+        "layer": one_of("h", "z"),
+        "choose": one_of("top", "random"),
+        "k": AT_LEAST_1,
+        "margin": NOT_NEGATIVE,
+        "relative_margin": NOT_NEGATIVE,
     },
     "export": {
         "checkpoint": one_of("best", "last"),
@@ -120,10 +129,11 @@ def check_ranges(cfg: DictConfig, ranges: dict[str, tuple[Callable[[Any], bool],
 
 def check_train(cfg: DictConfig) -> None:
     """What options of a training run have to do with one another."""
-    world, batch, channels = cfg.trainer.devices * cfg.trainer.num_nodes, cfg.data.batch_size, cfg.data.channels
+    check_modality(to_container(cfg), HydraConfig.get().runtime.choices)
+    world, batch, channels = cfg.trainer.devices * cfg.trainer.num_nodes, cfg.data.batch_size, cfg.data.get("channels")
     if batch % world:
         raise ValueError(f"data.batch_size={batch} cannot be divided over {world} ranks; use a multiple of {world}")
-    for key in ("mean", "std"):
+    for key in ("mean", "std") if channels is not None else ():
         if len(cfg.data[key]) != channels:
             raise ValueError(f"data.{key} needs a value per channel, data.channels={channels}, got {cfg.data[key]}")
     check_loss(cfg)

@@ -71,18 +71,31 @@ def export(cfg: DictConfig, folder: Path) -> None:
     export(cfg, folder)
 
 
+@entry_point("mine_negatives")
+def mine_negatives(cfg: DictConfig, folder: Path) -> None:
+    """Write hard negatives of texts: ckpt=RUN_OR_FILE data=text_csv data.root=FILE"""
+    prepare_output(cfg, folder)
+
+    from repel.export.mine_negatives import mine_negatives
+
+    mine_negatives(cfg, folder, task_overrides())
+
+
 @entry_point("show_views")
 def show_views(cfg: DictConfig, folder: Path) -> None:
-    """Draw images, their views and the drawn parameters: data=... views=... images=8"""
+    """Show samples, their views and the drawn parameters: data=... views=... images=8"""
     from repel.engine.build import build_data
-    from repel.images.contact_sheet import contact_sheet, preview
 
     data = build_data(cfg)
     data.setup()
-    sheet = contact_sheet(preview(data, cfg.images), cfg.data.mean, cfg.data.std)
+    shown = data.splits.train.modality.view_pairs(data, cfg.images)
     folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / "views.png")
-    print(f"{folder.relative_to(Path.cwd())}/views.png")
+    if isinstance(shown, str):
+        (folder / "views.md").write_text(shown, encoding="utf-8")
+        print(shown)
+    else:
+        shown.save(folder / "views.png")
+    print(f"{folder.relative_to(Path.cwd())}/views.{'md' if isinstance(shown, str) else 'png'}")
 
 
 def report() -> int:
@@ -119,6 +132,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "embed": embed,
     "export": export,
     "show-views": show_views,
+    "mine-negatives": mine_negatives,
     "report": report,
     "search": search,
     "pack-shards": pack_shards,

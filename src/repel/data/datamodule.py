@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from zlib import crc32
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -18,7 +19,7 @@ from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
 from repel.data.pair import Pair, to_float_dtype
 from repel.data.sampler import BatchIndices, GlobalBatches, ValidationBatches
-from repel.data.samples import Samples, Splits, UnreadableSample
+from repel.data.samples import Samples, Splits, Transform, UnreadableSample
 from repel.data.views import ViewDraws, Viewed, Views
 
 __all__ = ["PairData", "pair_data"]
@@ -40,11 +41,12 @@ class PairData(LabeledSplits, LightningDataModule):
         device_cache: whether training samples that are held in memory are held on the device; auto: on a GPU, where
             they take at most a quarter of its free memory.
         views: makes the views of a batch.
-        normalize: makes evaluation's single plain view of a batch, an encoder's input.
+        normalize: makes evaluation's single plain view of a batch, an encoder's input; None: it is one.
         seed: of the order and of the views' draws.
         prepare: samples as read -> as used, for each split; None: as read.
         split_by: name or place, by which samples are held out, see splits.py.
         labels_encoding, label_columns: of the table, see labels.Table.
+        transform: is learned from the training samples and then applied to all, such as a tokenizer.
     """
 
     def __init__(
@@ -58,20 +60,22 @@ class PairData(LabeledSplits, LightningDataModule):
         labels: str | None,
         device_cache: bool | str,
         views: Views,
-        normalize: Callable[[Any], Any],
+        normalize: Callable[[Any], Any] | None,
         seed: int,
         prepare: Callable[[Samples], Samples] | None = None,
         split_by: str = "place",
         labels_encoding: str | None = None,
         label_columns: Sequence[str] | None = None,
+        transform: Transform | None = None,
     ):
         LightningDataModule.__init__(self)
         table = None if labels is None else Table(labels, labels_encoding, label_columns)
-        LabeledSplits.__init__(self, read, prepare, val_fraction, test_fraction, split_seed, split_by, tasks, table)
+        fractions = val_fraction, test_fraction
+        LabeledSplits.__init__(self, read, prepare, *fractions, split_seed, split_by, tasks, table, transform)
         if device_cache not in (True, False, "auto"):
             raise ValueError(f"data.device_cache must be true, false or auto, got {device_cache!r}")
         self.batch_size, self.seed, self.device_cache = batch_size, seed, device_cache
-        self.views, self.normalize = views, normalize
+        self.views, self.normalize = views, normalize or _as_it_is
         self.repeats_batches = False  # those of the first epoch in every epoch, see trainer.overfit_batches
         self.cache: TensorSamples | None = None  # the training samples, on the device
         self.skipped: set[str] = set()
@@ -91,7 +95,10 @@ class PairData(LabeledSplits, LightningDataModule):
     def sizes(self) -> dict[str, int]:
         """What must be the same on all ranks."""
         train, val = self.splits.train, self.splits.val
-        return {"training samples": len(train), "validation samples": len(val), "batches": self.batches_per_epoch()}
+        found = {"training samples": len(train), "validation samples": len(val), "batches": self.batches_per_epoch()}
+        if self.transform is not None:
+            found["as the sum of what was learned"] = crc32("".join(self.transform.state_dict().values()).encode())
+        return found
 
     def order(self, epoch: int) -> Iterator[Tensor]:
         """The places of all training samples in an epoch's order, in pieces."""
@@ -141,9 +148,21 @@ class PairData(LabeledSplits, LightningDataModule):
         moved: RawBatch = move_data_to_device(batch, device)
         if moved.fetched is None:
             assert self.cache is not None
-            fetched = self.cache.fetch(moved.indices.places, self._draws(moved.indices))
+            # by the places on the host: what samples know there, such as lengths, costs no wait for the device
+            fetched = self.cache.fetch(batch.indices.places, self._draws(moved.indices))
             moved = moved._replace(fetched=fetched)
         return moved
+
+    def try_views(self) -> None:
+        """Make the views of two training samples that are held in memory: options that the data does not fit show here.
+
+        Raises:
+            ValueError: the user's mistake.
+        """
+        if isinstance(samples := self.splits.train, TensorSamples):
+            places = torch.arange(2)
+            draws = ViewDraws(self.views, self.seed, seeding.PREVIEW, BatchIndices(0, 0, places, slice(0, 2), 2))
+            self.views.apply(samples.fetch(places, draws).x, draws.params())
 
     def note(self, skipped: Sequence[str]) -> None:
         """Write samples that cannot be read into the run's skipped.txt, each once."""
@@ -180,6 +199,10 @@ class PairData(LabeledSplits, LightningDataModule):
             ids = batch.indices.places + (0 if self.active_trainer.training else len(self.splits.train))
         ids, total = ids.expand(len(views), -1), batch.indices.total
         return Pair(views, ids, batch.labels, crops, negatives, fetched.negative_ids, total)
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
 
 
 def pair_data(trainer: Trainer) -> PairData:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from repel.base.collectives import rank
 from repel.data.labels import Table, labels_from_classes
-from repel.data.samples import CompleteSplits, Samples, Splits
+from repel.data.samples import CompleteSplits, Samples, Splits, Transform
 from repel.data.splits import held_out, label_by_table, map_splits, without_single_class
 
 __all__ = ["LabeledSplits"]
@@ -24,6 +24,7 @@ class LabeledSplits:
         split_by: name or place, by which samples are held out, see splits.py.
         tasks: further labels to evaluate, name -> one for each class.
         table: further labels of the samples, by name; for samples without labels, its first column becomes their class.
+        transform: is learned from the training samples and then applied to all, or None.
 
     Raises:
         ValueError: an option is out of its range.
@@ -39,6 +40,7 @@ class LabeledSplits:
         split_by: str,
         tasks: dict[str, list],
         table: Table | None,
+        transform: Transform | None = None,
     ):
         for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
             if not 0 < fraction < 0.5:
@@ -47,7 +49,7 @@ class LabeledSplits:
             raise ValueError(f"data.split_by must be name or place, got {split_by!r}")
         self.reader, self.prepare = read, prepare
         self.fractions, self.split_seed, self.split_by = (val_fraction, test_fraction), split_seed, split_by
-        self.tasks, self.table = tasks, table
+        self.tasks, self.table, self.transform = tasks, table, transform
         self.class_column: str | None = None  # the table's column that became the class
         self.single_class: str | None = None  # of all training samples, whose labels are left out then
         self._splits: CompleteSplits | None = None
@@ -55,18 +57,27 @@ class LabeledSplits:
     def setup(self, stage: str | None = None) -> None:
         """Read the data, once; hold out what the data does not split itself."""
         if self._splits is None:
-            splits = self.read()
+            splits = self._read()
             if self.table is not None and splits.train.labels is None:
                 splits = label_by_table(splits, self.table)
                 self.class_column = next(iter(self.table.codes))  # it is the class now, no further task
             complete = held_out(splits, *self.fractions, self.split_seed, self.split_by)
-            self._splits, self.single_class, column = without_single_class(complete, self.table)
+            complete, self.single_class, column = without_single_class(complete, self.table)
             self.class_column = self.class_column or column
+            if self.transform is not None:
+                if not self.transform.fitted:
+                    self.transform.fit(complete.train)
+                complete = map_splits(self.transform, complete)
+            self._splits = complete
             self._check_tasks()
             self.print_table_notes(splits)
 
     def read(self) -> Splits:
-        """The data as its reader splits it, nothing held out."""
+        """The data as its reader splits it, nothing held out; a transform must have been loaded."""
+        splits = self._read()
+        return splits if self.transform is None else map_splits(self.transform, splits)
+
+    def _read(self) -> Splits:
         splits = self.reader()
         splits = splits if self.prepare is None else map_splits(self.prepare, splits)
         if self.table is not None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Pair", "ViewBatch", "to_float_dtype"]
+__all__ = ["Pair", "ViewBatch", "merge_negatives", "merge_views", "to_float_dtype"]
 
 ViewBatch = Tensor | tuple[Tensor, ...]
 
@@ -43,3 +43,13 @@ def to_float_dtype(x: ViewBatch, dtype: torch.dtype) -> ViewBatch:
     if isinstance(x, tuple):
         return tuple(to_float_dtype(side, dtype) for side in x)  # type: ignore[misc]
     return x.to(dtype) if x.is_floating_point() else x
+
+
+def merge_views(views: ViewBatch) -> ViewBatch:
+    """An encoder's input: (V, B, ...) -> (V*B, ...); a tuple with one batch (B, ...) a side stays one."""
+    return views if isinstance(views, tuple) else views.flatten(0, 1)
+
+
+def merge_negatives(negatives: ViewBatch) -> ViewBatch:
+    """The same of negatives (M, B, ...), or of a tuple with (M_side, B, ...) a side."""
+    return tuple(side.flatten(0, 1) for side in negatives) if isinstance(negatives, tuple) else negatives.flatten(0, 1)

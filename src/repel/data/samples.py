@@ -1,6 +1,6 @@
 """What the engine asks of a set of samples, whatever they are: images, texts, pairs of users and items."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from repel.data.views import ViewDraws
 
-__all__ = ["CompleteSplits", "DataInfo", "Fetched", "NeedsData", "Samples", "Splits", "UnreadableSample", "give_info"]
+__all__ = [
+    "CompleteSplits",
+    "DataInfo",
+    "Fetched",
+    "NeedsData",
+    "Samples",
+    "Splits",
+    "Transform",
+    "UnreadableSample",
+    "give_info",
+]
 
 
 class UnreadableSample(Exception):
@@ -123,6 +133,29 @@ class Samples(Protocol):
 
     def info(self) -> DataInfo:
         """What parts of the network may have to know of these samples, as training samples."""
+
+
+class Transform(Protocol):
+    """What is learned from training samples, after validation and test are held out, and applied to all: a tokenizer.
+
+    Its state is in checkpoints and in the run folder, from where it is loaded instead of learned again.
+    """
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it can be applied."""
+
+    def fit(self, train: Any) -> None:
+        """Learn from training samples: of the same samples the same, on every rank."""
+
+    def __call__(self, samples: Any) -> Samples:
+        """The samples that the encoder sees."""
+
+    def state_dict(self) -> dict[str, str]:
+        """Names of files -> what is in them."""
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """What state_dict returned."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from repel.base.cores import limit_threads
 from repel.base.signals import DeferredSignals
 from repel.engine.configs import to_container, with_data_root
+from repel.engine.modalities import modality_of
 from repel.engine.targets import check_objects
 
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     from repel.module import Contrastive
 
 
+ENCODER_INPUT = ("channels", "mean", "std", "image_size", "range", "max_tokens")  # options of data that it depends on
+
+
 def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
     """A run's config with the data that a command names in place of its own, as input of the run's encoder.
 
-    Channels, mean, std, image size and, where the data has one, the range are the run's, as the encoder knows nothing
-    else, unless they were typed.
+    What the encoder's input depends on, such as channels and image size, is the run's, as the encoder knows nothing
+    else, unless it was typed.
 
     Args:
         cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, the new place
@@ -44,8 +48,11 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
         run = with_data_root(run, cfg.data_root)
     if cfg.get("data") is None:
         return run
+    ours, theirs = modality_of(run["data"]["datamodule"]["read"]), modality_of(cfg.data.datamodule.read)
+    if ours and theirs and ours != theirs:
+        raise ValueError(f"data= is {theirs}, and the run learned {ours}: choose data of {ours}")
     typed = {override.split("=")[0] for override in overrides}
-    keys = [*("channels", "mean", "std", "image_size"), *({"range"} & run["data"].keys() & cfg.data.keys())]
+    keys = [key for key in ENCODER_INPUT if key in run["data"] and key in cfg.data]
     kept = {key: run["data"][key] for key in keys if f"data.{key}" not in typed}
     return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
@@ -56,8 +63,16 @@ def _instantiate(node: Any, *args: Any, **kwargs: Any) -> Any:
     return hydra.utils.instantiate(node, *args, **kwargs)
 
 
-def build_data(cfg: DictConfig) -> "PairData":
-    return _instantiate(cfg.data.datamodule)
+def build_data(cfg: DictConfig, learned: Mapping[str, str] | None = None) -> "PairData":
+    """The data, not read yet.
+
+    Args:
+        learned: of a run's checkpoint, what its data has learned from training samples, such as a tokenizer.
+    """
+    data: PairData = _instantiate(cfg.data.datamodule)
+    if data.transform is not None and learned:
+        data.transform.load_state_dict(learned)
+    return data
 
 
 def build_evaluators(nodes: Mapping[str, Any] | None) -> "dict[str, Evaluator]":

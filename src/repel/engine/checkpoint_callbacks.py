@@ -122,7 +122,9 @@ class BestCheckpoint(Checkpoint):
 
 
 class ConfigInCheckpoint(Callback):
-    """Every checkpoint carries its run's config and which samples it has, so that the file alone can be used."""
+    """Every checkpoint carries its run's config, which samples it has, and what was learned from them before training,
+    such as a tokenizer, so that the file alone can be used.
+    """
 
     def __init__(self, config: dict[str, Any]):
         self.config = config
@@ -132,6 +134,8 @@ class ConfigInCheckpoint(Callback):
         checkpoint["config"] = self.config
         self.samples = self.samples or record_of(pair_data(trainer).splits)
         checkpoint["samples"] = self.samples
+        if (transform := pair_data(trainer).transform) is not None:
+            checkpoint["learned"] = transform.state_dict()
 
 
 def _path(trainer: Trainer, name: str) -> Path:

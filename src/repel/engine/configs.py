@@ -23,7 +23,8 @@ __all__ = [
 
 RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its checkpoints included
     "repel.anneal.Anneal": "repel.model.anneal.Anneal",
-    "repel.callbacks.PairsGrid": "repel.images.pairs_grid.PairsGrid",
+    "repel.callbacks.PairsGrid": "repel.monitoring.view_pairs.ViewPairs",
+    "repel.images.pairs_grid.PairsGrid": "repel.monitoring.view_pairs.ViewPairs",
     "repel.callbacks.Progress": "repel.monitoring.progress.Progress",
     "repel.callbacks.Speed": "repel.monitoring.progress.Speed",
     "repel.checkpoints.BestCheckpoint": "repel.engine.checkpoint_callbacks.BestCheckpoint",
@@ -61,6 +62,10 @@ RENAMED_TARGETS = {  # in configs of the first edition (0.1), those inside its c
     "repel.views.views.Views": "repel.images.views.views.Views",
 }
 
+REMOVED_ARGUMENTS = {  # since the first edition: class -> arguments that it took
+    "repel.monitoring.view_pairs.ViewPairs": ("mean", "std"),
+}
+
 ADDED_ARGUMENTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, str]]]] = {
     # since the first edition: class -> argument -> its value, and what of it is an option of the run's
     "repel.data.datamodule.PairData": {  # evaluated images of another size than the option where a set stores such
@@ -94,7 +99,7 @@ def load_config(config: dict[str, Any]) -> DictConfig:
         ValueError: it names a _target_ that such a config may not call, or would compute one.
     """
     config = _rename_targets(config)
-    config = _add_arguments(config, config)
+    config = _update_arguments(config, config)
     check_targets(config, from_file=True)
     _check_interpolations(config)
     return OmegaConf.create(config)
@@ -113,13 +118,14 @@ def with_data_root(config: dict[str, Any], root: str) -> dict[str, Any]:
     return config | {"data": data | {"root": root, "datamodule": module | {"read": module["read"] | {"root": root}}}}
 
 
-def _add_arguments(config: dict[str, Any], node: Any) -> Any:
-    """A part of a config with the arguments that its class has got since; none whose keys the config lacks."""
+def _update_arguments(config: dict[str, Any], node: Any) -> Any:
+    """A part of a config with the arguments that its class takes today; none is added whose keys the config lacks."""
     if isinstance(node, list):
-        return [_add_arguments(config, item) for item in node]
+        return [_update_arguments(config, item) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {key: _add_arguments(config, value) for key, value in node.items()}
+    removed = REMOVED_ARGUMENTS.get(str(node.get("_target_")), ())
+    node = {key: _update_arguments(config, value) for key, value in node.items() if key not in removed}
     for argument, (value, keys) in ADDED_ARGUMENTS.get(str(node.get("_target_")), {}).items():
         found = {name: _value_at(config, key) for name, key in keys.items()}
         if argument not in node and None not in found.values():

@@ -61,7 +61,7 @@ def read_to_evaluate(cfg: DictConfig, contents: dict[str, Any], named: Any) -> P
     Raises:
         ValueError: the data has changed so that nothing can be tested.
     """
-    data, before = build_data(cfg), contents.get("samples")
+    data, before = build_data(cfg, contents.get("learned")), contents.get("samples")
     if not is_own_data(cfg, contents["config"], named):
         data.setup()
         if before and (count := overlap(before, data.splits)):

@@ -63,8 +63,9 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     last = folder / "checkpoints" / "last.ckpt"
     resume_from = (last, checkpoint_io.load(last)) if resume else None
     build_evaluators(cfg.get("evaluators"))  # whose mistakes should not show only after training
-    signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg)
     weights = read_weights(cfg.init) if cfg.get("init") and not resume else None
+    learned = weights.learned if weights else resume_from and resume_from[1].get("learned")
+    signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg, learned)
     trainer = build_trainer(cfg, folder, resume_from, signals)
     if cfg.get("compile"):
         check_compiler(trainer.strategy.root_device)
@@ -76,6 +77,10 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
         check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
     check_data(cfg, module, data, trainer.world_size)
+    data.try_views()
+    if trainer.is_global_zero and data.transform is not None:
+        for name, text in data.transform.state_dict().items():
+            (folder / name).write_text(text, encoding="utf-8")
     module.give_data_info(data.splits.train.info())
     if getattr(data.views, "progressive", None):
         data.views.check_encoder(module.encoder)  # type: ignore[attr-defined]

@@ -22,10 +22,14 @@ SHOWN = 3  # tensors that a line names
 
 
 class Weights(NamedTuple):
-    """Tensors by name, and where they are from: file, sha256, and of a checkpoint epoch and step."""
+    """Tensors by name, and where they are from: file, sha256, and of a checkpoint epoch and step.
+
+    learned: of a checkpoint, what its data had learned from training samples, such as a tokenizer; or None.
+    """
 
     tensors: dict[str, Tensor]
     source: dict[str, Any]
+    learned: dict[str, str] | None = None
 
 
 class Fit(NamedTuple):
@@ -61,7 +65,7 @@ def read_weights(init: str) -> Weights:
             raise ValueError(f"init={init}: {path} is damaged or no safetensors file ({error})") from error
     contents = checkpoint_io.load(path)
     source |= {"epoch": contents["epoch"] + 1, "step": contents["global_step"]}
-    return Weights(contents["state_dict"], source)
+    return Weights(contents["state_dict"], source, contents.get("learned"))
 
 
 def _file(init: str) -> Path:

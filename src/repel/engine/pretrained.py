@@ -27,6 +27,7 @@ class PretrainedEncoder(NamedTuple):
     """Encoder and head in eval mode, in float32 on the CPU, with the run's config and the checkpoint they come from.
 
     epoch: epochs of training. step: optimizer steps. samples: which the run has, see data/identity.py, where known.
+    learned: what its data has learned from training samples, such as a tokenizer; or None.
     """
 
     encoder: nn.Module
@@ -36,6 +37,7 @@ class PretrainedEncoder(NamedTuple):
     epoch: int
     step: int
     samples: dict[str, Any] | None
+    learned: dict[str, str] | None = None
 
     @property
     def normalize(self) -> "Normalize":
@@ -73,7 +75,8 @@ def build_pretrained(contents: dict[str, Any], path: Path) -> PretrainedEncoder:
         part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state if k.startswith(f"{name}.")})
         part.eval()
     epoch, step = contents["epoch"] + 1, contents["global_step"]
-    return PretrainedEncoder(module.encoder, module.head, config, path, epoch, step, contents.get("samples"))
+    further = contents.get("samples"), contents.get("learned")
+    return PretrainedEncoder(module.encoder, module.head, config, path, epoch, step, *further)
 
 
 def find_checkpoint(ckpt: str, checkpoint: str | None) -> Path:

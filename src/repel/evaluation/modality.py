@@ -1,7 +1,7 @@
 """What a report asks of a kind of data, so that it knows no images."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -45,6 +45,10 @@ class Modality(Protocol):
     """
 
     noun: str
+
+    def view_pairs(self, data: Any, n: int) -> "Image | str":
+        """The first n samples of a run's first batch with their views: a picture, or a table in Markdown."""
+        ...
 
     def baselines(self, train: "Samples", bank: int | None) -> list[Baseline]:
         """Features that every report measures besides the encoder's.

@@ -71,7 +71,7 @@ def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> Non
     trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
     config = with_data(cfg, trained.config, overrides)
     loaded = load_config(config)
-    own, data = is_own_data(loaded, trained.config, cfg.get("data")), build_data(loaded)
+    own, data = is_own_data(loaded, trained.config, cfg.get("data")), build_data(loaded, trained.learned)
     layers = FeatureLayers(trained, cfg.layer).eval().to(device)
     _check_shape(layers, config["data"], data, device)
     with hint_of_data_root(loaded) if own else nullcontext():

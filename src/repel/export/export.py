@@ -80,7 +80,7 @@ def _comparison_images(cfg: DictConfig, trained: PretrainedEncoder) -> Tensor:
     if cfg.compare_on == "random":
         shape = (COMPARED, data["channels"], *height_width(data["image_size"]))
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    module = build_data(load_config(with_data(cfg, trained.config)))
+    module = build_data(load_config(with_data(cfg, trained.config)), trained.learned)
     module.setup()
     part = subset(module.splits.val, COMPARED)
     pixels, good = next(iter(part.plain([torch.arange(len(part))])))

@@ -1,6 +1,7 @@
 """What a report shows of images besides numbers of their features."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from repel.evaluation.features import BATCH
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Part
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = ["IMAGES", "ImageModality", "raw_pixels"]
 
 RAW_SIDE = 32  # pixels
@@ -20,6 +24,11 @@ class ImageModality:
     """Raw pixels as a baseline, neighbors as a contact sheet, thumbnails; see evaluation.modality.Modality."""
 
     noun = "images"
+
+    def view_pairs(self, data: Any, n: int) -> "Image":
+        from repel.images.contact_sheet import contact_sheet, preview
+
+        return contact_sheet(preview(data, n), data.normalize.mean, data.normalize.std)
 
     def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
         return [Baseline("raw", "raw pixels", "pixels", raw_pixels)]

@@ -96,13 +96,10 @@ def make_report(
     if data is None:
         data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
     splits, figures, kept = data.splits, [], []
-    labelled = data.labelled and splits.test.labels is not None and len(splits.test.labelled) > 0
-    if not labelled:
-        one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
-        print(f"no labels{one}: there is no label metric to report")
-        evaluators = {name: evaluator for name, evaluator in evaluators.items() if not evaluator.needs_labels}
-        if not evaluators:
-            return Report([], [], None, [])
+    labelled = _has_labels(data)
+    evaluators = {name: one for name, one in evaluators.items() if labelled or not one.needs_labels}
+    if not evaluators:
+        return Report([], [], None, [])
 
     headline = headline_of(contents, options.get("checkpoint"))
 
@@ -123,6 +120,16 @@ def make_report(
         print_table(make_table(measurements), f"test split, {len(tested):,} {noun}")
         figures += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
     return Report(measurements, figures, kept[0] if kept else None, splits.classes)
+
+
+def _has_labels(data: PairData) -> bool:
+    """Whether every split has labels; where one has none, a line says so."""
+    test = data.splits.test
+    if data.labelled and test.labels is not None and len(test.labelled):
+        return True
+    one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
+    print(f"no labels{one}: there is no label metric to report")
+    return False
 
 
 def report_rows(

@@ -1,0 +1,1 @@
+"""Texts: readers, tokenizer, batched views, encoders, figures."""

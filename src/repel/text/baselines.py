@@ -1,7 +1,7 @@
 """Features of texts without an encoder: TF-IDF of the words, and its singular vectors (LSA)."""
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from repel.data.samples import Samples
 from repel.evaluation.features import subset
 from repel.evaluation.modality import Baseline
 from repel.evaluation.sparse import sparse_tensor
-from repel.text.raw import raw_texts
+from repel.text.texts import Texts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -44,7 +44,7 @@ class WordFeatures:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(token_pattern=WORDS, max_features=VOCABULARY, dtype=np.float32)
-        return vectorizer.fit(raw_texts(subset(self.train, self.bank)).texts)
+        return vectorizer.fit(_strings(subset(self.train, self.bank)))
 
     @cached_property
     def svd(self) -> "TruncatedSVD":
@@ -54,7 +54,7 @@ class WordFeatures:
         return TruncatedSVD(min(DIMENSIONS, *rows.shape), random_state=0).fit(rows)
 
     def _rows(self, samples: Samples) -> "csr_array":
-        return self.vectorizer.transform(raw_texts(samples).texts)
+        return self.vectorizer.transform(_strings(samples))
 
     def tfidf(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Sparse unit rows (N, words), and the places (N,) of their texts: all."""
@@ -75,3 +75,7 @@ def text_baselines(train: Samples, bank: int | None = None) -> list[Baseline]:
         Baseline("tfidf", "TF-IDF", "words", features.tfidf),
         Baseline("lsa", f"LSA-{DIMENSIONS}", "words", features.lsa),
     ]
+
+
+def _strings(samples: Samples) -> list[str]:
+    return cast(Texts, samples).texts

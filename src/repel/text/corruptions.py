@@ -1,10 +1,12 @@
 """Robustness of texts' features to typing errors and missing words."""
 
+from typing import cast
+
 import torch
 
 from repel.data.samples import Samples
 from repel.evaluation.corrupted import Corrupt, CorruptedKNN
-from repel.text.raw import raw_texts
+from repel.text.texts import Texts
 from repel.text.typos import CORRUPTIONS, corrupt_texts
 
 __all__ = ["TextCorruptions"]
@@ -31,9 +33,10 @@ class TextCorruptions(CorruptedKNN):
         super().__init__(k, temperature, texts, seed)
 
     def versions(self, samples: Samples) -> tuple[Samples, Corrupt]:
-        raw = raw_texts(samples)
+        texts = cast(Texts, samples)
+        strings = texts.texts
 
         def corrupt(name: str, strength: int, generator: torch.Generator) -> Samples:
-            return raw.like(corrupt_texts(raw.texts, name, strength, generator)).with_labels(samples.labels)
+            return texts.like(corrupt_texts(strings, name, strength, generator)).with_labels(samples.labels)
 
         return samples, corrupt

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
 from repel.evaluation.sparse import to_csr
-from repel.text.raw import raw_texts
+from repel.text.texts import Texts
 
 __all__ = ["STS", "ScoredPairs", "pair_cosines", "read_pairs"]
 
@@ -108,7 +108,7 @@ class STS(Evaluator):
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         def encode(test: Part, texts: Sequence[str]) -> Tensor:
-            x, places = network.encode(raw_texts(test.samples).like(texts))
+            x, places = network.encode(cast(Texts, test.samples).like(texts))
             assert len(places) == len(texts), "every string is a text"
             return x
 

@@ -1,0 +1,57 @@
+"""Parts that go together: the room of a class tells the kind of data that it is for."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["check_modality", "modality_of", "other_modality"]
+
+ROOMS = ("images", "text")
+FIX = {
+    "images": "leave it out; experiment=text trains on texts",
+    "text": "add experiment=text, which chooses parts for texts",
+}
+
+
+def modality_of(node: Any) -> str | None:
+    """The room of what a part of a config calls; None: a user's own, or of any data.
+
+    >>> modality_of({"_target_": "repel.images.encoders.SmallResNet"}), modality_of({"_target_": "mine.Encoder"})
+    ('images', None)
+    """
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    found = re.match(rf"repel\.({'|'.join(ROOMS)})\.", str(target))
+    return found and found[1]
+
+
+def check_modality(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Raises ValueError where parts of a config are for another kind of data than is read.
+
+    Args:
+        config: of a run, resolved.
+        chosen: group -> the choice, for messages.
+    """
+    ours = modality_of(config["data"]["datamodule"]["read"])
+    for key, node in _parts(config):
+        theirs = modality_of(node)
+        if ours and theirs and ours != theirs:
+            name, data = _named(key, chosen), _named("data", chosen)
+            raise ValueError(f"{name} is for {theirs}, and {data} is {ours}: {FIX[ours]}")
+
+
+def other_modality(config: Mapping[str, Any], nodes: Mapping[str, Any]) -> list[str]:
+    """Names of parts that are for another kind of data than the config's."""
+    ours = modality_of(config["data"]["datamodule"]["read"])
+    return [name for name, node in nodes.items() if ours and modality_of(node) not in (None, ours)]
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in ("encoder", "views"):
+        yield key, config.get(key)
+    for group in ("callbacks", "evaluators"):
+        for name, node in (config.get(group) or {}).items():
+            yield f"{group}.{name}", node
+
+
+def _named(key: str, chosen: Mapping[str, Any]) -> str:
+    return f"{key}={chosen[key]}" if key in chosen else key

@@ -1,0 +1,182 @@
+"""Strings to tokens: a vocabulary that is learned from training texts, or one from a file."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer as Library
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from repel.text.texts import RawTexts, Texts, text_ids
+
+__all__ = ["FILE", "Tokenizer"]
+
+FILE = "tokenizer.json"
+UNKNOWN, MASK = "[UNK]", "[MASK]"  # the first tokens of a vocabulary that is learned here
+MASKS = (MASK, "<mask>")  # names of the mask in others' vocabularies
+BLOCK = 2**14  # texts at a time
+ALPHABET = 1000  # characters of a vocabulary of pieces; words with others are unknown
+
+
+class Tokenizer:
+    """Tokens of texts, by Hugging Face's `tokenizers`. 0 is padding; other ids are the library's plus 1.
+
+    Args:
+        kind: of what is learned: `word`, whole words in lower case without accents; `wordpiece`, frequent words whole
+            and others in pieces (Schuster, Nakajima 2012; Devlin et al. 2019, arXiv:1810.04805). Chinese is taken
+            character by character.
+        vocabulary: tokens that are learned, at most.
+        max_tokens: of a text; what follows is left out.
+        file: a tokenizer.json of any kind, which is taken instead of learning one; or None.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    >>> tokenizer = Tokenizer(kind="word", vocabulary=100, max_tokens=4)
+    >>> tokenizer.fit(RawTexts.of(["a bird", "a plane"]))
+    >>> tokenizer(RawTexts.of(["A plane", "a train and a bird"])).x.tolist()
+    [[3, 5, 0, 0], [3, 1, 1, 3]]
+    """
+
+    def __init__(self, kind: str = "wordpiece", vocabulary: int = 8192, max_tokens: int = 32, file: str | None = None):
+        if kind not in ("word", "wordpiece"):
+            raise ValueError(f"data.tokens must be word or wordpiece, got {kind!r}")
+        if vocabulary < 3 or max_tokens < 1:
+            raise ValueError(
+                f"data.vocabulary must be at least 3 and data.max_tokens at least 1, got {vocabulary} and {max_tokens}"
+            )
+        self.kind, self.vocabulary, self.max_tokens = kind, vocabulary, max_tokens
+        self.file = file
+        self._library: Library | None = None
+
+    @property
+    def fitted(self) -> bool:
+        return self._library is not None
+
+    @property
+    def library(self) -> Library:
+        assert self._library is not None, "fit() comes first, or load_state_dict()"
+        return self._library
+
+    @property
+    def size(self) -> int:
+        """Ids, the padding included."""
+        return self.library.get_vocab_size() + 1
+
+    @property
+    def mask(self) -> int:
+        """The id of the mask; -1: there is none."""
+        found = (self.library.token_to_id(name) for name in MASKS)
+        return next((id + 1 for id in found if id is not None), -1)
+
+    @property
+    def json(self) -> str:
+        return self.library.to_str()
+
+    def state_dict(self) -> dict[str, str]:
+        """Names of files -> what is in them: kept in checkpoints and in the run folder."""
+        return {FILE: self.json}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        self._library = Library.from_str(state[FILE])
+
+    def fit(self, train: RawTexts) -> None:
+        """Learn the vocabulary from training texts and their positives and negatives: the same one every time.
+
+        Raises:
+            ValueError: the file, which is taken instead, is no tokenizer.
+        """
+        if self.file is not None:
+            self._library = _read(self.file)
+            return
+        library = _library(models.WordLevel(unk_token=UNKNOWN) if self.kind == "word" else models.WordPiece())
+        options = {"vocab_size": self.vocabulary, "show_progress": False}
+        if self.kind == "word":
+            trainer = trainers.WordLevelTrainer(special_tokens=[UNKNOWN, MASK], **options)
+            library.train_from_iterator(_strings(train), trainer)
+        else:
+            alphabet = _alphabet(library, train)
+            # the library numbers these as it finds them, in another order in each process, and breaks ties by number
+            special = [UNKNOWN, MASK, *(f"##{character}" for character in alphabet)]
+            trainer = trainers.WordPieceTrainer(
+                special_tokens=special, initial_alphabet=alphabet, limit_alphabet=len(alphabet), **options
+            )
+            library.train_from_iterator(_strings(train), trainer)
+            library = _library(models.WordPiece(library.get_vocab(with_added_tokens=False), unk_token=UNKNOWN))
+        self._library = library
+
+    def __call__(self, samples: RawTexts) -> Texts:
+        """The same samples as tokens."""
+        places, store = samples.x, samples.store
+        x, lengths = self._tokens(store.texts, places)
+        more: dict[str, Any] = {}
+        if store.positives is not None:
+            more["positives"], longer = self._tokens(store.positives, places)
+            more["positive_ids"], lengths = _ids(store.positives, places), np.maximum(lengths, longer)
+        if store.negatives:
+            made = [self._tokens(column, places) for column in store.negatives]
+            more["negatives"] = torch.stack([tokens for tokens, _ in made], 1)
+            more["negative_lengths"] = np.maximum.reduce([length for _, length in made])
+            more["negative_ids"] = torch.stack([_ids(column, places) for column in store.negatives], 1)
+        return Texts(
+            x, samples.labels, samples.names, lengths=lengths, ids=_ids(store.texts, places), places=places.numpy(),
+            store=store, tokenizer=self, **more,
+        )  # fmt: skip
+
+    def _tokens(self, texts: Sequence[str], places: Tensor) -> tuple[Tensor, np.ndarray]:
+        """(N, max_tokens) int32 of the texts at these places, and their lengths (N,)."""
+        library = self.library
+        library.no_padding()
+        library.enable_truncation(self.max_tokens)
+        tokens = np.zeros((len(places), self.max_tokens), np.int32)
+        lengths = np.zeros(len(places), np.int64)
+        for start in range(0, len(places), BLOCK):
+            some = [texts[place] for place in places[start : start + BLOCK].tolist()]
+            found = [e.ids for e in library.encode_batch_fast(some, add_special_tokens=False)]
+            size = lengths[start : start + len(found)] = np.fromiter(map(len, found), np.int64, len(found))
+            flat = np.fromiter((id for ids in found for id in ids), np.int32, int(size.sum()))
+            tokens[start : start + len(found)][np.arange(self.max_tokens) < size[:, None]] = flat + 1
+        return torch.from_numpy(tokens), lengths
+
+
+def _library(model: models.Model) -> Library:
+    """A tokenizer of words: lower case, without accents, punctuation and Chinese characters one by one."""
+    library = Library(model)
+    library.normalizer = normalizers.BertNormalizer(lowercase=True)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return library
+
+
+def _alphabet(library: Library, samples: RawTexts) -> list[str]:
+    """The most frequent characters of these texts, as the library normalizes them."""
+    counts: Counter[str] = Counter()
+    for text in _strings(samples):
+        counts.update(library.normalizer.normalize_str(text))
+    return [character for character, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:ALPHABET]
+            if not character.isspace()]  # fmt: skip
+
+
+def _ids(texts: Sequence[str], places: Tensor) -> Tensor:
+    return text_ids([texts[place] for place in places.tolist()])
+
+
+def _strings(samples: RawTexts) -> Iterator[str]:
+    """Every string of these samples."""
+    store, places = samples.store, samples.x.tolist()
+    for column in (store.texts, *(() if store.positives is None else (store.positives,)), *store.negatives):
+        yield from (column[place] for place in places)
+
+
+def _read(file: str) -> Library:
+    path = Path(file).expanduser()
+    path = path / FILE if path.is_dir() else path
+    try:
+        return Library.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"data.tokenizer={file} cannot be read ({error.strerror}); name a {FILE}") from error
+    except Exception as error:  # the library raises no narrower one
+        raise ValueError(f"data.tokenizer={file} is no {FILE} of Hugging Face's tokenizers ({error})") from error

@@ -1,0 +1,228 @@
+"""Every encoder of texts in conf/encoder."""
+
+import pytest
+import torch
+from conftest import CONF, options_of
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from repel.base.dropout import CountedDropout, DrawCounters, counted_parts, give_counters
+from repel.data.samples import give_info
+from repel.model.optim import parameter_groups
+from repel.text.encoders import BagOfTokens, TokenVectors
+from repel.text.texts import TextInfo
+from repel.text.transformer import TransformerEncoder
+
+VOCABULARY = 30
+SIZES = {"bag": {"width": 8}, "transformer": {"width": 8, "heads": 2}}
+ELSEWHERE = {"hf"}  # test_hf.py: it needs a package
+NAMES = [name for name in options_of("encoder", "text") if name not in ELSEWHERE]
+
+
+def info() -> TextInfo:
+    counts = torch.randint(0, 50, (VOCABULARY,), generator=torch.Generator().manual_seed(0)).float()
+    return TextInfo(train_size=50, vocabulary=VOCABULARY, counts=counts)
+
+
+def build(name: str, **changes) -> nn.Module:
+    cfg = OmegaConf.create({"data": {"max_tokens": 12}, "encoder": OmegaConf.load(CONF / f"encoder/{name}.yaml")})
+    torch.manual_seed(0)
+    encoder = instantiate(cfg.encoder, **SIZES[name] | changes)
+    give_info(encoder, info())
+    return encoder
+
+
+def texts(n: int = 6, length: int = 7) -> torch.Tensor:
+    draws = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, VOCABULARY, (n, length), generator=draws, dtype=torch.int32)
+    lengths = torch.randint(1, length + 1, (n, 1), generator=draws)
+    return tokens * (torch.arange(length) < lengths)
+
+
+def float64(encoder: nn.Module) -> nn.Module:
+    return encoder.double().eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoders_give_features(name):
+    encoder = build(name)
+    features = encoder(texts())
+    assert features.shape == (6, encoder.out_features)
+    features.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_padding_changes_nothing(name, dtype):
+    tokens, encoder = texts().to(dtype), build(name).eval()
+    longer = nn.functional.pad(tokens, (0, 5))
+    torch.testing.assert_close(encoder(longer), encoder(tokens), rtol=1e-6, atol=1e-6)
+    encoder = float64(encoder)
+    torch.testing.assert_close(encoder(longer), encoder(tokens), rtol=1e-12, atol=1e-12)
+    for row, text in zip(encoder(longer), tokens, strict=True):
+        torch.testing.assert_close(row, encoder(text[None, text != 0])[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_without_tokens_is_finite_and_changes_no_other(name):
+    tokens, encoder = texts(), float64(build(name))
+    empty = torch.zeros(1, 7, dtype=torch.int32)
+    features = encoder(torch.cat([tokens, empty]))
+    torch.testing.assert_close(features[:-1], encoder(tokens), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(features[-1:], encoder(empty[:, :1]), rtol=1e-12, atol=1e-12)
+    features.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_a_text_is_seen(name):
+    """Each of its tokens; and to the transformer their order matters."""
+    encoder, text = float64(build(name)), torch.tensor([[3, 9, 4, 12]])
+    for place in range(4):
+        other = text.clone()
+        other[0, place] = 20
+        assert (encoder(other) - encoder(text)).abs().max() > 1e-3
+    turned = (encoder(text.flip(1)) - encoder(text)).abs().max()
+    assert turned > 1e-3 if name == "transformer" else turned < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_step_waits_for_the_host(name):
+    """On fake tensors there is nothing to wait for: whoever asks for a value fails."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    encoder = build(name)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        tokens = torch.ones(6, 7, dtype=torch.int32)
+        give_counters(counted_parts(encoder), DrawCounters(1, 3))
+        encoder(tokens).sum().backward()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_brings_the_sizes_that_the_data_gave(name):
+    encoder, tokens = build(name).eval(), texts()
+    cfg = OmegaConf.create({"data": {"max_tokens": 12}, "encoder": OmegaConf.load(CONF / f"encoder/{name}.yaml")})
+    other = instantiate(cfg.encoder, **SIZES[name]).eval()
+    other.load_state_dict(encoder.state_dict())
+    assert torch.equal(other(tokens), encoder(tokens))
+
+
+def test_token_vectors_depend_on_the_seed_alone():
+    """Not on what reading the data has drawn in between."""
+    made = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        vectors = TokenVectors(8)
+        torch.rand(1 + len(made))
+        vectors.on_data(info())
+        made.append(vectors.weight)
+    assert torch.equal(*made)
+    assert made[0].requires_grad
+    assert 0.8 < made[0].norm(dim=1).mean() < 1.2
+
+
+# ------------------------------------------------------------------------------------------------------------- bag
+
+
+@pytest.mark.parametrize("weights", ["none", "idf", "learned"])
+def test_the_bag_is_the_weighted_mean_of_its_tokens(weights):
+    encoder, tokens = float64(build("bag", token_weights=weights)), texts()
+    w = torch.ones(VOCABULARY).double() if weights == "none" else (51 / (1 + info().counts.double())).log() + 1
+    for row, text in zip(encoder(tokens), tokens, strict=True):
+        real = text[text != 0]
+        mean = (w[real, None] * encoder.vectors.weight[real]).sum(0) / w[real].sum()
+        torch.testing.assert_close(row, mean, rtol=1e-6, atol=1e-8)  # idf is kept in float32
+    trained = {name for name, _ in encoder.named_parameters()}
+    assert trained == {"vectors.weight"} | ({"log_weights"} if weights == "learned" else set())
+
+
+def test_gradients_of_the_bag_are_those_of_a_plain_mean():
+    encoder, tokens = float64(build("bag")), texts()
+    upstream = torch.randn(6, 8, dtype=torch.float64)
+    found = torch.autograd.grad((encoder(tokens) * upstream).sum(), list(encoder.parameters()))
+    w = encoder.log_weights[tokens].exp() * (tokens != 0)
+    plain = (w[..., None] * encoder.vectors.weight[tokens]).sum(1) / w.sum(1, keepdim=True)
+    expected = torch.autograd.grad((plain * upstream).sum(), list(encoder.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_weights_of_tokens_do_not_decay():
+    encoder = build("bag")
+    groups = parameter_groups([encoder], 0.1)
+    assert [p is encoder.log_weights for p in groups[1]["params"]] == [True]
+
+
+# ----------------------------------------------------------------------------------------------------- transformer
+
+
+def test_the_transformer_is_torchs():
+    """The same weights in nn.TransformerEncoder, on texts of one length."""
+    encoder = float64(build("transformer", layers=2))
+    plain = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True),
+        2, nn.LayerNorm(8), enable_nested_tensor=False,
+    ).double().eval()  # fmt: skip
+    for layer, other in zip(encoder.layers, plain.layers, strict=True):
+        names = [("qkv.weight", "self_attn.in_proj_weight"), ("qkv.bias", "self_attn.in_proj_bias"),
+                 *((f"{one}.{part}", f"{two}.{part}") for part in ("weight", "bias") for one, two in (
+                     ("out", "self_attn.out_proj"), ("mlp.0", "linear1"), ("mlp.2", "linear2"),
+                     ("attention_norm", "norm1"), ("mlp_norm", "norm2")))]  # fmt: skip
+        other.load_state_dict({theirs: layer.state_dict()[ours] for ours, theirs in names})
+    plain.norm.load_state_dict(encoder.norm.state_dict())
+    tokens = texts().clamp(min=1)
+    x = encoder.vectors(tokens) + encoder.positions[:7]
+    torch.testing.assert_close(encoder(tokens), plain(x).mean(1), rtol=1e-10, atol=1e-10)
+
+
+def test_dropout_of_the_transformer_is_the_same_on_any_number_of_ranks():
+    """Two views of six texts, cut to the longest of each rank."""
+    encoder = build("transformer", dropout=0.2).double().train()
+    views, parts = torch.stack([texts(), texts().flip(1).sort(1, descending=True).values]), counted_parts(encoder)
+    give_counters(parts, DrawCounters(9, 6))
+    whole = encoder(views.flatten(0, 1)).view(2, 6, 8)
+    assert (whole - encoder.eval()(views.flatten(0, 1)).view(2, 6, 8)).abs().min() > 0
+    encoder.train()
+    for start in range(0, 6, 2):
+        own = views[:, start : start + 2]
+        longest = int((own != 0).sum(-1).max())
+        give_counters(parts, DrawCounters(9, 2, start))
+        features = encoder(own[..., :longest].flatten(0, 1)).view(2, 2, 8)
+        torch.testing.assert_close(features, whole[:, start : start + 2], rtol=1e-10, atol=1e-12)
+    assert [type(part) for part in parts] == [CountedDropout] * 5
+    assert all(isinstance(part, CountedDropout) for part in encoder.modules() if "ropout" in type(part).__name__)
+
+
+def test_positions_do_not_decay():
+    encoder = build("transformer")
+    assert any(p is encoder.positions for p in parameter_groups([encoder], 0.1)[1]["params"])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: BagOfTokens(token_weights="tfidf"),
+            "encoder.token_weights must be one of none, idf, learned, got 'tfidf'",
+        ),
+        (lambda: BagOfTokens(width=0), "encoder.width must be at least 1, got 0"),
+        (lambda: TransformerEncoder(width=8, heads=3), "encoder.width=8 must be a multiple of encoder.heads=3"),
+        (lambda: TransformerEncoder(layers=0), "layers and max_tokens of at least 1, got 0 and 32"),
+        (lambda: TransformerEncoder(dropout=1), "encoder.dropout must be at least 0 and below 1, got 1"),
+        (lambda: build("transformer")(torch.ones(1, 13).int()), "encoder.max_tokens=12; cut it by data.max_tokens"),
+    ],
+)
+def test_impossible_encoders_are_explained(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_defaults_in_python_are_those_of_conf():
+    import inspect
+
+    for kind, name in ((BagOfTokens, "bag"), (TransformerEncoder, "transformer")):
+        node = OmegaConf.to_container(OmegaConf.load(CONF / f"encoder/{name}.yaml"))
+        defaults = {key: p.default for key, p in inspect.signature(kind).parameters.items()}
+        assert {"_target_": node["_target_"], **defaults, "max_tokens": 0} == {**node, "max_tokens": 0}
