@@ -17,8 +17,14 @@ from repel.model.optim import constant, cosine, fill_length, parameter_groups, s
 
 @pytest.mark.parametrize("name", options("head"))
 def test_heads_give_embeddings(name):
-    head = instantiate(config(f"head={name}", "head.out_features=9").head, in_features=12)
-    assert head(torch.randn(4, 12)).shape == (4, 9)
+    width = 12 if name == "identity" else 9
+    head = instantiate(config(f"head={name}", f"head.out_features={width}").head, in_features=12)
+    assert head(torch.randn(4, 12)).shape == (4, width)
+
+
+def test_no_head_has_the_encoders_width():
+    with pytest.raises(ValueError, match="head=identity needs head.out_features=12, the encoder's, got 9"):
+        instantiate(config("head=identity", "head.out_features=9").head, in_features=12)
 
 
 @pytest.mark.parametrize("name", options("predictor"))
