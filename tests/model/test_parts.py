@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from repel.engine.build import build_module
+from repel.model import heads
 from repel.model.anneal import Anneal
 from repel.model.lars import LARS
 from repel.model.optim import constant, cosine, fill_length, parameter_groups, scaled_rate
@@ -23,8 +24,8 @@ def test_heads_give_embeddings(name):
 
 
 def test_no_head_has_the_encoders_width():
-    with pytest.raises(ValueError, match="head=identity needs head.out_features=12, the encoder's, got 9"):
-        instantiate(config("head=identity", "head.out_features=9").head, in_features=12)
+    with pytest.raises(ValueError, match=r"head=identity needs head.out_features=12, the encoder's, got 9"):
+        heads.identity(in_features=12, out_features=9)
 
 
 @pytest.mark.parametrize("name", options("predictor"))
