@@ -1,5 +1,8 @@
 """Gradients of every loss with every strategy on several ranks: real processes, gloo, float64."""
 
+import multiprocessing
+import sys
+
 import torch
 import torch.distributed as dist
 from loss_cases import NO_NEGATIVES, PAIRS, make, remember
@@ -81,20 +84,31 @@ class Networks(torch.nn.Module):
                             for (_, memory), net in parts])  # fmt: skip
 
 
-def rank_main(rank: int, world: int, address: str, results: str, cases: list) -> None:
-    """One rank's gradients of each (pair, memory), and its part of SHAPES, into a file in `results`."""
+def ranks_main(world: int, results: str, cases: list) -> None:
+    """The gradients of each (pair, memory) on so many ranks, into a file each in `results`."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    networks = Networks(cases)  # which takes longer than what the ranks do with them
+    started = [multiprocessing.get_context("fork").Process(target=rank_main, args=(rank, world, results, networks))
+               for rank in range(world)]  # fmt: skip
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    sys.exit(max(abs(process.exitcode) for process in started))
+
+
+def rank_main(rank: int, world: int, results: str, networks: Networks) -> None:
+    """One rank's gradients, and its part of SHAPES."""
+    dist.init_process_group("gloo", init_method=f"file://{results}/store", rank=rank, world_size=world)
     size = TOTAL // world
     local = slice(rank * size, (rank + 1) * size)
     samples, labels, ids, target = data()
     out = {}
-    networks = Networks(cases)
-    if cases:
+    if networks.cases:
         ddp = torch.nn.parallel.DistributedDataParallel(networks)  # averages the gradients
         values = ddp(samples[:, local], labels[local], ids[:, local], target, local)
         values.sum().backward()
-        for case, value, net in zip(cases, values.detach(), networks.networks, strict=True):
+        for case, value, net in zip(networks.cases, values.detach(), networks.networks, strict=True):
             out[case] = (value, {name: p.grad for name, p in net.named_parameters()})
     for shape in SHAPES:
         out[shape] = normalized(shape, local, CrossRankBatchNormSync().apply)
