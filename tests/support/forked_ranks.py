@@ -1,13 +1,15 @@
-"""A command's ranks are forked from it, rather than Pythons that import everything again.
+"""A command's ranks, and torchrun's, are forked from it, rather than Pythons that import everything again.
 
 The rest is torch's launcher: it watches them, and ends all when one fails. Ranks that start as a user's do are in
-tests/commands/test_several_devices.py and test_wheel.py.
+tests/commands/test_several_devices.py and test_wheel.py; torchrun's in tests/engine/test_several_ranks.py.
 """
 
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
 
@@ -22,8 +24,8 @@ class ForkedRank(multiprocessing.get_context("fork").Process):
         self.join(timeout)
 
 
-def rank_main(job: str, environment: dict[str, str]) -> None:
-    """`python -P -m repel.engine.rank JOB` in a session of its own."""
+def rank_main(command: tuple[str, ...], environment: dict[str, str]) -> None:
+    """`python -P -m repel.engine.rank JOB` or `python -u train.py ...`, in a session of its own."""
     import torch
 
     from repel.engine import rank
@@ -35,18 +37,21 @@ def rank_main(job: str, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ |= environment
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    sys.argv = [rank.__file__, job]
-    del sys.path[0]  # the command's folder
-    rank.main()
+    if command[:3] == ("-P", "-m", "repel.engine.rank"):
+        sys.argv = [rank.__file__, *command[3:]]
+        del sys.path[0]  # the command's folder
+        rank.main()
+    assert command[0] == "-u", command
+    sys.argv, sys.path[0] = list(command[1:]), str(Path(command[1]).parent)
+    runpy.run_path(command[1], run_name="__main__")
 
 
 def fork_ranks() -> None:
     """From here on, in this process."""
 
     def start(handler: SubprocessHandler, command: tuple[str, ...], environment: dict[str, str]) -> ForkedRank:
-        *python, job = command
-        assert python == [sys.executable, "-P", "-m", "repel.engine.rank"], python
-        process = ForkedRank(target=rank_main, args=(job, environment))
+        assert command[0] == sys.executable
+        process = ForkedRank(target=rank_main, args=(command[1:], environment))
         process.start()
         return process
 
