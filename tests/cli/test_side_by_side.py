@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import begun, command, left_over
+from conftest import ROOT, command, left_over
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -143,7 +144,7 @@ def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
     assert one.returncode == 0, one.stderr
     typed = ["train.py", "-m", *options, *LAUNCHERS[name]]
     values = ["seed=1", "optimizer.lr=1e30,1e-3"]
-    first = command(*typed, *values, f"hydra.sweep.dir={sweep}", cwd=tmp_path, timeout=400)
+    first = command(*typed, *values, f"hydra.sweep.dir={sweep}", cwd=tmp_path, timeout=400, PYTHONHASHSEED="0")
     assert first.returncode == DIVERGED, first.stderr
     named = [line for line in first.stderr.splitlines() if line.startswith("failed")][-1]
     assert named.startswith("failed   sweep/0 (optimizer.lr=1e+30): the loss is")
@@ -151,7 +152,7 @@ def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
     assert all(torch.equal(ours[key], alone[key]) for key in alone)
     values[0] = "seed=4,5,1"
     values[1] = "optimizer.lr=1e-3"
-    second = command(*typed, *values, f"sweep.resume={sweep}", cwd=tmp_path, timeout=400)
+    second = command(*typed, *values, f"sweep.resume={sweep}", cwd=tmp_path, timeout=400, PYTHONHASHSEED="0")
     assert second.returncode == 0, second.stderr
     assert [(run.folder.name, run.seed, run.state) for run in compare.read(sweep)] == [
         ("0", 1, "diverged"), ("1", 1, "finished"), ("2", 4, "finished"), ("3", 5, "finished"),
@@ -164,20 +165,28 @@ def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
 def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     """^C while two jobs of two ranks each are trained: both save, nothing is left, and a resume trains what is left."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    options = [*small(tmp_path), "trainer.max_epochs=3", "trainer.devices=2", "seed=1,2,3"]
+    options = [*small(tmp_path), "trainer.max_epochs=3", "trainer.devices=2", "seed=1,2,3", "sweep=parallel"]
     sweep = tmp_path / "sweep"
-    running = begun("train.py", "-m", *options, "sweep=parallel", f"hydra.sweep.dir={sweep}", cwd=tmp_path)
-    saved = [sweep / name / "checkpoints/last.ckpt" for name in "01"]
-    until = time.monotonic() + 200
-    while running.process.is_alive() and not all(path.exists() for path in saved) and time.monotonic() < until:
-        running.process.join(0.05)
-    os.killpg(running.process.pid, signal.SIGINT)
-    status, _, errors = running.end(100)
-    assert status == 130, errors
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *options, f"hydra.sweep.dir={sweep}"], cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    alarm = threading.Timer(200, process.kill)
+    alarm.start()
+    try:
+        while process.poll() is None and not all((sweep / name / "checkpoints/last.ckpt").exists() for name in "01"):
+            threading.Event().wait(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate()
+    finally:
+        alarm.cancel()
+        process.kill()
+    assert process.returncode == 130, errors
     assert f"interrupted; the same command with sweep.resume={sweep} runs what is missing" in errors
     assert left_over(tmp_path) == []
     assert not (sweep / "2").exists()
-    result = command("train.py", "-m", *options, f"sweep.resume={sweep}", cwd=tmp_path)  # one after another
+    result = command("train.py", "-m", *options, f"sweep.resume={sweep}", cwd=tmp_path, PYTHONHASHSEED="0")
     assert result.returncode == 0, result.stderr
     assert [run.state for run in compare.read(sweep)] == ["finished"] * 3
     assert [steps(sweep / name) for name in "012"] == [list(range(3 * BATCHES))] * 3
