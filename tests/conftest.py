@@ -185,11 +185,9 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def few_glosses(monkeypatch):
     """data=wordnet_mini in this process: 600 training and 80 test texts."""
-    from repel.text import datasets
+    import text_runs
 
-    train, labels, test, test_labels, classes = datasets.wordnet_glosses()
-    few = train[::25], labels[::25], test[::25], test_labels[::25], classes
-    monkeypatch.setattr(datasets, "wordnet_glosses", lambda: few)
+    monkeypatch.setattr("repel.text.datasets.wordnet_glosses", text_runs.few_glosses)
 
 
 def pytest_collection_modifyitems(items):
