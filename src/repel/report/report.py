@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from repel.base.collectives import rank
+from repel.base.progress import Progress
 from repel.data.datamodule import PairData
 from repel.engine import checkpoint_io
 from repel.engine.build import build_evaluators, build_module
@@ -22,7 +23,6 @@ from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
 from repel.report import plots
-from repel.report.progress import EvaluationProgress
 from repel.report.table import make_table, print_table
 
 __all__ = ["LAYERS", "Report", "headline_of", "make_report", "read_checkpoints", "run_checkpoints"]
@@ -110,7 +110,7 @@ def make_report(
 
     rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device)
     first = rank() == 0
-    with EvaluationProgress(first) as progress:
+    with Progress("evaluation", first) as progress:
         measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if first else None, progress)
     if first:
         noun = splits.test.modality.noun
