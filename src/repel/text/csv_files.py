@@ -5,9 +5,9 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from repel.base.collectives import rank
 from repel.base.terminal import shown
@@ -15,21 +15,14 @@ from repel.data.samples import Splits
 from repel.data.split_names import splits_among
 from repel.data.tables import DELIMITERS
 from repel.text.packed import Row
-from repel.text.reading import Source, choose_text_column, read_splits
+from repel.text.reading import Source, choose_text_column, column_names, listed, read_splits
 from repel.text.text_files import check_encoding, opened
 
 __all__ = ["split_files", "text_csv"]
 
 ENDINGS = (".csv", ".tsv", ".txt")
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Names of columns: text, then positive if there is one, then the negatives; and that of the labels."""
-
-    cells: Sequence[str]
-    label: str | None
+Columns = dict[str, list[str]]  # text, label, positive, negative -> names of columns
 
 
 def text_csv(
@@ -60,26 +53,20 @@ def text_csv(
         ValueError: an option, or what is in the files; one line that names the option.
     """
     check_encoding(encoding)
-    negatives = [negative] if isinstance(negative, str) else list(negative or [])
-    files, quoting = split_files(root, ENDINGS), csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    options = encoding, quoting
-    header, _ = _header(files["train"], *options)
-    typed = {"label": [label], "positive": [positive], "negative": negatives}
-    used = [name for names in typed.values() for name in names if name is not None]
+    files, options = split_files(root, ENDINGS), (encoding, csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
+    typed = {"label": listed(label), "positive": listed(positive), "negative": listed(negative)}
+    header, _ = _header(files["train"], *options, [name for names in typed.values() for name in names])
+    used = [name for names in typed.values() for name in names]
     named = choose_text_column(shown(files["train"].name), header, text, used)
-    columns = _Columns([named, *([] if positive is None else [positive]), *negatives], label)
-    for split in [*files]:
-        if not _has_columns(files[split], columns, typed, split, *options):
-            del files[split]
-    names = ["text", *([] if positive is None else ["positive"])]
-    names += [f"negative.{number}" for number in range(1, len(negatives) + 1)]
-    unread = [name for name in header if name and name not in (*columns.cells, label)]
+    columns = {"text": [named], **typed}
+    files = {split: file for split, file in files.items() if _has_columns(file, columns, split, *options)}
+    unread = [name for name in header if name and name not in (named, *used)]
     note = f"columns not read: {', '.join(map(shown, unread))}" if unread else ""
     sources = {
         split: Source(file.name, [file], partial(_rows, file, columns, *options), "rows", note * (split == "train"))
         for split, file in files.items()
     }
-    return read_splits(sources, names, ["csv", columns.cells, label, *options], cache)
+    return read_splits(sources, column_names(positive, negative), ["csv", columns, *options], cache)
 
 
 def split_files(root: str, endings: Sequence[str]) -> dict[str, Path]:
@@ -116,7 +103,7 @@ def split_files(root: str, endings: Sequence[str]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def _csv_reader(file: Path, encoding: str | None, quoting: int, delimiter: str) -> Iterator[Iterator[list[str]]]:
+def _csv_reader(file: Path, encoding: str | None, quoting: int, delimiter: str) -> Iterator[Any]:
     """Rows of cells.
 
     Raises:
@@ -137,54 +124,60 @@ def _csv_reader(file: Path, encoding: str | None, quoting: int, delimiter: str) 
         csv.field_size_limit(before)
 
 
-def _header(file: Path, encoding: str | None, quoting: int, wanted: Sequence[str] = ()) -> tuple[list[str], str]:
-    """The names in the first row, and the separator: the one that gives most of the wanted names, then most names."""
+def _header(file: Path, encoding: str | None, quoting: int, wanted: Sequence[str]) -> tuple[list[str], str]:
+    """The names in the first row, and the separator: the one that gives most of the wanted names, then most names.
+
+    Raises:
+        ValueError: with none of them it is a row.
+    """
     found: list[tuple[tuple[int, int], list[str], str]] = []
     for delimiter in DELIMITERS:
-        with contextlib.suppress(ValueError if delimiter != DELIMITERS[0] else ()):
+        try:
             with _csv_reader(file, encoding, quoting, delimiter) as reader:
                 names = [name.strip() for name in next(reader, [])]
+        except ValueError as error:  # its quotes may fit another one
+            mistake = error
+        else:
             found.append(((len({*wanted} & {*names}), len(names)), names, delimiter))
+    if not found:
+        raise mistake
     _, names, delimiter = max(found, key=lambda one: one[0])
     return names, delimiter
 
 
-def _has_columns(
-    file: Path, columns: _Columns, typed: dict[str, list], split: str, encoding: str | None, quoting: int
-) -> bool:
+def _has_columns(file: Path, columns: Columns, split: str, encoding: str | None, quoting: int) -> bool:
     """Whether a split can be read; a line says so where val or test has no labels and is left out.
 
     Raises:
         ValueError: a column is not there, or is there twice.
     """
-    header, _ = _header(file, encoding, quoting, columns.cells)
-    listed = f"{shown(file.name)} has no such column; it has {', '.join(map(shown, header))}"
+    header, _ = _header(file, encoding, quoting, [name for names in columns.values() for name in names])
     counts = Counter(header)
-    for option, names in {"text": [columns.cells[0]], **typed}.items():
-        for name in (name for name in names if name is not None):
-            if counts[name] > 1:
-                raise ValueError(f"data.{option}={name}: {shown(file.name)} has two columns of this name; rename one")
-            if name not in counts and option == "label" and split != "train":
-                if rank() == 0:
-                    print(f"note     {shown(file.name)} has no column {shown(name)}: it is left out, and as many as "
-                          f"data.{split}_fraction says are held out of train")  # fmt: skip
-                return False
-            if name not in counts:
-                raise ValueError(f"data.{option}={name}: {listed}")
+    for option, name in ((option, name) for option, names in columns.items() for name in names):
+        if counts[name] > 1:
+            raise ValueError(f"data.{option}={name}: {shown(file.name)} has two columns of this name; rename one")
+        if name not in counts and option == "label" and split != "train":
+            if rank() == 0:
+                print(f"note     {shown(file.name)} has no column {shown(name)}: it is left out, and as many as "
+                      f"data.{split}_fraction says are held out of train")  # fmt: skip
+            return False
+        if name not in counts:
+            there = ", ".join(map(shown, header))
+            raise ValueError(f"data.{option}={name}: {shown(file.name)} has no such column; it has {there}")
     return True
 
 
-def _rows(file: Path, columns: _Columns, encoding: str | None, quoting: int) -> Iterator[Row]:
+def _rows(file: Path, columns: Columns, encoding: str | None, quoting: int) -> Iterator[Row]:
     """Raises ValueError where a row has more cells than there are columns."""
-    header, delimiter = _header(file, encoding, quoting, columns.cells)
-    places = [header.index(name) for name in columns.cells]
-    label = None if columns.label is None else header.index(columns.label)
+    header, delimiter = _header(file, encoding, quoting, [name for names in columns.values() for name in names])
+    places = [header.index(name) for option, names in columns.items() if option != "label" for name in names]
+    label = header.index(columns["label"][0]) if columns["label"] else None
     with _csv_reader(file, encoding, quoting, delimiter) as reader:
         next(reader)
         for cells in reader:
             if len(cells) > len(header) and any(cell.strip() for cell in cells[len(header) :]):
                 raise ValueError(
-                    f"data.root: {shown(file.name)}, line {reader.line_num:,}: {len(cells)} cells, and the first row "  # type: ignore[attr-defined]
+                    f"data.root: {shown(file.name)}, line {reader.line_num:,}: {len(cells)} cells, and the first row "
                     f"names {len(header)} columns; put quotes around cells that hold {delimiter!r}"
                 )
             cells += [""] * (len(header) - len(cells))

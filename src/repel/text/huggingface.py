@@ -10,7 +10,7 @@ from torch import Tensor
 from repel.data.huggingface import load_splits, read_labels
 from repel.data.samples import Splits
 from repel.text.packed import Row
-from repel.text.reading import Source, choose_text_column, read_splits
+from repel.text.reading import Source, choose_text_column, column_names, listed, read_splits
 
 __all__ = ["text_hf"]
 
@@ -41,26 +41,23 @@ def text_hf(
         ValueError: an option, or what is in the folder; one line that names the option.
     """
     read = load_splits(root, "data=text_hf")
-    negatives = [negative] if isinstance(negative, str) else list(negative or [])
-    others = [*([] if positive is None else [positive]), *negatives]
-    strings = [n for n, f in read["train"].features.items() if getattr(f, "dtype", None) in STRINGS and n not in others]
-    used = [*others, *([] if label is None else [label])]
+    where, others = f"data.root={root}", [*listed(positive), *listed(negative)]
+    strings = [name for name, kind in read["train"].features.items() if getattr(kind, "dtype", "") in STRINGS]
+    used = [*others, *listed(label)]
     left = [name for name in strings if name not in used]
-    where = f"data.root={root}"
     named = left[0] if text is None and len(left) == 1 else choose_text_column(where, strings, text, used)
-    for option, columns in {"positive": others[: positive is not None], "negative": negatives}.items():
-        for column in columns:
-            if missing := [split for split, part in read.items() if column not in part.features]:
-                raise ValueError(f"data.{option}={column}: {where} has no such column in {missing[0]}")
+    for option, column in [("text", named), *(("positive", n) for n in listed(positive)),
+                           *(("negative", n) for n in listed(negative))]:  # fmt: skip
+        for split, part in read.items():
+            if column not in part.features:
+                raise ValueError(f"data.{option}={column}: {where} has no such column in {split}")
     labels, classes = read_labels(root, read, label, "data.label")
-    names = ["text", *(["positive"] if positive is not None else [])]
-    names += [f"negative.{number}" for number in range(1, len(negatives) + 1)]
     files = sorted(file for file in Path(root).expanduser().rglob("*") if file.is_file())
     sources = {
         split: Source(split, files, partial(_rows, part, [named, *others], labels[split], classes), "rows")
         for split, part in read.items()
     }
-    return read_splits(sources, names, ["hf", *(sources), named, *others, label], cache, classes)
+    return read_splits(sources, column_names(positive, negative), ["hf", *(sources), named, *others, label], cache, classes)
 
 
 def _rows(dataset: Any, columns: Sequence[str], labels: Tensor | None, classes: Sequence[str]) -> Iterator[Row]:

@@ -47,8 +47,8 @@ class PackedTexts(Sequence[str]):
     @classmethod
     def of(cls, kept: Kept, column: str) -> "PackedTexts":
         """A column that pack wrote."""
-        parts = (kept.arrays[f"{column}.{part}"] for part in ("data", "ends", "ids"))
-        return cls(*parts, kept.folder, column)
+        data, ends, ids = (kept.arrays[f"{column}.{part}"] for part in ("data", "ends", "ids"))
+        return cls(data, ends, ids, kept.folder, column)
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -18,7 +18,7 @@ from repel.text.cache import Kept, cache_folder, kept_arrays
 from repel.text.packed import PackedTexts, Row, pack
 from repel.text.texts import RawTexts, TextStore
 
-__all__ = ["Source", "choose_text_column", "read_splits"]
+__all__ = ["Source", "choose_text_column", "column_names", "listed", "read_splits"]
 
 TEXT_COLUMNS = {
     "text", "texts", "sentence", "sentences", "content", "review", "tweet", "comment", "body", "document", "question",
@@ -78,9 +78,8 @@ def _keep(source: Source, columns: Sequence[str], options: Any, folder: Path | N
     """The arrays of a source, made or found."""
     paths = [str(file.resolve()) for file in source.files]
     states = [(state.st_size, state.st_mtime_ns) for state in map(Path.stat, source.files)]
-    which = blake2b(
-        repr((source.name, paths, columns, options)).encode("utf-8", "surrogateescape"), digest_size=6
-    ).hexdigest()
+    what = repr((source.name, paths, columns, options)).encode("utf-8", "surrogateescape")
+    which = blake2b(what, digest_size=6).hexdigest()
     name = "".join(c if c.isalnum() else "_" for c in Path(source.name).name)[:40]
 
     def build(writer: Any) -> dict[str, Any]:
@@ -119,10 +118,10 @@ def _check_and_print(source: Source, kept: Kept) -> None:
         raise ValueError(f"data.root: no texts in {shown(source.name)}: {'; '.join(words)}")
     if repeated := read - len(np.unique(kept.arrays["text.ids"])):
         words.append(f"{repeated:,} repeat an earlier text")
+    if source.note:
+        words.append(source.note)
     if rank() == 0:
-        print(
-            f"texts    {shown(source.name)}: {'; '.join([*words, *([source.note] if source.note else [])])}", flush=True
-        )
+        print(f"texts    {shown(source.name)}: {'; '.join(words)}", flush=True)
 
 
 def _print_doubts(parts: dict[str, RawTexts], classes: Sequence[str]) -> None:
@@ -138,6 +137,17 @@ def _print_doubts(parts: dict[str, RawTexts], classes: Sequence[str]) -> None:
                   "them is no test; remove them from one of the two")  # fmt: skip
 
 
+def listed(columns: str | Sequence[str] | None) -> list[str]:
+    """The names in an option of none, one or several."""
+    return [columns] if isinstance(columns, str) else list(columns or [])
+
+
+def column_names(positive: str | None, negative: str | Sequence[str] | None) -> list[str]:
+    """What columns hold, in the order of a row's cells."""
+    negatives = [f"negative.{number}" for number, _ in enumerate(listed(negative), 1)]
+    return ["text", *(["positive"] if positive is not None else []), *negatives]
+
+
 def choose_text_column(where: str, columns: Sequence[str], typed: str | None, used: Sequence[str]) -> str:
     """The column of texts.
 
@@ -150,12 +160,12 @@ def choose_text_column(where: str, columns: Sequence[str], typed: str | None, us
     Raises:
         ValueError: there is none, or several could be.
     """
-    listed = ", ".join(shown(name) for name in columns)
+    there = ", ".join(map(shown, columns))
     if typed is not None:
         if typed not in columns:
-            raise ValueError(f"data.text={typed}: {where} has no such column; it has {listed}")
+            raise ValueError(f"data.text={typed}: {where} has no such column; it has {there}")
         return typed
     fitting = [name for name in columns if name not in used and name.lower() in TEXT_COLUMNS]
     if len(fitting) != 1:
-        raise ValueError(f"data.text=COLUMN must say which column holds the texts; {where} has {listed}")
+        raise ValueError(f"data.text=COLUMN must say which column holds the texts; {where} has {there}")
     return fitting[0]

@@ -101,6 +101,8 @@ class Tokenizer:
         self._take(Library.from_str(state[FILE]))
 
     def _take(self, library: Library) -> None:
+        library.no_padding()
+        library.enable_truncation(self.max_tokens)
         self._library = library
         self.size = max(library.get_vocab().values(), default=-1) + 2  # others' ids may have gaps
 
@@ -184,12 +186,12 @@ class Tokenizer:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """The library's ids of each, one more than max_tokens where a text is longer."""
         library, letters = self.library, LETTERS * (self.max_tokens + 1)
-        library.no_padding()
         library.enable_truncation(self.max_tokens + 1)
         found = [e.ids for e in library.encode_batch_fast([text[:letters] for text in texts], add_special_tokens=False)]
         for number, text in enumerate(texts):
             if len(text) > letters and len(found[number]) <= self.max_tokens:  # words of hundreds of letters
                 found[number] = library.encode(text, add_special_tokens=False).ids
+        library.enable_truncation(self.max_tokens)  # as its JSON says
         return found
 
 
