@@ -57,7 +57,9 @@ def text_hf(
         split: Source(split, files, partial(_rows, part, [named, *others], labels[split], classes), "rows")
         for split, part in read.items()
     }
-    return read_splits(sources, column_names(positive, negative), ["hf", *(sources), named, *others, label], cache, classes)
+    return read_splits(
+        sources, column_names(positive, negative), ["hf", *(sources), named, *others, label], cache, classes
+    )
 
 
 def _rows(dataset: Any, columns: Sequence[str], labels: Tensor | None, classes: Sequence[str]) -> Iterator[Row]:
