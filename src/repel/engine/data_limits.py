@@ -21,12 +21,13 @@ def check_data(cfg: DictConfig, module: Contrastive, data: PairData, world: int)
     Raises:
         ValueError: one line that names the key.
     """
+    noun = data.splits.train.modality.noun
     batch_size, train, val = cfg.data.batch_size, len(data.splits.train), len(data.splits.val)
     if batch_size > train:
-        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training images; use a smaller one")
+        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training {noun}; use a smaller one")
     if val < 2 * world:
         raise ValueError(
-            f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
+            f"{val} validation {noun} are too few for {world} ranks; raise data.val_fraction or add {noun}"
         )
     check_batches(cfg.trainer, data)
     check_shared_memory(cfg, data.splits.train.workers)

@@ -65,11 +65,11 @@ def read_splits(
     """
     folder = cache_folder(cache, sum(file.stat().st_size for source in sources.values() for file in source.files))
     kept = {split: _keep(source, columns, options, folder) for split, source in sources.items()}
+    for split, source in sources.items():
+        _check_and_print(source, kept[split])
     found = {name for one in kept.values() for name in one.facts["classes"]}
     names = sorted(found) if classes is None else list(classes)
     parts = {split: _texts(one, columns, names) for split, one in kept.items()}
-    for split, source in sources.items():
-        _check_and_print(source, kept[split])
     _print_doubts(parts, names)
     return Splits(parts["train"], parts.get("test"), parts.get("val"), names)
 
@@ -90,8 +90,6 @@ def _keep(source: Source, columns: Sequence[str], options: Any, folder: Path | N
 
 def _texts(kept: Kept, columns: Sequence[str], classes: Sequence[str]) -> RawTexts:
     column = partial(PackedTexts.of, kept)
-    if not len(kept.arrays["labels"]):
-        return RawTexts(torch.empty(0, dtype=torch.int64))
     positives = column("positive") if "positive" in columns else None
     negatives = tuple(column(name) for name in columns if name.startswith("negative"))
     store = TextStore(column("text"), positives, negatives)
@@ -110,7 +108,7 @@ def _check_and_print(source: Source, kept: Kept) -> None:
     Raises:
         ValueError: none is left.
     """
-    found, read = kept.facts["found"], len(kept.arrays["labels"])
+    found, read = kept.facts["found"], len(kept.arrays.get("labels", ()))
     words = [f"found {found:,} {source.unit}, read {read:,}"]
     if kept.facts["left_out"]:
         words.append("left out: " + ", ".join(f"{count:,} {why}" for why, count in kept.facts["left_out"].items()))

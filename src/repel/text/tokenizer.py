@@ -118,7 +118,7 @@ class Tokenizer:
         if (n := len(train)) > self.texts:
             train = train[torch.arange(self.texts) * n // self.texts]
         library = _library(models.WordLevel(unk_token=UNKNOWN) if self.kind == "word" else models.WordPiece())
-        options = {"vocab_size": self.vocabulary, "show_progress": False}
+        options: dict[str, Any] = {"vocab_size": self.vocabulary, "show_progress": False}
         if self.kind == "word":
             trainer = trainers.WordLevelTrainer(special_tokens=[UNKNOWN, MASK], **options)
             library.train_from_iterator(_strings(train), trainer)
@@ -126,10 +126,10 @@ class Tokenizer:
             alphabet = _alphabet(library, train)
             # the library numbers these as it finds them, in another order in each process, and breaks ties by number
             special = [UNKNOWN, MASK, *(f"##{character}" for character in alphabet)]
-            trainer = trainers.WordPieceTrainer(
+            pieces = trainers.WordPieceTrainer(
                 special_tokens=special, initial_alphabet=alphabet, limit_alphabet=len(alphabet), **options
             )
-            library.train_from_iterator(_strings(train), trainer)
+            library.train_from_iterator(_strings(train), pieces)
             library = _library(models.WordPiece(library.get_vocab(with_added_tokens=False), unk_token=UNKNOWN))
         self._take(library)
 
