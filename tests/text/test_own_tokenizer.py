@@ -13,8 +13,6 @@ from repel.text import tokenizer as room
 from repel.text.texts import RawTexts
 from repel.text.tokenizer import Tokenizer
 
-SPECIAL = ["[PAD]", "[CLS]", "[SEP]"]
-
 
 def word_level() -> Library:
     library = Library(models.WordLevel({"a": 7, "bird": 2, "[UNK]": 90, "[PAD]": 0}, unk_token="[UNK]"))  # with gaps
@@ -78,9 +76,9 @@ def test_a_run_keeps_the_file_and_does_without_it(tmp_path):
         build_data(cfg).setup()
 
 
-def fitted(texts: list[str], **options) -> Tokenizer:
+def fitted(learned_from: list[str], **options) -> Tokenizer:
     made = Tokenizer("word", **options)
-    made.fit(RawTexts.of(texts))
+    made.fit(RawTexts.of(learned_from))
     return made
 
 
