@@ -1,7 +1,10 @@
 """data=text_lines: a text a line, or a text a file in folders."""
 
 import pytest
+from conftest import config
 
+from repel.engine.build import build_data
+from repel.engine.data_limits import check_data
 from repel.text.line_files import text_lines
 
 
@@ -36,6 +39,15 @@ def test_a_text_a_line(folder, tmp_path, capsys):
         text_lines(str(tmp_path / "t.txt"), unit="file")
     with pytest.raises(ValueError, match=r"data\.root=nowhere: there is no such file or folder"):
         text_lines("nowhere")
+
+
+def test_a_few_texts_are_read_and_said_to_be_few(folder):
+    for lines in ("word " * 100_000, "one\n", "one\none\none\n", "one\ntwo\nthree\n"):
+        data = build_data(config("experiment=text", "data=text_lines", f"data.root={folder({'t.txt': lines})}/t.txt"))
+        data.setup()
+        assert len(data.splits.test) >= 1
+        with pytest.raises(ValueError, match=r"data\.batch_size=512 is larger than the [01] training texts"):
+            check_data(config("experiment=text"), None, data, 1)
 
 
 def test_files_of_splits_hold_lines(folder):
