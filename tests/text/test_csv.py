@@ -2,7 +2,12 @@
 
 import pytest
 import torch
+from runs_here import status
 
+from repel.engine import checkpoint_io, runs
+from repel.engine.configs import load_config
+from repel.engine.data_identity import read_to_evaluate
+from repel.engine.fit import fit
 from repel.text.csv_files import text_csv
 
 
@@ -135,3 +140,25 @@ def test_equal_texts_are_one_entity(write):
     keys = text_csv(write("text\na\nb\n a \n")).train.keys()
     assert keys[0] == keys[2] != keys[1]
     assert keys.dtype == torch.int64
+
+
+QUICK = ["experiment=text", "data=text_csv", "data.batch_size=8", "data.vocabulary=50", "trainer.max_epochs=1",
+         "trainer.limit_train_batches=2", "callbacks.pairs=null", "callbacks.knn=null", "logger.tensorboard=null",
+         "evaluators=[]"]  # fmt: skip
+
+
+def test_a_run_on_pairs_and_hard_negatives_and_its_mistakes(write, tmp_path):
+    rows = "Review Text,yes,no\n" + "".join(f"word {i},other {i},not {i}\n" for i in range(40))
+    options = [*QUICK, f"data.root={write(rows)}", "views=pair", "data.text=Review Text"]
+    code, line = status(tmp_path / "bad", *options, "data.positive=maybe")
+    assert (code, "\n" in line) == (2, False)
+    assert "data.positive=maybe: texts.csv has no such column; it has Review Text, yes, no" in line
+    assert status(tmp_path / "run", *options, "data.positive=yes", "data.negative=no") == (0, "")
+    contents = checkpoint_io.load(tmp_path / "run/checkpoints/last.ckpt")
+    cfg = load_config(runs.current_config(tmp_path / "run"))
+    assert read_to_evaluate(cfg, contents, None).splits.train.negatives.shape[1] == 1
+    write(rows + "a new one,b,c\n")  # others stay where they are
+    data = read_to_evaluate(cfg, contents, None)
+    assert len(data.splits.train) + len(data.splits.val) + len(data.splits.test) == 41
+    with pytest.raises(ValueError, match=r"the data has changed since the run began: 1 sample added; a run resumes"):
+        fit(cfg, tmp_path / "run", resume=True)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from repel.text.huggingface import text_hf
+from repel.text.hf_datasets import text_hf
 
 
 def test_without_the_package_or_the_folder_one_line_says_so(tmp_path, monkeypatch):
