@@ -11,7 +11,7 @@ from repel.cli import main as console
 from repel.engine import runs
 
 SCRIPTS = {"train": "train.py", "evaluate": "evaluate.py", "embed": "embed.py", "export": "export.py"}
-SCRIPTS["show-views"] = "scripts/show_views.py"
+SCRIPTS |= {"show-views": "scripts/show_views.py", "mine-negatives": "scripts/mine_negatives.py"}
 OTHERS = {  # which Hydra does not run
     "report": "report.py", "search": "search.py", "pack-shards": "pack_shards.py", "doctor": "doctor.py",
 }  # fmt: skip

@@ -22,6 +22,7 @@ EXAMPLES = {
     "evaluate": (("ckpt=RUN", "measure a run again"), ("ckpt=RUN data=cifar10", "on other data")),
     "embed": (("ckpt=RUN data=image_folder data.root=DIR", "features of your own images"),),
     "export": (("ckpt=RUN format=[safetensors,onnx]", "the encoder as files"),),
+    "mine_negatives": (("ckpt=RUN data=text_csv data.root=FILE data.positive=COLUMN", "hard negatives of texts"),),
     "show_views": (("data=cifar10 views=byol", "a picture of views"),),
 }
 KEYS = "seed name resume=RUN data.batch_size optimizer.lr trainer.max_epochs trainer.devices"

@@ -71,6 +71,16 @@ def export(cfg: DictConfig, folder: Path) -> None:
     export(cfg, folder)
 
 
+@entry_point("mine_negatives")
+def mine_negatives(cfg: DictConfig, folder: Path) -> None:
+    """Write hard negatives of texts: ckpt=RUN_OR_FILE data=text_csv data.root=FILE"""
+    prepare_output(cfg, folder)
+
+    from repel.export.mine_negatives import mine_negatives
+
+    mine_negatives(cfg, folder, task_overrides())
+
+
 @entry_point("show_views")
 def show_views(cfg: DictConfig, folder: Path) -> None:
     """Show samples, their views and the drawn parameters: data=... views=... images=8"""
@@ -124,6 +134,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "embed": embed,
     "export": export,
     "show-views": show_views,
+    "mine-negatives": mine_negatives,
     "report": report,
     "search": search,
     "pack-shards": pack_shards,
