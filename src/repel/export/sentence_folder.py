@@ -1,6 +1,7 @@
 """A folder that sentence_transformers.SentenceTransformer loads, of its own modules alone: no code of this package."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +22,9 @@ UNIT = (
     "A StaticEmbedding of each token's vector times its weight, then Normalize: a sum of weighted vectors points where "
     "their\nweighted mean points, so features have length 1 here and cosines are the original's."
 )
-SIGLIP = (
-    "The weights as transformers' SigLIP text model, which is the same network: a transformer with normalization first "
-    "and\nlearned positions; then the mean of the tokens."
+MEGATRON = (
+    "The weights as transformers' MegatronBERT, which is the same network: a transformer with normalization first and\n"
+    "learned positions; then the mean of the tokens. Its features are the original's. Of\nempty texts alone it can make no batch."
 )
 OWN = "The model that was trained, as transformers saves it, and its pooling."
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
@@ -45,10 +46,11 @@ def write_sentence_folder(
     """
     from sentence_transformers import SentenceTransformer
 
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     if type(encoder) is BagOfTokens:
         modules, note = _static(encoder, tokenizer_json), UNIT
     elif type(encoder) is TransformerEncoder:
-        modules, note = _siglip(encoder, tokenizer, tokenizer_json), SIGLIP
+        modules, note = _megatron(encoder, tokenizer, tokenizer_json), MEGATRON
     elif isinstance(encoder, HuggingFaceEncoder):
         modules, note = _hugging_face(encoder, tokenizer), OWN
     else:
@@ -77,41 +79,43 @@ def _static(encoder: BagOfTokens, tokenizer_json: str) -> list[nn.Module]:
     return [StaticEmbedding(Library.from_str(tokenizer_json), embedding_weights=vectors.clone()), Normalize()]
 
 
-def _siglip(encoder: TransformerEncoder, tokenizer: Tokenizer, tokenizer_json: str) -> list[nn.Module]:
+def _megatron(encoder: TransformerEncoder, tokenizer: Tokenizer, tokenizer_json: str) -> list[nn.Module]:
     from tokenizers import Tokenizer as Library
-    from transformers import PreTrainedTokenizerFast, SiglipTextConfig, SiglipTextModel
+    from transformers import MegatronBertConfig, MegatronBertModel, PreTrainedTokenizerFast
 
     described = json.loads(tokenizer_json) | {"truncation": None, "padding": None, "post_processor": None}
     library = Library.from_str(json.dumps(described))
     fast = PreTrainedTokenizerFast(tokenizer_object=library, pad_token="[PAD]", model_max_length=tokenizer.max_tokens)
     first: Any = encoder.layers[0]
-    config = SiglipTextConfig(
+    config = MegatronBertConfig(
         vocab_size=max(len(fast), tokenizer.size), hidden_size=encoder.out_features, layer_norm_eps=first.mlp_norm.eps,
         intermediate_size=first.mlp[0].out_features, num_hidden_layers=len(encoder.layers), hidden_act="gelu",
-        num_attention_heads=first.heads, max_position_embeddings=len(encoder.positions), projection_size=1,
-        pad_token_id=fast.pad_token_id, bos_token_id=None, eos_token_id=None,
+        num_attention_heads=first.heads, max_position_embeddings=len(encoder.positions), type_vocab_size=1,
+        pad_token_id=fast.pad_token_id,
     )  # fmt: skip
-    model = SiglipTextModel(config)
-    model.load_state_dict(_siglip_state(encoder, model.state_dict()))
+    model = MegatronBertModel(config, add_pooling_layer=True)  # AutoModel makes the layer, which is not used
+    model.load_state_dict(_megatron_state(encoder, model.state_dict(), fast.pad_token_id))
     return _from_transformers(model, fast, tokenizer.max_tokens, "mean")
 
 
 @torch.no_grad()
-def _siglip_state(encoder: TransformerEncoder, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's state by SigLIP's names, with rows of zeros for tokens that it does not know."""
+def _megatron_state(encoder: TransformerEncoder, state: dict[str, Tensor], pad: int) -> dict[str, Tensor]:
+    """The encoder's state by the names of MegatronBERT, and zeros for what it does not have."""
     found = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    vectors = encoder.vectors.weight[1:]
-    found["embeddings.token_embedding.weight"][: len(vectors)] = vectors
-    found["embeddings.position_embedding.weight"] = encoder.positions.clone()
-    parts: dict[str, nn.Module] = {"final_layer_norm": encoder.norm}
+    vectors, table = encoder.vectors.weight, found["embeddings.word_embeddings.weight"]
+    table[pad] = vectors[0]
+    table[: len(vectors) - 1] = vectors[1:]
+    found["embeddings.position_embeddings.weight"] = encoder.positions.clone()
+    parts: dict[str, nn.Module] = {"encoder.ln": encoder.norm}
     for number, layer in enumerate(encoder.layers):
         own: Any = layer
-        at = f"encoder.layers.{number}"
-        parts |= {f"{at}.layer_norm1": own.attention_norm, f"{at}.layer_norm2": own.mlp_norm}
-        parts |= {f"{at}.self_attn.out_proj": own.out, f"{at}.mlp.fc1": own.mlp[0], f"{at}.mlp.fc2": own.mlp[2]}
+        at = f"encoder.layer.{number}"
+        parts |= {f"{at}.attention.ln": own.attention_norm, f"{at}.attention.output.dense": own.out,
+                  f"{at}.ln": own.mlp_norm, f"{at}.intermediate.dense": own.mlp[0],
+                  f"{at}.output.dense": own.mlp[2]}  # fmt: skip
         for kind, tensor in own.qkv.named_parameters():
-            for name, piece in zip("qkv", tensor.chunk(3), strict=True):
-                found[f"{at}.self_attn.{name}_proj.{kind}"] = piece.clone()
+            for name, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                found[f"{at}.attention.self.{name}.{kind}"] = piece.clone()
     found |= {f"{at}.{kind}": tensor.clone() for at, part in parts.items() for kind, tensor in part.named_parameters()}
     assert found.keys() == state.keys(), found.keys() ^ state.keys()
     return found
@@ -138,9 +142,11 @@ def _merged(net: Any) -> Any:
 
 def _from_transformers(model: Any, fast: Any, longest: int, pooling: str) -> list[nn.Module]:
     """The modules of a model of transformers: they are read from a folder, so it is written first."""
+    import transformers
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     with TemporaryDirectory() as place:
+        transformers.utils.logging.disable_progress_bar()
         model.save_pretrained(place)
         fast.save_pretrained(place)
         transformer = Transformer(place, max_seq_length=longest)

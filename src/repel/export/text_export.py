@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import runpy
+import shutil
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -74,6 +75,8 @@ def export_texts(cfg: DictConfig, folder: Path, trained: PretrainedEncoder) -> N
         }  # fmt: skip
         (part / "README.md").write_text(templates.README.substitute(values), encoding="utf-8")
         for path in sorted(part.iterdir()):
+            if path.is_dir():  # no folder takes the place of one with files
+                shutil.rmtree(folder / path.name, ignore_errors=True)
             os.replace(path, folder / path.name)
 
 
@@ -178,7 +181,7 @@ def _write_onnx(folder: Path, trained: PretrainedEncoder, tokenizer: Tokenizer) 
     import onnxruntime
 
     network: nn.Module = trained.encoder
-    if type(network) is BagOfTokens:  # its fused operation has no counterpart
+    if type(network) in (BagOfTokens, TransformerEncoder):  # whose fast operations have no counterpart
         how, state = _recipe(network, trained.config["encoder"])
         space: dict[str, Any] = {"torch": torch}
         exec(how.source, space)
@@ -187,13 +190,13 @@ def _write_onnx(folder: Path, trained: PretrainedEncoder, tokenizer: Tokenizer) 
     large = sum(tensor.nbytes for tensor in network.state_dict().values()) >= PROTOBUF_LIMIT
     for name in ("onnx_ir", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    example = torch.ones(2, max(2, tokenizer.max_tokens // 2), dtype=torch.int64)
+    examples = tuple(torch.ones(2, max(2, tokenizer.max_tokens // 2), dtype=torch.int64) for _ in range(2))
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=max(3, tokenizer.max_tokens))}
     path = folder / "encoder.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations
         torch.onnx.export(
-            _IdsAndMask(network).eval(), (example, example), path, dynamo=True, verbose=False, external_data=large,
+            _IdsAndMask(network).eval(), examples, path, dynamo=True, verbose=False, external_data=large,
             input_names=["input_ids", "attention_mask"], output_names=["features"], dynamic_shapes=(sizes, sizes),
         )  # fmt: skip
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

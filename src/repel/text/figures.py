@@ -9,9 +9,10 @@ from torch import Tensor
 from repel.base import seeding
 from repel.data.sampler import BatchIndices
 from repel.data.views import Params, ViewDraws
+from repel.evaluation.class_names import class_name
 from repel.evaluation.features import evenly_spaced
 from repel.evaluation.knn import nearest_neighbors
-from repel.evaluation.protocol import Part, class_name
+from repel.evaluation.protocol import Part
 from repel.evaluation.text_table import TextTable, on_one_line
 from repel.text.augment import augment
 from repel.text.texts import TokenBatch
