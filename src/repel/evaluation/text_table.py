@@ -44,14 +44,14 @@ def on_one_line(text: str, letters: int = LETTERS) -> str:
     >>> on_one_line("two\\nlines"), on_one_line("abcdef", letters=4)
     ('two lines', 'abc…')
     """
-    words = " ".join(text[: 16 * letters].split())
+    words = " ".join(DIRECTIONS.sub("", text[: 16 * letters]).split())
     shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c
-                    for c in DIRECTIONS.sub("", words))  # fmt: skip
+                    for c in words)  # fmt: skip
     whole = len(shown) <= letters and len(text) <= 16 * letters
     return shown if whole else shown[: letters - 1].rstrip() + "…"
 
 
 def _escaped(cell: str) -> str:
     """Letters that mean something in Markdown with a backslash; no tags and no entities of HTML."""
-    text = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
+    text = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;").replace("~", "&#126;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)

@@ -23,8 +23,8 @@ UNIT = (
     "their\nweighted mean points, so features have length 1 here and cosines are the original's."
 )
 MEGATRON = (
-    "The weights as transformers' MegatronBERT, which is the same network: a transformer with normalization first and\n"
-    "learned positions; then the mean of the tokens. Its features are the original's. Of\nempty texts alone it can make no batch."
+    "The weights as transformers' MegatronBERT, which is the same network: normalization first and learned positions;\n"
+    "then the mean of the tokens. Its features are the original's. It takes no batch that is all of empty texts."
 )
 OWN = "The model that was trained, as transformers saves it, and its pooling."
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
