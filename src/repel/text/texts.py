@@ -79,10 +79,16 @@ class RawTexts(TensorSamples):
     store: TextStore = TextStore(())
 
     @classmethod
-    def of(cls, texts: Sequence[str], labels: Sequence[int] | None = None, **more: Any) -> Self:
+    def of(cls, texts: Sequence[str], labels: Sequence[int] | np.ndarray | None = None, **more: Any) -> Self:
         """All texts of a sequence. more: positives and negatives, see TextStore."""
         known = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         return cls(torch.arange(len(texts)), known, store=TextStore(texts, **more))
+
+    @property
+    def modality(self) -> "TextModality":
+        from repel.text.modality import TEXTS
+
+        return TEXTS
 
     @property
     def texts(self) -> list[str]:

@@ -94,18 +94,16 @@ class Tokenizer:
             self._library = _read(self.file)
             return
         library = _library(models.WordLevel(unk_token=UNKNOWN) if self.kind == "word" else models.WordPiece())
-        options = {"vocab_size": self.vocabulary, "show_progress": False}
+        options: dict[str, Any] = {"vocab_size": self.vocabulary, "show_progress": False}
         if self.kind == "word":
-            trainer = trainers.WordLevelTrainer(special_tokens=[UNKNOWN, MASK], **options)
-            library.train_from_iterator(_strings(train), trainer)
+            words = trainers.WordLevelTrainer(special_tokens=[UNKNOWN, MASK], **options)
+            library.train_from_iterator(_strings(train), words)
         else:
             alphabet = _alphabet(library, train)
             # the library numbers these as it finds them, in another order in each process, and breaks ties by number
             special = [UNKNOWN, MASK, *(f"##{character}" for character in alphabet)]
-            trainer = trainers.WordPieceTrainer(
-                special_tokens=special, initial_alphabet=alphabet, limit_alphabet=len(alphabet), **options
-            )
-            library.train_from_iterator(_strings(train), trainer)
+            options |= {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
+            library.train_from_iterator(_strings(train), trainers.WordPieceTrainer(special_tokens=special, **options))
             library = _library(models.WordPiece(library.get_vocab(with_added_tokens=False), unk_token=UNKNOWN))
         self._library = library
 
