@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from export_runs import checkpoint
-from text_runs import few_texts, text_run
+from text_runs import WORDS, few_texts, text_run
 
 from repel.engine.pretrained import load_pretrained
 from repel.export import text_export, text_templates
@@ -94,6 +94,41 @@ def test_sentence_transformers_loads_the_folder(runs, done, name):
         expected = F.normalize(expected, dim=1)
     assert torch.allclose(found, expected, atol=1e-5)
     assert not any(path.suffix == ".py" for path in folder.rglob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", [["encoder.pooling=mean"], ["encoder.pooling=last"], ["encoder.lora={r:2,alpha:4}"]])
+def test_a_model_of_transformers(few, done, tmp_path, typed, capsys):
+    """Export compares each file with the original; low-rank updates, which begin at 0, are drawn anew before."""
+    transformers = pytest.importorskip("transformers", reason="the extra text-hf is not installed")
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    if "lora" in typed[0]:
+        pytest.importorskip("peft", reason="the extra text-hf is not installed")
+    sizes = {"vocab_size": 22, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 16, "max_position_embeddings": 20, "pad_token_id": 0}  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
+    word_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]).save(str(tmp_path / "bert/tokenizer.json"))
+    names = [f"encoder.name={tmp_path / 'bert'}", f"data.tokenizer={tmp_path / 'bert/tokenizer.json'}"]
+    run = text_run(tmp_path / "run", "encoder=hf", *names, *typed)
+    capsys.readouterr()
+    folder = done(export, f"ckpt={run}", "format=[onnx,sentence_transformers]", "compare_on=data")
+    assert capsys.readouterr().out.count("differs from the original by at most") == 2
+    assert "lora" not in (folder / "sentence_transformers/model.safetensors").read_bytes()[:20_000].decode("latin-1")
+    with pytest.raises(ValueError, match="encoder=hf is a model of transformers"):
+        done(export, f"ckpt={run}", name="b")
+
+
+def word_tokenizer(words: list[str]):
+    from tokenizers import Tokenizer as Library
+    from tokenizers import models, pre_tokenizers, processors
+
+    library = Library(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return library
 
 
 def test_a_file_that_differs_is_not_written(runs, done, monkeypatch):

@@ -51,12 +51,14 @@ def text_data(*overrides: str):
 
 def text_run(folder: Path, *overrides: str) -> Path:
     """A run folder with a checkpoint, as training leaves it."""
-    cfg = config(*SMALL, "encoder.width=8", "head.out_features=6", *overrides)
+    width = [] if "encoder=hf" in overrides else ["encoder.width=8"]
+    cfg = config(*SMALL, "head.out_features=6", *width, *overrides)
     data, module = build_data(cfg), build_module(cfg)
     data.setup()
     module.give_data_info(data.splits.train.info())
-    if "log_weights" in (state := module.encoder.state_dict()):
-        state["log_weights"].normal_()
+    for name, tensor in module.encoder.state_dict().items():
+        if name == "log_weights" or "lora_" in name:  # which begin as what changes nothing
+            tensor.normal_()
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "config.yaml").write_text("seed: 1\n")
     contents = {"config": to_container(cfg), "state_dict": module.state_dict(), "epoch": 1, "global_step": 7,

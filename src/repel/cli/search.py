@@ -91,8 +91,9 @@ def search(query: Path | str, folder: Path, options: dict[str, str]) -> None:
         allow_folder(Path(options["--config-dir"]).expanduser())
         allow(roots=[str(Path.cwd())])
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
-    feature = text_feature if isinstance(query, str) else query_feature
-    found = nearest_matches(feature(query, embedded, options.get("ckpt")), embedded, int(options["k"]))  # type: ignore[operator]
+    ckpt = options.get("ckpt")
+    feature = text_feature(query, embedded, ckpt) if isinstance(query, str) else query_feature(query, embedded, ckpt)
+    found = nearest_matches(feature, embedded, int(options["k"]))
     if isinstance(query, str):
         print_texts(found)
         return

@@ -80,7 +80,7 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
     if file.suffix == ".npy":
         features = np.load(file)
         with (folder / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as index:
-            rows = [tuple(row[head] for head in heads) for row in csv.DictReader(index)]
+            rows = [(row[heads[0]], row["split"], row["label"]) for row in csv.DictReader(index)]
     else:
         import pyarrow.parquet as pq
 
