@@ -17,7 +17,7 @@ from composing import CONF, resolved
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
-FIXTURES = ["export_runs", "own_package", "stateful_runs", "text_runs", "view_cases"]  # modules of tests/support
+FIXTURES = ["export_runs", "hostile_texts", "own_package", "stateful_runs", "view_cases"]  # modules of tests/support
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands
@@ -185,11 +185,9 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def few_glosses(monkeypatch):
     """data=wordnet_mini in this process: 600 training and 80 test texts."""
-    from repel.text import datasets
+    import text_runs
 
-    train, labels, test, test_labels, classes = datasets.wordnet_glosses()
-    few = train[::25], labels[::25], test[::25], test_labels[::25], classes
-    monkeypatch.setattr(datasets, "wordnet_glosses", lambda: few)
+    monkeypatch.setattr("repel.text.datasets.wordnet_glosses", text_runs.few_glosses)
 
 
 def pytest_collection_modifyitems(items):

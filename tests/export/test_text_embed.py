@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from text_runs import few_texts, text_run
+from hostile_texts import few_texts, text_run
 
 from repel.cli.search import parsed, search
 from repel.engine.pretrained import load_pretrained

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from export_runs import checkpoint
-from text_runs import WORDS, few_texts, text_run
+from hostile_texts import WORDS, few_texts, text_run
 
 from repel.engine.pretrained import load_pretrained
 from repel.export import text_export, text_templates

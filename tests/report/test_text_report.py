@@ -5,8 +5,8 @@ import json
 
 import pytest
 from conftest import command, config, run_folder
+from hostile_texts import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from text_runs import SMALL
 
 from repel.engine.configs import to_container
 from repel.report.evaluate import _evaluators

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from hostile_texts import HOSTILE, few_texts, text_data
 from plain_texts import sentences
 from tensorboard.plugin_util import markdown_to_safe_html
-from text_runs import HOSTILE, few_texts, text_data
 
 from repel.base import seeding
 from repel.data.sampler import BatchIndices
