@@ -19,9 +19,9 @@ def test_evaluators_for_other_data_are_left_out_unless_they_were_typed(capsys):
     nodes = to_container(config("ckpt=x", name="evaluate"))["evaluators"]
     for typed in ([], ["ckpt=x", "evaluators.knn.k=5"]):
         assert _evaluators(nodes, TEXT, typed).keys() == nodes.keys() - {"corruptions"}
-        assert capsys.readouterr().out == "note     corruptions is left out: it is for images, and the data is text\n"
+        assert capsys.readouterr().out == "note     corruptions is left out: it is for images, and the data is texts\n"
     for typed in ("evaluators=[knn,corruptions]", "evaluators.corruptions.images=5", "+evaluators=corruptions"):
-        with pytest.raises(ValueError, match="evaluators=corruptions is for images, and the data is text"):
+        with pytest.raises(ValueError, match="evaluators=corruptions is for images, and the data is texts"):
             _evaluators(nodes, TEXT, [typed])
     assert _evaluators(nodes, IMAGES, ["evaluators=[corruptions]"]) == nodes
     assert capsys.readouterr().out == ""

@@ -80,7 +80,7 @@ class Layer(nn.Module):
     def __init__(self):
         super().__init__()
         self.attention_norm, self.mlp_norm = nn.LayerNorm($features), nn.LayerNorm($features)
-        self.qkv, self.out = nn.Linear($features, 3 * $features), nn.Linear($features, $features)
+        self.qkv, self.out = nn.Linear($features, 3 * $features, bias=False), nn.Linear($features, $features)
         self.mlp = nn.Sequential(nn.Linear($features, $hidden), nn.GELU(), nn.Linear($hidden, $features))
 
     def forward(self, x, attended):

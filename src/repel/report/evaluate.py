@@ -14,7 +14,7 @@ from repel.engine import runs
 from repel.engine.build import with_data
 from repel.engine.configs import load_config, to_container
 from repel.engine.launch import check_devices, start_ranks
-from repel.engine.modalities import modality_of, other_modality
+from repel.engine.modalities import NOUNS, modality_of, other_modality
 from repel.engine.outcomes import one_line
 from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
@@ -122,7 +122,8 @@ def _evaluators(nodes: dict[str, Any], run: dict[str, Any], overrides: Collectio
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     others = other_modality(run, nodes)
     for name in others:
-        ours, theirs = modality_of(run["data"]["datamodule"]["read"]), modality_of(nodes[name])
+        read = run["data"]["datamodule"]["read"]
+        ours, theirs = (NOUNS[str(modality_of(node))] for node in (read, nodes[name]))
         if "evaluators" in keys or any(f"{key}.".startswith(f"evaluators.{name}.") for key in keys):
             raise ValueError(f"evaluators={name} is for {theirs}, and the data is {ours}; leave it out")
         print(f"note     {name} is left out: it is for {theirs}, and the data is {ours}")
