@@ -23,6 +23,7 @@ from repel.evaluation.class_names import numbered_names
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
+from repel.evaluation.text_table import TextTable
 from repel.report import plots
 from repel.report.table import make_table, print_table
 
@@ -216,7 +217,8 @@ def feature_drawings(
 
     def neighbors() -> Plot:
         plot = modality.neighbor_plot(test, train, classes)
-        return plot._replace(caption=plot.caption + numbered_names(classes))
+        drawn = not isinstance(plot.picture, TextTable)  # a table needs no font
+        return plot._replace(caption=plot.caption + numbered_names(classes)) if drawn else plot
 
     def feature_map() -> Plot:
         figure = plots.map_figure(test.x, test.y, classes, method or "pca", seed, modality.noun)

@@ -88,7 +88,7 @@ class HuggingFaceEncoder(nn.Module):
         if self.pooling == "cls":
             return hidden[:, 0]
         last = real.sum(1)[:, None, None] - 1
-        return hidden.take_along_dim(last, 1)[:, 0]
+        return hidden.gather(1, last.expand(-1, 1, hidden.shape[2]))[:, 0]  # take_along_dim keeps sizes in ONNX
 
     def with_special_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Internal ids (B, L), 0 for padding -> the model's ids and which of them are real, both (B, L').
