@@ -171,6 +171,16 @@ def finished(tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "finished", make)
 
 
+@pytest.fixture
+def few_glosses(monkeypatch):
+    """data=wordnet_mini in this process: 600 training and 80 test texts."""
+    from repel.text import datasets
+
+    train, labels, test, test_labels, classes = datasets.wordnet_glosses()
+    few = train[::25], labels[::25], test[::25], test_labels[::25], classes
+    monkeypatch.setattr(datasets, "wordnet_glosses", lambda: few)
+
+
 def pytest_collection_modifyitems(items):
     """Rooms of quick tests last: idle workers (make test) take what is left of others, best in small pieces."""
     items.sort(key=lambda item: item.path.parent.name in ("data", "evaluation", "losses", "model", "negatives"))

@@ -6,6 +6,7 @@ import itertools
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ranks
 import torch
@@ -208,13 +209,18 @@ def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, t
     around = ["predictor=mlp"] if loss == "byol" else []
     typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={pictures}"]
     base = composed("train", typed, hydra=True)
+    guide = tmp_path / "guide.npz"
+    np.savez(guide, ids=np.arange(50), embeddings=np.random.default_rng(0).normal(size=(50, 3)))
+    refused = REFUSED | {(loss, "own_negatives")}  # these images bring none
     for strategy in options("negatives"):
         cfg = copy.deepcopy(base)  # as negatives=strategy composes it, which takes longer than the training
         cfg._set_flag("struct", False)
         cfg.negatives = OmegaConf.load(CONF / f"negatives/{strategy}.yaml")
         cfg.hydra.runtime.choices.negatives = strategy
+        if strategy == "guide":
+            cfg.negatives.embeddings = str(guide)
         code, line = status_of(tmp_path / strategy, cfg)
-        if (loss, strategy) in REFUSED:
+        if (loss, strategy) in refused:
             assert code == MISTAKE, (strategy, line)
             assert "negatives" in line
             assert not (tmp_path / strategy / "checkpoints").exists()
@@ -244,6 +250,8 @@ def test_supervised_losses_need_labels(tmp_path):
         ("queue.size=64 target=ema", None),
         ("loss=nnclr queue.size=64", None),
         ("loss=ntxent", None),
+        ("loss.dims=[4,2]", "loss.dims leaves out 8"),
+        ("loss.dims=[8,4]", None),
         ("trainer.precision=bf16-true", "bf16-mixed"),
         ("optimizer.scale_lr=linear data.batch_size=512", "0.003 * 512 / 256 = 0.006"),
         ("optimizer.scale_lr=sqrt data.batch_size=64", "0.003 * sqrt(64 / 256) = 0.0015"),
@@ -255,6 +263,11 @@ def test_what_may_surprise_is_noted(typed, word):
     found = notes(cfg, build_module(cfg), world=1)
     assert len(found) == (word is not None)
     assert word is None or word in found[0]
+
+
+def test_more_dims_than_the_head_has_are_refused_before_the_data_is_read():
+    with pytest.raises(ValueError, match=r"loss\.dims=\[16, 8\].*head\.out_features=8"):
+        build_module(config(*TINY, "loss.dims=[16,8]"))
 
 
 @pytest.mark.parametrize("name", ["hard", "soft"])

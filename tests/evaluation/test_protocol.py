@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import CONF, config, options, same
+from conftest import CONF, config, options, options_of, same
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from runs_here import train
@@ -17,7 +17,8 @@ from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, ReportRo
 from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
 
-EVALUATORS = options("evaluators")
+FILES = {name: (CONF / f"evaluators/{name}.yaml").read_text(encoding="utf-8") for name in options("evaluators")}
+EVALUATORS = options_of("evaluators", "images")  # the others are in tests/text
 FEWER = {  # so that a fit takes seconds at most
     "few_label": {"fractions": [0.2], "draws": 2},
     "episodes": {"ways": 3, "episodes": 20, "queries": 3},
@@ -278,8 +279,8 @@ def test_evaluators_leave_the_encoder_as_it_is(name):
 
 
 def test_every_evaluator_has_a_file_of_its_name():
-    for name in EVALUATORS:
-        assert list(OmegaConf.load(CONF / f"evaluators/{name}.yaml")) == [name]
+    for name, text in FILES.items():
+        assert list(OmegaConf.create(text)) == [name]
     assert set(config(name="evaluate").evaluators) <= set(EVALUATORS)
     assert Evaluator.task_metrics == ()
 

@@ -16,8 +16,9 @@ from repel.engine import checkpoint_io, run_lock, runs
 from repel.engine.build import build_data
 from repel.engine.configs import load_config, to_container
 from repel.engine.pretrained import select_device
+from repel.evaluation.knn import KNN
 from repel.evaluation.modality import Plot
-from repel.evaluation.protocol import Measurement, Network, ReportRow, Score
+from repel.evaluation.protocol import Evaluator, Fitted, Measurement, Network, ReportRow, Score
 from repel.report import evaluate, report
 from repel.report.page import origin_of, write_page
 from repel.report.report import headline_of, make_report, read_checkpoints, report_rows, run_checkpoints
@@ -325,6 +326,32 @@ def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     data.setup()
     assert make_report(cfg, job, {}, {}, select_device("cpu"), data).metrics == {}
     assert "no labels" in capsys.readouterr().out
+
+
+def test_without_labels_only_what_needs_none_is_measured(tmp_path, monkeypatch, capsys):
+    class Count(Evaluator):
+        needs_labels = False
+
+        def fit(self, train, val, network):
+            assert len(train.x) == len(val.y) == 0
+            return Fitted(lambda test: [Score("count", "count", float(len(test.samples)), {})])
+
+    make_folder(tmp_path / "images", ["."], 40)
+    cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")
+    row = ReportRow("last", "x", "h", lambda: Network(lambda samples: None, None, lambda x: x, torch.device("cpu")), 1,
+                    True)  # fmt: skip
+    monkeypatch.setattr(report, "build_evaluators", lambda nodes: {"knn": KNN(5, [], 0.1), "count": Count()})
+    monkeypatch.setattr(report, "report_rows", lambda *_: [row])
+    job = to_container(cfg) | {"layers": ["h"]}
+    data = build_data(cfg)
+    data.setup()
+    found = make_report(cfg, job, {}, {"last": {}}, select_device("cpu"), data)
+    assert found.metrics == {"test/count": len(data.splits.test)}
+    assert found.validation is None
+    assert [make() for _, make in found.drawings] == [None]
+    printed = capsys.readouterr().out
+    assert "no labels" in printed
+    assert "count" in printed
 
 
 MISTAKES = {

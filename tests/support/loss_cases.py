@@ -13,6 +13,8 @@ from repel.losses import base
 
 LABELS, IDS = torch.tensor([0, 0, 1, 1, 2, 1]), torch.tensor([10, 11, 12, 13, 14, 15])
 DIM = 5
+# what a guide model says of most of these, and of some that are in a queue
+GUIDE = (torch.tensor([10, 11, 12, 13, 15, 32, 33, 34]), torch.randn(8, 3, generator=torch.Generator().manual_seed(2)))
 
 
 @functools.cache
@@ -87,8 +89,10 @@ def make(loss: str, negatives="uniform", queue: int = 0, **changes):
     if "negatives" in cfg:
         cfg["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
         cfg["queue"] = {**cfg["queue"], "size": queue}
-    made = {} if isinstance(negatives, str) else {"negatives": negatives}
-    return instantiate(cfg, **made).double()
+    made = instantiate(cfg, **({} if isinstance(negatives, str) else {"negatives": negatives})).double()
+    if negatives == "guide":
+        made.negatives.set_embeddings(*GUIDE)
+    return made
 
 
 def batch(views: int = 2, samples: int = 6, dim: int = DIM, dtype=torch.float64, seed: int = 0):

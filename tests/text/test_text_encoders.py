@@ -1,5 +1,7 @@
 """Every encoder of texts in conf/encoder."""
 
+import sys
+
 import pytest
 import torch
 from conftest import CONF, options_of
@@ -90,14 +92,16 @@ def test_all_of_a_text_is_seen(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_waits_for_the_host(name):
-    """On fake tensors there is nothing to wait for: whoever asks for a value fails."""
+    """On fake tensors of a GPU there is nothing to wait for: whoever asks for a value fails."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     encoder = build(name)
+    give_counters(counted_parts(encoder), DrawCounters(1, 3))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        tokens = torch.ones(6, 7, dtype=torch.int32)
-        give_counters(counted_parts(encoder), DrawCounters(1, 3))
-        encoder(tokens).sum().backward()
+        own = {key: torch.empty(p.shape, device="cuda", requires_grad=True) for key, p in encoder.named_parameters()}
+        own |= {key: torch.empty(p.shape, dtype=p.dtype, device="cuda") for key, p in encoder.named_buffers()}
+        tokens = torch.ones(6, 7, dtype=torch.int32, device="cuda")
+        assert torch.func.functional_call(encoder, own, (tokens,)).device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,6 +111,15 @@ def test_a_checkpoint_brings_the_sizes_that_the_data_gave(name):
     other = instantiate(cfg.encoder, **SIZES[name]).eval()
     other.load_state_dict(encoder.state_dict())
     assert torch.equal(other(tokens), encoder(tokens))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_encoder_takes_any_number_of_texts_of_any_length(name):
+    encoder, tokens = build(name).eval(), texts()
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(encoder, (tokens[:2, :3].clone(),), dynamic_shapes=(sizes,)).module()
+    torch.testing.assert_close(exported(tokens), encoder(tokens), rtol=1e-6, atol=1e-6)
 
 
 def test_token_vectors_depend_on_the_seed_alone():
@@ -195,6 +208,24 @@ def test_dropout_of_the_transformer_is_the_same_on_any_number_of_ranks():
     assert all(isinstance(part, CountedDropout) for part in encoder.modules() if "ropout" in type(part).__name__)
 
 
+def test_padding_is_left_out_of_the_computation_on_a_cpu(monkeypatch):
+    """Which changes neither values nor gradients, with dropout on. On a GPU, and compiled, texts stay padded."""
+    encoder, tokens = build("transformer", dropout=0.3).double().train(), texts(8)
+    give_counters(counted_parts(encoder), DrawCounters(4, 4))
+    computed, found = [], []
+    encoder.layers[0].mlp.register_forward_hook(lambda module, inputs, out: computed.append(out.shape))
+    for compiling in (False, True):
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda compiling=compiling: compiling)
+        features = encoder(tokens)
+        found.append([features, *torch.autograd.grad(features.square().sum(), list(encoder.parameters()))])
+    assert computed == [((tokens != 0).sum(), 8), (8, 7, 8)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    padded = encoder.eval()(torch.nn.functional.pad(tokens, (0, 4)))
+    monkeypatch.undo()
+    torch.testing.assert_close(padded, encoder(tokens), rtol=1e-12, atol=1e-12)
+
+
 def test_positions_do_not_decay():
     encoder = build("transformer")
     assert any(p is encoder.positions for p in parameter_groups([encoder], 0.1)[1]["params"])
@@ -217,6 +248,14 @@ def test_positions_do_not_decay():
 def test_impossible_encoders_are_explained(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    from repel.text.hf import HuggingFaceEncoder
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"encoder=hf needs transformers: pip install .*text-hf"):
+        HuggingFaceEncoder("sentence-transformers/all-MiniLM-L6-v2")
 
 
 def test_defaults_in_python_are_those_of_conf():

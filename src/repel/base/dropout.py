@@ -13,6 +13,7 @@ __all__ = [
     "CountedDropout",
     "DrawCounters",
     "NeedsCounters",
+    "Packed",
     "counted_parts",
     "give_counters",
 ]
@@ -60,6 +61,26 @@ def give_counters(parts: Sequence[NeedsCounters], counters: DrawCounters | None)
         part.on_pass(counters, number)
 
 
+class Packed(NamedTuple):
+    """Which positions of (rows, positions, F) are kept in (T, F).
+
+    places: (T,), their numbers, row after row.
+    """
+
+    places: Tensor
+    rows: int
+    positions: int
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(rows, positions, F) -> (T, F)."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """(T, F) -> (rows, positions, F), zero elsewhere."""
+        empty = x.new_zeros(self.rows * self.positions, x.shape[1])
+        return empty.index_copy(0, self.places, x).unflatten(0, (self.rows, self.positions))
+
+
 class CountedDropout(nn.Module):
     """Dropout (Srivastava et al. 2014, JMLR 15) that drops the same for any number of ranks, and again if asked to.
 
@@ -75,7 +96,8 @@ class CountedDropout(nn.Module):
         rate: share of elements that are dropped, in [0, 1), to 16 bits. 0 returns the input as it is.
         option: what an error calls the rate.
 
-    Shape: (R, ..., F) -> the same; R rows are views of B samples, v * B + b. At most 65,536 positions between.
+    Shape: (R, ..., F) -> the same; R rows are views of B samples, v * B + b. At most 65,536 positions between. Or
+    (T, F), some positions alone, where `packed` says which.
 
     Raises:
         ValueError: the rate is out of range.
@@ -110,18 +132,21 @@ class CountedDropout(nn.Module):
         self.key.fill_(_signed(counters.key + (part + 1) * _GOLDEN + places, 64))
         self.samples = counters.samples
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packed: Packed | None = None) -> Tensor:
         if not self.training or not self.rate:
             return x
         if not self.samples:
             return F.dropout(x, self.rate)
         kept = max(1, round((1 - self.rate) * 2**16))
-        return x * (2**16 / kept) * self.mask(x, kept)
+        return x * (2**16 / kept) * self.mask(x, kept, packed)
 
-    def mask(self, x: Tensor, kept: int) -> Tensor:
-        """Which elements of x (R, ..., F) are kept, of 2^16 so many."""
+    def mask(self, x: Tensor, kept: int, packed: Packed | None) -> Tensor:
+        """Which elements of x are kept, of 2^16 so many."""
         features = x.shape[-1]
-        keys = _token_keys(self.key, x.shape[0], self.samples, x.shape[1:-1].numel(), x.device)
+        rows, positions = (x.shape[0], x.shape[1:-1].numel()) if packed is None else (packed.rows, packed.positions)
+        keys = _token_keys(self.key, rows, self.samples, positions, x.device)
+        if packed is not None:
+            keys = packed.pack(keys)
         bits = _element_bits(keys, (features + 1) // 2)  # two elements share a hash of 32 bits
         return (bits.view(torch.int16)[..., :features] < kept - 2**15).view(x.shape)
 
@@ -150,7 +175,7 @@ def _token_keys(key: Tensor, rows: int, samples: int, positions: int, device: to
 
 
 def _element_bits(keys: Tensor, n: int) -> Tensor:
-    """(R, L, 2) int32 -> (R, L, n) int32, by lowbias32 of C. Wellons (2018), with the second key between its rounds."""
+    """(..., 2) int32 -> (..., n) int32, by lowbias32 of C. Wellons (2018), with the second key between its rounds."""
     x = keys[..., :1] + torch.arange(n, dtype=torch.int32, device=keys.device)
     _xor_shift(x, 16, 32).mul_(_signed(0x21F0AAAD, 32)).bitwise_xor_(keys[..., 1:])
     _xor_shift(x, 15, 32).mul_(_signed(0x735A2D97, 32))

@@ -99,6 +99,8 @@ def check(cfg: DictConfig, name: str) -> None:
     """
     overrides = task_overrides()
     check_secrets(overrides)
+    if name in ("train", "show_views"):  # first: an option that other data has would be missed
+        check_modality(OmegaConf.to_container(cfg), HydraConfig.get().runtime.choices)
     for key, value in flatten(cfg).items():
         if value == "???":
             raise ValueError(f"{key} is not set; add {key}=...")
@@ -129,7 +131,6 @@ def check_ranges(cfg: DictConfig, ranges: dict[str, tuple[Callable[[Any], bool],
 
 def check_train(cfg: DictConfig) -> None:
     """What options of a training run have to do with one another."""
-    check_modality(to_container(cfg), HydraConfig.get().runtime.choices)
     world, batch, channels = cfg.trainer.devices * cfg.trainer.num_nodes, cfg.data.batch_size, cfg.data.get("channels")
     if batch % world:
         raise ValueError(f"data.batch_size={batch} cannot be divided over {world} ranks; use a multiple of {world}")

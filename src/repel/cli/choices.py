@@ -22,7 +22,12 @@ TABLE = {  # group -> (names, what to type)
         (("tiny imagenet", "imagenet100", "imagenette", "imagenet1k", "imagenet21k", "ilsvrc2012"), _IMAGENET),
         (("webdataset", "litdata", "wds", "shards", "streaming"), "data=stream data.root=SHARDS"),
     ),
-    "encoder": ((("simple cnn", "cnn", "convnet", "resnet", "default", "tiny"), "encoder=small or encoder=resnet18"),),
+    "encoder": (
+        (("simple cnn", "cnn", "convnet", "resnet", "default", "tiny"), "encoder=small or encoder=resnet18"),
+        (("bow", "bag of words", "fasttext", "word2vec", "glove", "mean"), "encoder=bag"),
+        (("bert", "roberta", "minilm", "mpnet", "sentence transformers", "huggingface", "transformers"),
+         "encoder=hf encoder.name=FOLDER"),
+    ),
     "head": ((("projection", "projection head", "projector", "mlp2", "nonlinear", "default"), "head=mlp"),),
     "logger": (
         (("tb", "tensor board"), "logger=tensorboard"),

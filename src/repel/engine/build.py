@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from repel.base.cores import limit_threads
 from repel.base.signals import DeferredSignals
 from repel.engine.configs import to_container, with_data_root
-from repel.engine.modalities import modality_of
+from repel.engine.modalities import NOUNS, modality_of
 from repel.engine.targets import check_objects
 
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
@@ -50,7 +50,7 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
         return run
     ours, theirs = modality_of(run["data"]["datamodule"]["read"]), modality_of(cfg.data.datamodule.read)
     if ours and theirs and ours != theirs:
-        raise ValueError(f"data= is {theirs}, and the run learned {ours}: choose data of {ours}")
+        raise ValueError(f"data= is {NOUNS[theirs]}, and the run learned from {NOUNS[ours]}: choose such data")
     typed = {override.split("=")[0] for override in overrides}
     keys = [key for key in ENCODER_INPUT if key in run["data"] and key in cfg.data]
     kept = {key: run["data"][key] for key in keys if f"data.{key}" not in typed}
@@ -102,6 +102,8 @@ def build_module(cfg: DictConfig) -> "Contrastive":
         raise ValueError("this loss takes no crops that are anchors only; set views.local=null, or choose another loss")
     if loss.needs_predictor and predictor is None:
         raise ValueError("this loss has no negatives and collapses without a predictor: add predictor=mlp")
+    if loss.dims is not None and max(loss.dims) > dim:
+        raise ValueError(f"loss.dims={list(loss.dims)}: the embeddings have head.out_features={dim} dimensions")
     target = _instantiate(cfg.target, encoder, head) if cfg.target else None
     for changed in annealed(cfg):
         _instantiate(changed.loss)

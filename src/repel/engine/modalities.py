@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["check_modality", "modality_of", "other_modality"]
+__all__ = ["NOUNS", "check_modality", "modality_of", "other_modality"]
 
-ROOMS = ("images", "text")
+NOUNS = {"images": "images", "text": "texts"}  # room -> what its samples are
 FIX = {
     "images": "leave it out; experiment=text trains on texts",
-    "text": "add experiment=text, which chooses parts for texts",
+    "text": "choose parts for texts, as experiment=text does",
 }
 
 
@@ -20,7 +20,7 @@ def modality_of(node: Any) -> str | None:
     ('images', None)
     """
     target = node.get("_target_") if isinstance(node, Mapping) else None
-    found = re.match(rf"repel\.({'|'.join(ROOMS)})\.", str(target))
+    found = re.match(rf"repel\.({'|'.join(NOUNS)})\.", str(target))
     return found and found[1]
 
 
@@ -28,7 +28,7 @@ def check_modality(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None
     """Raises ValueError where parts of a config are for another kind of data than is read.
 
     Args:
-        config: of a run, resolved.
+        config: of a run, as it was composed.
         chosen: group -> the choice, for messages.
     """
     ours = modality_of(config["data"]["datamodule"]["read"])
@@ -36,7 +36,7 @@ def check_modality(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None
         theirs = modality_of(node)
         if ours and theirs and ours != theirs:
             name, data = _named(key, chosen), _named("data", chosen)
-            raise ValueError(f"{name} is for {theirs}, and {data} is {ours}: {FIX[ours]}")
+            raise ValueError(f"{name} is for {NOUNS[theirs]}, and {data} is {NOUNS[ours]}: {FIX[ours]}")
 
 
 def other_modality(config: Mapping[str, Any], nodes: Mapping[str, Any]) -> list[str]:

@@ -41,6 +41,8 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
                      "BatchNorm1d and BatchNorm2d are synchronized")  # fmt: skip
     if cfg.queue.size and module.target is None and not module.loss.tolerates_old_keys:
         found.append("a queue without target=ema holds embeddings of an earlier network")
+    if module.loss.dims is not None and cfg.head.out_features not in module.loss.dims:
+        found.append(f"loss.dims leaves out {cfg.head.out_features}: whole embeddings are not trained, only cut ones")
     side, plain = (OmegaConf.select(cfg, key) for key in ("views.augmentation.size", "data.image_size"))
     if side != plain:
         found.append(f"views have {side} pixels a side, images in evaluation {plain}: data.image_size sets both")

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 from repel.base.drawing import is_drawable
-from repel.evaluation.protocol import class_name
 
-__all__ = ["drawn_name", "numbered_names"]
+__all__ = ["class_name", "drawn_name", "numbered_names"]
 
 MOST = 20  # names in a caption
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """A label's class, or the number where the classes have no names."""
+    return classes[label] if 0 <= label < len(classes) else str(label)
 
 
 def drawn_name(classes: Sequence[str], label: int) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from repel.evaluation.coverage import ceiling
 from repel.evaluation.protocol import Array, Evaluator, Fitted, Network, Part, Score, accuracy
+from repel.evaluation.sparse import sparse_neighbors
 
 __all__ = ["KNN", "knn_predict", "knn_top1", "nearest_neighbors"]
 
@@ -19,7 +20,7 @@ def nearest_neighbors(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Te
 
     Args:
         bank: (M, F) features.
-        queries: (Q, F) features.
+        queries: (Q, F) features; both are sparse COO tensors, or neither is.
         k: neighbors; at most M are taken.
 
     Returns:
@@ -28,6 +29,8 @@ def nearest_neighbors(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Te
     >>> nearest_neighbors(torch.eye(3), torch.tensor([[0.0, 2.0, 1.0]]), k=2)[1]
     tensor([[1, 2]])
     """
+    if bank.is_sparse:
+        return sparse_neighbors(bank, queries, k)
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     blocks = [(block @ bank.T).topk(min(k, len(bank)), dim=1) for block in queries.split(QUERY_BLOCK)]
     return torch.cat([block.values for block in blocks]), torch.cat([block.indices for block in blocks])
@@ -115,6 +118,7 @@ class KNN(Evaluator):
     """
 
     task_metrics = ("knn_top1",)
+    takes_sparse = True
 
     def __init__(self, k: int, others: Sequence[int], temperature: float):
         _check("evaluators.knn", [k, *others], temperature)

@@ -11,7 +11,6 @@ from repel.base.collectives import rank
 from repel.evaluation.coverage import ceiling
 from repel.evaluation.fit_progress import FitProgress
 from repel.evaluation.linear_classifier import (
-    Choice,
     LinearClassifier,
     check_l2,
     choose_l2,
@@ -20,18 +19,20 @@ from repel.evaluation.linear_classifier import (
 )
 from repel.evaluation.logistic import evaluations_allowed, no_limit_is_felt
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
+from repel.evaluation.sparse import WEIGHTS, SparseClassifier, choose_c, fit_sparse
 
 __all__ = ["FewLabels", "LinearProbe"]
 
 
 class LinearProbe(Evaluator):
-    """Logistic regression on standardized features, see linear_probe.
+    """Logistic regression on standardized features, see linear_probe; on sparse features as they are, see sparse.py.
 
     Args:
-        l2: values to choose from.
+        l2: values to choose from; sparse features have their own, sparse.C_GRID.
     """
 
     task_metrics = ("linear_top1",)
+    takes_sparse = True
 
     def __init__(self, l2: Sequence[float]):
         check_l2("evaluators.linear.l2", l2)
@@ -50,6 +51,8 @@ class LinearProbe(Evaluator):
         """Several labelings of the same features."""
         trains, vals = zip(*group.values(), strict=True)
         x, val_x = trains[0].x, vals[0].x
+        if x.is_sparse:
+            return {task: _fit_sparse(*parts) for task, parts in group.items()}
         classes = [number_of_classes(train.y, val.y) for train, val in group.values()]
         if _is_too_large("linear", len(x) + len(val_x), x.shape[1], sum(classes)):
             return {task: Fitted(lambda test: []) for task in group}
@@ -58,21 +61,35 @@ class LinearProbe(Evaluator):
         labels = [torch.cat([train.y, val.y]) for train, val in group.values()]
         found = fit_classifiers(torch.cat([x, val_x]), labels, choices, progress)
         return {
-            task: _fitted(choice, classifier, train.y, both)
+            task: _fitted({"l2": choice.l2, "normalize": "standardised"}, choice.top1, classifier, train.y, both)
             for task, train, choice, classifier, both in zip(group, trains, choices, found, labels, strict=True)
         }
 
 
-def _fitted(choice: Choice, classifier: LinearClassifier, train: Tensor, both: Tensor) -> Fitted:
-    """Given the labels of the training split, and of training and validation split."""
+def _fit_sparse(train: Part, val: Part) -> Fitted:
+    features, classes = train.x.shape[1], number_of_classes(train.y, val.y)
+    if features * classes > WEIGHTS:
+        if rank() == 0:
+            print(f"linear   left out: {features:,} sparse features and {classes:,} classes are too many", flush=True)
+        return Fitted(lambda test: [])
+    c, top1 = choose_c(train.x, train.y, val.x, val.y)
+    labels = torch.cat([train.y, val.y])
+    classifier = fit_sparse(torch.cat([train.x, val.x]), labels, c)
+    return _fitted({"C": c, "normalize": "none"}, top1, classifier, train.y, labels)
+
+
+def _fitted(
+    settings: dict[str, Any], top1: float, classifier: LinearClassifier | SparseClassifier, train: Tensor, both: Tensor
+) -> Fitted:
+    """Given what was chosen, by which validation accuracy, and the labels of the training split, and of both splits."""
 
     def score(value: float, split: str, known: Tensor, truth: Tensor) -> Score:
-        settings = {"l2": choice.l2, "normalize": "standardised"} | ceiling(known, truth) | _stopped([classifier])
-        return Score("linear_top1", "linear top-1", value, settings, split)
+        every = settings | ceiling(known, truth) | _stopped([classifier])
+        return Score("linear_top1", "linear top-1", value, every, split)
 
     return Fitted(
         lambda test: [score(accuracy(classifier.predict(test.x), test.y), "test", both, test.y)],
-        [score(choice.top1, "val", train, both[len(train) :])],
+        [score(top1, "val", train, both[len(train) :])],
     )
 
 
@@ -149,7 +166,7 @@ def _is_too_large(name: str, samples: int, features: int, classes: int) -> bool:
     return True
 
 
-def _stopped(classifiers: Sequence[LinearClassifier]) -> dict[str, bool]:
+def _stopped(classifiers: Sequence[LinearClassifier | SparseClassifier]) -> dict[str, bool]:
     """For a score's settings: whether a fit ended by its limit of evaluations; empty where none did."""
     return {} if all(c.converged for c in classifiers) else {"converged": False}
 

@@ -3,10 +3,17 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy
+
 if TYPE_CHECKING:
     from repel.evaluation.protocol import Network
 
-__all__ = ["Measurement", "ReportRow", "Score"]
+__all__ = ["Array", "Measurement", "ReportRow", "Score", "accuracy"]
+
+Array = Tensor | np.ndarray  # what a user has: labels and features are taken as either
 
 
 class Score(NamedTuple):
@@ -92,3 +99,15 @@ class Measurement(NamedTuple):
             "words": self.score.label, "settings": self.score.settings, "seed": self.seed,
             "fitted_on": self.fitted_on, "scored_on": self.scored_on,
         }  # fmt: skip
+
+
+def accuracy(predicted: Array, truth: Array) -> float:
+    """Share of equal labels, in [0, 1]: predicted (N,) and truth (N,), tensors or arrays, N >= 1.
+
+    >>> accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
+    0.666667
+    """
+    predicted, truth = torch.as_tensor(predicted), torch.as_tensor(truth)
+    classes = int(max(predicted.max(), truth.max())) + 1
+    top1 = multiclass_accuracy(predicted, truth, num_classes=max(2, classes), average="micro")
+    return round(float(top1), 6)  # it comes in float32

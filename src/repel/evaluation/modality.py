@@ -20,6 +20,8 @@ class Baseline(NamedTuple):
     """Features without an encoder.
 
     source: in metric names, such as raw. label: for people. layer: the kind of features, such as pixels.
+    encode: what is fitted to the training samples is fitted at its first call. Features that are a sparse tensor are
+    measured by the evaluators that take it, see Evaluator.takes_sparse.
     """
 
     source: str
@@ -48,8 +50,13 @@ class Modality(Protocol):
         """The first n samples of a run's first batch with their views: a picture, or a table in Markdown."""
         ...
 
-    def baselines(self) -> list[Baseline]:
-        """Features that every report measures besides the encoder's."""
+    def baselines(self, train: "Samples", bank: int | None) -> list[Baseline]:
+        """Features that every report measures besides the encoder's.
+
+        Args:
+            train: the training split, for what is fitted.
+            bank: on at most so many of them, see features.subset; None: all.
+        """
         ...
 
     def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:

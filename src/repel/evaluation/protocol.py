@@ -7,13 +7,11 @@ the test split, which is encoded after that. tests/evaluation/test_protocol.py c
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from repel.evaluation.features import subset
-from repel.evaluation.measurement import Measurement, ReportRow, Score
+from repel.evaluation.measurement import Array, Measurement, ReportRow, Score, accuracy
 
 if TYPE_CHECKING:
     from repel.data.samples import CompleteSplits, Samples
@@ -29,18 +27,19 @@ __all__ = [
     "ReportRow",
     "Score",
     "accuracy",
-    "class_name",
     "measure",
 ]
 
-Array = Tensor | np.ndarray  # what a user has: labels and features are taken as either
 Encode = Callable[["Samples"], tuple[Tensor, Tensor]]  # features (M, F) and the places (M,) of samples that were read
 OnStage = Callable[[int, int, str], None]  # stages done, all stages, the one that begins
 OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its train, val and test split
 
 
 class Part(NamedTuple):
-    """A split: features x (N, F), labels y (N,) in 0 .. C - 1, and the samples they belong to, in the same order."""
+    """A split: features x (N, F), labels y (N,) in 0 .. C - 1, and the samples they belong to, in the same order.
+
+    x may be a sparse COO tensor, see sparse.py, for evaluators that take it.
+    """
 
     x: Tensor
     y: Tensor
@@ -50,7 +49,8 @@ class Part(NamedTuple):
         """The part whose labels are known."""
         if bool((keep := self.y >= 0).all()):
             return self
-        return Part(self.x[keep], self.y[keep], self.samples[keep.cpu()])
+        x = self.x.index_select(0, keep.nonzero().squeeze(1))  # sparse features know no other index
+        return Part(x, self.y[keep], self.samples[keep.cpu()])
 
 
 class Network(NamedTuple):
@@ -71,10 +71,13 @@ class Evaluator:
 
     task_metrics: tuple[str, ...] = ()  # keys of its scores that are also measured on further columns of labels
     needs_encoder = False  # True: skipped for rows without an encoder, such as raw pixels
+    needs_labels = True  # False: also measured where the data has no labels, on parts without features
+    takes_sparse = False  # False: skipped for rows whose features are sparse tensors, see sparse.py
 
     def __init_subclass__(cls) -> None:
         if "fit" in vars(cls) and "fit_tasks" not in vars(cls):  # an inherited fit_tasks would not call the new fit
             cls.fit_tasks = Evaluator.fit_tasks  # type: ignore[method-assign]
+            cls.takes_sparse = vars(cls).get("takes_sparse", False)
 
     def fit(self, train: Part, val: Part, network: Network) -> "Fitted":
         """Learn and choose everything from these two splits alone."""
@@ -120,6 +123,7 @@ def measure(
     seed: int,
     on_row: OnRow | None = None,
     on_stage: OnStage = lambda done, total, what: None,
+    labelled: bool = True,
 ) -> list[Measurement]:
     """Measure every row by every evaluator, on every task.
 
@@ -128,6 +132,7 @@ def measure(
         seed: of the run, recorded. What evaluators draw has seeds of their own.
         on_row: called with each row and its splits after the row is measured, to draw figures.
         on_stage: called before each stage with how many are done, of how many, and what comes now.
+        labelled: whether the splits have labels; without, the evaluators must need none.
     """
     measurements: list[Measurement] = []
     stages, measured, of = len(evaluators) + 2, None, None
@@ -138,7 +143,10 @@ def measure(
 
         if measured is None or row.same is None or row.same != of:
             measured = None  # frees the features of the row before
-            measured = _measure_network(row.make_network(), evaluators, data, bank, begin)
+            if labelled:
+                measured = _measure_network(row.make_network(), evaluators, data, bank, begin)
+            else:
+                measured = _measure_without_labels(row.make_network(), evaluators, data, begin)
         of = row.same
         measurements += [_measurement(row, task, name, score, seed, *n) for task, name, score, n in measured.scores]
         if on_row is not None:
@@ -166,7 +174,8 @@ def _measure_network(
     further = _further_tasks(data, train, val)
     fitted: dict[tuple[str, str], Fitted] = {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        if network.encoder is not None or not evaluator.needs_encoder:
+        has_encoder, sparse = network.encoder is not None, train.x.is_sparse
+        if (has_encoder or not evaluator.needs_encoder) and (evaluator.takes_sparse or not sparse):
             begin(stage, name)
             tasks = {"class": (train, val)} | (further if evaluator.task_metrics else {})
             fitted |= {(task, name): one for task, one in evaluator.fit_tasks(tasks, network).items()}
@@ -187,11 +196,29 @@ def _measure_network(
     return _Measured(scores, (train, val, test))
 
 
+def _measure_without_labels(
+    network: Network,
+    evaluators: Mapping[str, Evaluator],
+    data: EvaluationData,
+    begin: Callable[[int, str], None],
+) -> _Measured:
+    train, val, test = (
+        Part(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), samples)
+        for samples in (data.splits.train, data.splits.val, data.splits.test)
+    )
+    scores = []
+    for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
+        begin(stage, name)
+        scores += [("class", name, score, [0, 0, 0]) for score in evaluator.fit(train, val, network).score(test)]
+    return _Measured(scores, (train, val, test))
+
+
 def _measurement(
     row: ReportRow, task: str, evaluator: str, score: Score, seed: int, train: int, val: int, test: int
 ) -> Measurement:
     fitted_on, scored_on = (train + val, test) if score.split == "test" else (train, val)
-    fitted_on, scored_on = score.settings.get("labels", fitted_on), score.settings.get("images", scored_on)
+    fitted_on = score.settings.get("labels", fitted_on)
+    scored_on = score.settings.get("images", score.settings.get("samples", scored_on))
     return Measurement(row, task, evaluator, score, seed, fitted_on, scored_on)
 
 
@@ -212,20 +239,3 @@ def _further_tasks(data: EvaluationData, train: Part, val: Part) -> dict[str, tu
     parts = {name: (train._replace(y=labels[0][name]).known(), val._replace(y=labels[1][name]).known())
              for name in labels[0]}  # fmt: skip
     return {name: pair for name, pair in parts.items() if len(pair[0].y.unique()) > 1 and len(pair[1].y)}
-
-
-def accuracy(predicted: Array, truth: Array) -> float:
-    """Share of equal labels, in [0, 1]: predicted (N,) and truth (N,), tensors or arrays, N >= 1.
-
-    >>> accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
-    0.666667
-    """
-    predicted, truth = torch.as_tensor(predicted), torch.as_tensor(truth)
-    classes = int(max(predicted.max(), truth.max())) + 1
-    top1 = multiclass_accuracy(predicted, truth, num_classes=max(2, classes), average="micro")
-    return round(float(top1), 6)  # it comes in float32
-
-
-def class_name(classes: Sequence[str], label: int) -> str:
-    """A label's class, or the number where the classes have no names."""
-    return classes[label] if 0 <= label < len(classes) else str(label)

@@ -7,18 +7,14 @@ import torch.nn.functional as F
 import torchvision.transforms.v2.functional as vision
 from torch import Tensor
 
-from repel.base import seeding
-from repel.evaluation.coverage import ceiling
-from repel.evaluation.features import BATCH, subset
-from repel.evaluation.knn import knn_predict
-from repel.evaluation.modality import Plot
-from repel.evaluation.protocol import Evaluator, Fitted, Measurement, Network, Part, Score, accuracy
+from repel.data.samples import Samples
+from repel.evaluation.corrupted import Corrupt, CorruptedKNN
+from repel.evaluation.features import BATCH
 from repel.images.memory import Images
 
 __all__ = ["CORRUPTIONS", "Corruptions", "corrupt"]
 
 SMALL = 64  # pixels a side, up to which the strengths are those for CIFAR
-STRENGTHS = range(1, 6)
 
 
 def _noise(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -69,7 +65,7 @@ def corrupt(pixels: Tensor, name: str, strength: int, generator: torch.Generator
     return corruption(pixels.float() / 255, amount, generator).clamp(0, 1).mul(255).round().byte()
 
 
-class Corruptions(Evaluator):
+class Corruptions(CorruptedKNN):
     """kNN accuracy on corrupted test images, five strengths each; the bank stays clean.
 
     Args:
@@ -78,62 +74,21 @@ class Corruptions(Evaluator):
         seed: of the noise.
     """
 
+    corruptions = tuple(CORRUPTIONS)
+    noun = counted = "images"
+
     def __init__(self, k: int, temperature: float, images: int, seed: int):
         if images < 1 or k < 1 or not temperature > 0:
             raise ValueError(
                 "evaluators.corruptions needs images >= 1, k >= 1 and temperature > 0, "
                 f"got {images}, {k} and {temperature}"
             )
-        self.k, self.temperature, self.images, self.seed = k, temperature, images, seed
+        super().__init__(k, temperature, images, seed)
 
-    def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        bank, labels = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
+    def versions(self, samples: Samples) -> tuple[Samples, Corrupt]:
+        pixels = torch.cat([batch for batch, _ in samples.plain(list(torch.arange(len(samples)).split(BATCH)))])
 
-        def top1(images: Images) -> float:
-            x, places = network.encode(images)
-            assert images.labels is not None
-            truth = images.labels[places.cpu()].to(x.device)
-            return accuracy(knn_predict(bank, labels, x, self.k, self.temperature), truth)
+        def corrupted(name: str, strength: int, generator: torch.Generator) -> Samples:
+            return Images(corrupt(pixels, name, strength, generator), samples.labels)
 
-        def score(test: Part) -> list[Score]:
-            few = subset(test.samples, self.images)
-            assert few.labels is not None
-            pixels = torch.cat([batch for batch, _ in few.plain(list(torch.arange(len(few)).split(BATCH)))])
-            settings = {"k": self.k, "temperature": self.temperature, "normalize": "l2", "images": len(few),
-                        "seed": self.seed} | ceiling(labels.cpu(), few.labels)  # fmt: skip
-            clean = top1(Images(pixels, few.labels))
-            scores, means = [Score("uncorrupted_top1", "kNN top-1, the same uncorrupted", clean, settings)], []
-            for number, name in enumerate(CORRUPTIONS):
-                values = []
-                for strength in STRENGTHS:
-                    draws = seeding.generator(self.seed, seeding.CORRUPTION, number, strength)
-                    values.append(top1(Images(corrupt(pixels, name, strength, draws), few.labels)))
-                means.append(sum(values) / len(values))
-                own = settings | {"by_strength": values}
-                scores.append(Score(f"corrupted_{name}_top1", f"kNN top-1, {name}", means[-1], own))
-            mean = sum(means) / len(means)
-            return [*scores, Score("corrupted_top1", "kNN top-1, mean of corruptions", mean, settings)]
-
-        return Fitted(score)
-
-    def plot(self, measurements: Sequence[Measurement]) -> Plot | None:
-        """Accuracy against strength, a panel for each corruption, a line for each row of the report."""
-        from matplotlib.figure import Figure
-
-        panels: dict[str, dict[str, list[float]]] = {}
-        for m in measurements:
-            if "by_strength" in m.score.settings:
-                name, row = m.score.label.rsplit(", ", 1)[-1], f"{m.row.label}, {m.row.layer}"
-                panels.setdefault(name, {})[row] = m.score.settings["by_strength"]
-        if not panels:
-            return None
-        figure = Figure(figsize=(2.6 * len(panels), 3.2), layout="constrained")
-        every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (name, lines) in zip(every, panels.items(), strict=True):
-            for row, values in lines.items():
-                axes.plot(STRENGTHS, values, marker="o", markersize=3, label=row)
-            axes.set(title=name, xlabel="strength", xticks=STRENGTHS)
-        every[0].set(ylabel="kNN top-1")
-        handles = every[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-        return Plot("corruptions", "Corrupted test images", figure)
+        return Images(pixels, samples.labels), corrupted

@@ -26,6 +26,8 @@ at least, with autocast off.
 A call changes nothing: what a loss remembers (a queue) or counts moves in update(), which gets what the batch compared
 with, keys (V, N, D), and its labels and ids, the same on all ranks.
 
+`dims` makes any loss of unit vectors a Matryoshka loss: the sum of itself over the first dimensions of all embeddings.
+
 From a batch to a value: base.py (the call), rowwise.py (anchors against candidates), ratio.py (InfoNCE and its kin).
 pairs.py, supcon.py, soft_targets.py, nnclr.py and align_uniform.py make other losses of the same logits; moments.py and
 predictive.py have those without negatives.

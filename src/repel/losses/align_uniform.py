@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from repel.losses.base import Batch, shows_another
+from repel.losses.anchor_groups import AnchorGroup
+from repel.losses.base import Batch, Dims, shows_another
 from repel.losses.queue import Queue
-from repel.losses.rowwise import AnchorGroup, CandidateSet, RowChunk, RowwiseLoss
+from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy
 
 
@@ -38,9 +39,9 @@ class AlignUniform(RowwiseLoss):
     def __init__(
         self, alpha: float = 2.0, weight: float = 1.0, *, temperature: float = 0.25, learn_temperature: bool = False,
         candidates: CandidateSet = "same", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         for name, value in (("alpha", alpha), ("weight", weight)):
             if not value > 0:
                 raise ValueError(f"loss.{name} must be > 0, got {value}")

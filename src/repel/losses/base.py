@@ -1,11 +1,14 @@
 """What every loss shares: the call, the batch that it makes of its arguments, and the rule of what is a negative."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Dims = Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,27 @@ class Batch:
         z = unit(self.raw)
         return z, z if self.keys is self.z else self.keys
 
+    def cut(self, dims: int) -> "Batch":
+        """The batch of the first dimensions of all embeddings, unit vectors again."""
+        z = unit(self.z[..., :dims])
+        keys = z if self.keys is self.z else unit(self.keys[..., :dims])
+        crops, negatives = (None if t is None else unit(t[..., :dims]) for t in (self.crops, self.negatives))
+        raw = None if self.raw is None else self.raw[..., :dims]
+        return replace(self, z=z, keys=keys, crops=crops, negatives=negatives, raw=raw)
+
 
 class Loss(nn.Module):
-    """Base class of all losses: a subclass defines `losses(batch)`; the package's docstring has the contract."""
+    """Base class of all losses: a subclass defines `losses(batch)`; the package's docstring has the contract.
+
+    Args:
+        dims: None, or numbers of dimensions d: the loss is the sum over d of that of the first d dimensions of every
+            embedding, normalized anew, so that embeddings can be cut to any of these lengths (Matryoshka; Kusupati et
+            al. 2022, arXiv:2205.13147, eq. 1 with all c_m = 1). What is learned and kept (temperature, bias, queue) is
+            the same for all d.
+
+    Raises:
+        ValueError: dims are no different whole numbers above 0; or more than the embeddings have (when called).
+    """
 
     supervised = False  # whether labels enter the loss
     needs_predictor = False  # whether it collapses without one
@@ -53,6 +74,10 @@ class Loss(nn.Module):
     takes_negatives = False  # whether it takes explicit negatives, which are candidates only
     takes_crops = False  # whether it takes further crops, which are anchors only
     normalizes = True  # whether it sees embeddings on the sphere
+
+    def __init__(self, dims: Dims = None):
+        super().__init__()
+        self.dims = _checked_dims(dims)
 
     def forward(
         self,
@@ -95,6 +120,8 @@ class Loss(nn.Module):
             raise ValueError("negative_ids are compared with ids: pass both or neither")
         if ids is not None and ids.shape not in ((samples,), (views, samples)):
             raise ValueError(f"ids must be ({samples},) or ({views}, {samples}), got {tuple(ids.shape)}")
+        if self.dims is not None and max(self.dims) > z.shape[-1]:
+            raise ValueError(f"loss.dims={list(self.dims)}: the embeddings have {z.shape[-1]} dimensions")
         with torch.autocast(z.device.type, enabled=False):
             embed = unit if self.normalizes else _at_least_float32
             raw, z = z, embed(z)
@@ -103,7 +130,10 @@ class Loss(nn.Module):
             crops = None if crops is None else embed(crops)
             if negatives is not None:
                 negatives = embed(negatives) if target is None else embed(negatives).detach()
-            return self.losses(Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)).mean()
+            batch = Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)
+            if self.dims is None:
+                return self.losses(batch).mean()
+            return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()
 
     @abstractmethod
     def losses(self, batch: Batch) -> Tensor:
@@ -121,6 +151,15 @@ class Loss(nn.Module):
     def statistics(self) -> dict[str, Tensor]:
         """What to log of the training batches since the last call: names -> scalars."""
         return {}
+
+
+def first_dims(past: Tensor, dims: int) -> Tensor:
+    """The first dimensions of unit vectors (n, D) that were kept, normalized anew where these are not all of them.
+
+    >>> first_dims(torch.tensor([[0.6, 0.8]]), 1).tolist()
+    [[1.0]]
+    """
+    return past if past.shape[-1] == dims else unit(past[:, :dims])
 
 
 def unit(z: Tensor) -> Tensor:
@@ -156,6 +195,16 @@ def swapped(agreement: Tensor) -> Tensor:
     views, own = agreement.shape[1], agreement.diagonal()
     per_anchor = torch.cat([agreement[:views].sum(1) - own, agreement[views:].sum(1)])
     return per_anchor.sum() / (views * (len(agreement) - 1))
+
+
+def _checked_dims(dims: Dims) -> tuple[int, ...] | None:
+    if dims is None:
+        return None
+    if not isinstance(dims, Sequence) or not dims or not all(type(d) is int and d > 0 for d in dims):
+        raise ValueError(f"loss.dims must be null or numbers of dimensions, such as [128,64,32], got {dims}")
+    if len(set(dims)) < len(dims):
+        raise ValueError(f"loss.dims names a number of dimensions twice: {dims}")
+    return tuple(dims)
 
 
 def _at_least_float32(z: Tensor) -> Tensor:

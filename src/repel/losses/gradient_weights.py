@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from repel.base.modes import evaluation_mode
+from repel.losses.anchor_groups import AnchorGroup
 from repel.losses.base import Batch, Loss, shows_another, unit
-from repel.losses.rowwise import AnchorGroup, RowwiseLoss
+from repel.losses.rowwise import RowwiseLoss
 from repel.negatives.strategy import same_class
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from repel.losses.base import Batch, shows_another
+from repel.losses.anchor_groups import AnchorGroup
+from repel.losses.base import Batch, Dims, first_dims, shows_another
 from repel.losses.queue import Queue
 from repel.losses.ratio import InfoNCE
-from repel.losses.rowwise import AnchorGroup, CandidateSet, RowChunk
+from repel.losses.rowwise import CandidateSet, RowChunk
 from repel.negatives.strategy import Strategy
 
 
@@ -39,9 +40,9 @@ class NNCLR(InfoNCE):
     def __init__(
         self, temperature: float = 0.1, learn_temperature: bool = False, candidates: CandidateSet = "cross",
         symmetric: bool = True, negatives: Strategy | None = None, queue: Queue | None = None,
-        row_chunk: RowChunk = "auto",
+        row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         if candidates == "queue":
             raise ValueError("loss.candidates=queue: NNCLR's queue holds neighbors, no candidates; set cross or all")
 
@@ -57,7 +58,7 @@ class NNCLR(InfoNCE):
         past, past_ids, _ = self.queue.entries()
         support, shown = keys.flatten(0, 1), own.expand(views, -1).flatten()
         if len(past):
-            support = torch.cat([support, past.to(keys.dtype)])
+            support = torch.cat([support, first_dims(past.to(keys.dtype), keys.shape[-1])])
             shown = torch.cat([shown, torch.full_like(past_ids, -1) if ids is None else past_ids])
         anchors = keys.clone()
         for view in range(views):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repel.losses.base import Dims
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -69,9 +70,9 @@ class Triplet(PairLoss):
         self, margin: float = 0.2, link: Literal["hinge", "soft"] = "hinge", *,
         temperature: float = 0.2, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         _check_margins(margin=margin)
         if link not in ("hinge", "soft"):
             raise ValueError(f"loss.link must be hinge or soft, got {link!r}")
@@ -109,9 +110,9 @@ class MarginCosine(PairLoss):
         self, positive_margin: float = 1.0, negative_margin: float = 0.2, power: Literal[1, 2] = 1, *,
         temperature: float = 0.2, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         _check_margins(positive_margin=positive_margin, negative_margin=negative_margin)
         if power not in (1, 2):
             raise ValueError(f"loss.power must be 1 or 2, got {power}")
@@ -147,9 +148,9 @@ class CosineRegression(PairLoss):
     def __init__(
         self, margin: float = 1.0, *, temperature: float = 0.2, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         _check_margins(margin=margin)
         _refuse_learning(self)
         self.margin = margin
@@ -184,9 +185,9 @@ class SigLIP(PairLoss):
     def __init__(
         self, bias: float = -10.0, learn_bias: bool = True, *, temperature: float = 0.1, learn_temperature: bool = True,
         candidates: CandidateSet = "cross", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         self.bias = nn.Parameter(torch.tensor(float(bias))) if learn_bias else bias
 
     def attract(self, positive: Tensor, scale: float | Tensor) -> Tensor:
@@ -217,9 +218,9 @@ class MultiSimilarity(RowwiseLoss):
     def __init__(
         self, alpha: float = 2.0, threshold: float = 0.5, *, temperature: float = 0.02, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         if not alpha > 0:
             raise ValueError(f"loss.alpha must be > 0, got {alpha}")
         _check_margins(threshold=threshold)

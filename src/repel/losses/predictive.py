@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from repel.losses.base import Batch, Loss, swapped
+from repel.losses.base import Batch, Dims, Loss, swapped
 
 
 class BYOL(Loss):
@@ -16,6 +16,9 @@ class BYOL(Loss):
     target is the projection before the predictor. No gradient flows through the target. Nothing is repelled, so ids do
     not matter and explicit negatives are refused.
 
+    Args:
+        dims: see Loss, errors included.
+
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # predictions
     >>> round(BYOL()(z, target=z).item(), 4)
     0.4
@@ -23,6 +26,9 @@ class BYOL(Loss):
 
     needs_predictor = True
     takes_crops = True
+
+    def __init__(self, dims: Dims = None):
+        super().__init__(dims)
 
     def losses(self, batch: Batch) -> Tensor:
         keys = batch.keys.detach()

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.losses.base import Batch
+from repel.losses.anchor_groups import AnchorGroup
+from repel.losses.base import Batch, Dims
 from repel.losses.queue import Queue
-from repel.losses.rowwise import AnchorGroup, CandidateSet, RowChunk, RowwiseLoss
+from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy
 
 
@@ -54,9 +55,9 @@ class InfoNCE(LogRatioLoss):
     def __init__(
         self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "cross",
         symmetric: bool = True, negatives: Strategy | None = None, queue: Queue | None = None,
-        row_chunk: RowChunk = "auto",
+        row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
 
     def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
         return F.softplus(log_z - positive)
@@ -77,9 +78,9 @@ class NTXent(InfoNCE):
     def __init__(
         self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "all",
         symmetric: bool = True, negatives: Strategy | None = None, queue: Queue | None = None,
-        row_chunk: RowChunk = "auto",
+        row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
 
 
 class Decoupled(LogRatioLoss):
@@ -121,9 +122,9 @@ class DecoupledWeighted(Decoupled):
     def __init__(
         self, sigma: float = 0.5, *, temperature: float = 0.2, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         if not sigma > 0:
             raise ValueError(f"loss.sigma must be > 0, got {sigma}")
         self.sigma = sigma
@@ -157,9 +158,9 @@ class DHEL(LogRatioLoss):
     def __init__(
         self, temperature: float = 0.3, learn_temperature: bool = False, candidates: CandidateSet = "same",
         symmetric: bool = True, negatives: Strategy | None = None, queue: Queue | None = None,
-        row_chunk: RowChunk = "auto",
+        row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
 
     def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
         return 2 * log_z - positive
@@ -187,9 +188,9 @@ class MACL(LogRatioLoss):
     def __init__(
         self, alpha: float = 0.5, a_0: float = 0.0, *, temperature: float = 0.2, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         if not 0 <= alpha <= 1 or not alpha * (1 + a_0) < 1:
             raise ValueError(f"loss.alpha must be in [0, 1] with alpha (1 + a_0) < 1, got {alpha} and a_0={a_0}")
         self.alpha, self.a_0 = alpha, a_0

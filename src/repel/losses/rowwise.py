@@ -7,12 +7,13 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 import math
 from abc import abstractmethod
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from repel.losses.base import Batch, Loss, shows_another, unit
+from repel.losses.anchor_groups import AnchorGroup, Candidates
+from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
 from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -22,31 +23,6 @@ CandidateSet = Literal["all", "cross", "same", "queue"]
 RowChunk = int | Literal["auto"] | None
 # of 1 / t when it is learned; as in CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.5), the least as in OpenCLIP
 LARGEST_SCALE, SMALLEST_SCALE = 100.0, 1.0
-
-
-class Candidates(NamedTuple):
-    """n unit vectors z (n, D) with the entity that each shows and its label, (n,), both -1 where unknown."""
-
-    z: Tensor
-    ids: Tensor
-    labels: Tensor | None
-
-
-class AnchorGroup(NamedTuple):
-    """m anchors that have the same candidates.
-
-    anchors: (m, D). positives: (m, P, D), the other views of their samples; all views where anchors are crops.
-    own_ids: (K, m), the entities that their samples show. ids: (m,), the entity that each anchor shows, or None.
-    labels: (m,), or None. scale: 1 / t.
-    """
-
-    anchors: Tensor
-    positives: Tensor
-    own_ids: Tensor
-    ids: Tensor | None
-    labels: Tensor | None
-    candidates: Candidates
-    scale: float | Tensor
 
 
 class RowwiseLoss(Loss):
@@ -65,6 +41,7 @@ class RowwiseLoss(Loss):
         queue: past embeddings, which are further candidates; None: no queue.
         row_chunk: anchors handled at a time, their gradients taken at once: memory O(row_chunk * n) for n candidates
             in place of O(V*N * n), same value and gradient. None: all at once. auto: by the memory there is.
+        dims: see Loss.
 
     Raises:
         ValueError: an argument is out of its range, or two do not go together.
@@ -78,9 +55,9 @@ class RowwiseLoss(Loss):
     def __init__(
         self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "all",
         symmetric: bool = True, negatives: Strategy | None = None, queue: Queue | None = None,
-        row_chunk: RowChunk = "auto",
+        row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__()
+        super().__init__(dims)
         negatives = Uniform() if negatives is None else negatives
         queue = Queue(0, 1) if queue is None else queue
         if not 0 < temperature < math.inf:
@@ -148,16 +125,19 @@ class RowwiseLoss(Loss):
         mine = torch.arange(samples, device=device)[batch.local]
         own = torch.arange(samples, device=device)[None] if batch.ids is None else batch.ids
         groups = []
-        for group in ranges:
-            candidates = self._candidates(batch, group.start)
-            view = torch.arange(group.start, group.stop, device=device).repeat_interleave(len(mine))
-            sample = mine.repeat(len(group))
-            others = torch.arange(views - (group.start < views), device=device)
+        for anchor_views in ranges:
+            first, end = anchor_views.start, anchor_views.stop
+            candidates = self._candidates(batch, first)
+            view = torch.arange(first, end, device=device).repeat_interleave(len(mine))
+            sample = mine.repeat(len(anchor_views))
+            others = torch.arange(views - (first < views), device=device)
             others = others + (others >= view[:, None])  # (m, P): every view but the anchor's
             shown = None if batch.ids is None else own[view.where(view < len(own), 0), sample]
+            others_show = None if batch.ids is None else own[others.where(others < len(own), 0), sample[:, None]]
             labels = None if batch.labels is None else batch.labels[sample]
             rows = anchors[view, sample], batch.keys[others, sample[:, None]]
-            groups.append(AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale))
+            group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample)
+            groups.append(group)
         return groups
 
     def _candidates(self, batch: Batch, anchor_view: int) -> Candidates:
@@ -175,16 +155,18 @@ class RowwiseLoss(Loss):
         if self.queue.size and self.compares_queue:
             past, past_ids, past_labels = self.queue.entries()
             past_ids = torch.full_like(past_ids, -1) if batch.ids is None else past_ids
-            parts.append(Candidates(past.to(keys.dtype), past_ids, past_labels))
+            parts.append(Candidates(first_dims(past.to(keys.dtype), keys.shape[-1]), past_ids, past_labels))
         if batch.negatives is not None:
-            explicit = batch.negatives.flatten(0, 1)
-            unknown = torch.full((len(explicit),), -1, device=keys.device)
+            further = batch.negatives.flatten(0, 1)
+            unknown = torch.full((len(further),), -1, device=keys.device)
             shown = unknown if batch.negative_ids is None else batch.negative_ids.flatten()
-            parts.append(Candidates(explicit, shown, unknown))
+            parts.append(Candidates(further, shown, unknown))
         if len(parts) == 1:
             return parts[0]
         labels = None if labels is None else torch.cat([part.labels for part in parts if part.labels is not None])
-        return Candidates(torch.cat([part.z for part in parts]), torch.cat([part.ids for part in parts]), labels)
+        z, shown = torch.cat([part.z for part in parts]), torch.cat([part.ids for part in parts])
+        explicit = (0, 0) if batch.negatives is None else (len(batch.negatives), samples)
+        return Candidates(z, shown, labels, explicit)
 
     def logit_block(
         self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, candidates: Tensor, scale: float | Tensor
@@ -201,6 +183,9 @@ class RowwiseLoss(Loss):
         ids = (None, None) if group.ids is None else (group.ids[part], group.candidates.ids)
         labels = (None, None) if group.labels is None else (group.labels[part], group.candidates.labels)
         block = LogitBlock(logits, positives.mean(1), negative, scale, anchors, candidates, *ids, *labels)
+        shown = None if group.positive_ids is None else group.positive_ids[part]
+        own = None if group.samples is None else group.samples[part]
+        block = block._replace(positive_ids=shown, row_samples=own, explicit=group.candidates.explicit)
         return block._replace(positives=positives), positives
 
     def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared: Any) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repel.losses.base import Batch, Loss, swapped, unit
+from repel.losses.base import Batch, Dims, Loss, swapped, unit
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -25,9 +25,9 @@ class Relational(RowwiseLoss):
 
     def __init__(
         self, target_temperature: float, temperature: float, learn_temperature: bool, candidates: CandidateSet,
-        symmetric: bool, negatives: Strategy | None, queue: Queue | None, row_chunk: RowChunk,
+        symmetric: bool, negatives: Strategy | None, queue: Queue | None, row_chunk: RowChunk, dims: Dims,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         if not target_temperature > 0:
             raise ValueError(f"loss.target_temperature must be > 0, got {target_temperature}")
         self.target_temperature = target_temperature
@@ -69,10 +69,11 @@ class ReSSL(Relational):
     def __init__(
         self, target_temperature: float = 0.04, *, temperature: float = 0.1, learn_temperature: bool = False,
         candidates: CandidateSet = "cross", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
         super().__init__(
             target_temperature, temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk,
+            dims,
         )  # fmt: skip
         if getattr(self.negatives, "k", None) == 1:
             raise ValueError(
@@ -110,10 +111,11 @@ class SCE(Relational):
         self, target_temperature: float = 0.05, coefficient: float = 0.5, *,
         temperature: float = 0.1, learn_temperature: bool = False,
         candidates: CandidateSet = "cross", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
         super().__init__(
             target_temperature, temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk,
+            dims,
         )  # fmt: skip
         if not 0 <= coefficient <= 1:
             raise ValueError(f"loss.coefficient must be in [0, 1], got {coefficient}")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.losses.base import Batch, shows_another
+from repel.losses.base import Batch, Dims, shows_another
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy, same_class
@@ -43,9 +43,9 @@ class SupCon(RowwiseLoss):
         self, positives: Literal["out", "in", "pairwise"] = "out", *,
         temperature: float = 0.1, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
-        queue: Queue | None = None, row_chunk: RowChunk = "auto",
+        queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
-        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk)
+        super().__init__(temperature, learn_temperature, candidates, symmetric, negatives, queue, row_chunk, dims)
         if positives not in ("out", "in", "pairwise"):
             raise ValueError(f"loss.positives must be out, in or pairwise, got {positives!r}")
         if self.candidates != "all":

@@ -9,8 +9,10 @@ or e^w as the weights of its pairs. `block` is a LogitBlock: some anchors agains
 template: `NTXent(temperature=0.5, negatives=HCL(beta=1.0, tau_plus=0.1))`.
 """
 
+from repel.negatives.guide import Guide
 from repel.negatives.hard import Annulus, FalseNegatives, Hardest, SemiHard, TopK
 from repel.negatives.mixed import Mixed
+from repel.negatives.own import OwnNegatives
 from repel.negatives.soft import HCL, Chain, Debiased, Tilt
 from repel.negatives.strategy import LogitBlock, Strategy
 from repel.negatives.uniform import Uniform
@@ -21,9 +23,11 @@ __all__ = [
     "Chain",
     "Debiased",
     "FalseNegatives",
+    "Guide",
     "Hardest",
     "LogitBlock",
     "Mixed",
+    "OwnNegatives",
     "SemiHard",
     "Strategy",
     "Tilt",

@@ -7,7 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from repel.negatives.strategy import LogitBlock, Strategy, keep_weighed
+from repel.negatives.strategy import (
+    ExplicitNegatives,
+    LogitBlock,
+    Strategy,
+    check_explicit,
+    keep_weighed,
+    own_explicit,
+)
 
 
 class Tilt(Strategy):
@@ -17,28 +24,50 @@ class Tilt(Strategy):
         beta: 0 weighs all the same; the larger, the more the hardest count.
         norm: `mean`: the mean weight is 1, which is HCL's reweighting (Robinson et al. 2021, arXiv:2010.04592, eq. 4).
             `max`: the largest weight is 1; beta = 0 is uniform and beta -> infinity the hardest alone, exactly.
-        detach: no gradient through the weights. The authors' code lets it through; without it the gradient is that of
-            InfoNCE with a temperature of t / (1 + beta) for the negatives.
+            `none`: norm_i = 0, so that hard negatives also weigh more against the positive: with detach=True the
+            hardness weighting of Lan et al. 2025, arXiv:2503.04812, eq. 5, w_ij = alpha s_ij, where beta = alpha t;
+            alpha = 9 there, 5 in arXiv:2509.20354.
+        detach: no gradient through the weights. The authors' code of HCL lets it through; without it the gradient is
+            that of InfoNCE with a temperature of t / (1 + beta) for the negatives.
+        scope: which negatives are weighed, with norm=none: `all`; `own`: explicit negatives of the anchor's own sample;
+            `others`: all but these. (hardness_mode of sentence-transformers: all_negatives, hard_negatives,
+            in_batch_negatives.)
 
     Raises:
-        ValueError: beta or norm is out of its range.
+        ValueError: beta, norm or scope is out of its range; or the data brings no explicit negatives for scope=own.
 
     >>> block = LogitBlock(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([2.0]), torch.ones(1, 3).bool(), 2.0)
     >>> Tilt(beta=2.0).weights(block)
     tensor([[ 0., -2., -4.]])
     """
 
-    def __init__(self, beta: float = 1.0, norm: Literal["mean", "max"] = "max", detach: bool = False):
+    def __init__(
+        self, beta: float = 1.0, norm: Literal["mean", "max", "none"] = "max", detach: bool = False,
+        scope: Literal["all", "own", "others"] = "all",
+    ):  # fmt: skip
         super().__init__()
         if not 0 <= beta < math.inf:
             raise ValueError(f"negatives.beta must be >= 0 and finite (negatives=hardest is its limit), got {beta}")
-        if norm not in ("mean", "max"):
-            raise ValueError(f"negatives.norm must be mean or max, got {norm!r}")
-        self.beta, self.norm, self.detach = beta, norm, detach
+        if norm not in ("mean", "max", "none"):
+            raise ValueError(f"negatives.norm must be mean, max or none, got {norm!r}")
+        if scope not in ("all", "own", "others"):
+            raise ValueError(f"negatives.scope must be all, own or others, got {scope!r}")
+        if scope != "all" and norm != "none":
+            raise ValueError(f"negatives.scope={scope} weighs a part of the negatives: set negatives.norm=none")
+        self.beta, self.norm, self.detach, self.scope = beta, norm, detach, scope
+
+    def on_data(self, info: ExplicitNegatives) -> None:
+        if self.scope == "own":
+            check_explicit(info, "negatives.scope=own")
 
     def weights(self, block: LogitBlock) -> Tensor:
         logits = block.logits.detach() if self.detach else block.logits
         tilted = self.beta * logits
+        if self.norm == "none":
+            if self.scope == "all":
+                return tilted
+            own = own_explicit(block)
+            return tilted.masked_fill(~own if self.scope == "own" else own, 0)
         among = tilted.masked_fill(~block.negative, -torch.inf)
         if self.norm == "max":
             return tilted - among.amax(1, keepdim=True)

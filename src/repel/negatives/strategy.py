@@ -1,6 +1,6 @@
 """What a strategy sees, and what it may do."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ class LogitBlock(NamedTuple):
         weights: log-weights w, broadcastable to `logits`, 0 where a candidate is no negative; None: all 0.
         extra: (m, s) logits that stand for the strategy's extra() where they are known already, or None.
         positives: (m, P) the logits of all P positives; None where `positive` is the only one.
+        positive_ids: (m, P) the entities that the positives show, or None.
+        row_samples: (m,) the sample that each anchor is of, or None.
+        explicit: (M, N); the last M * N candidates are the explicit negatives of the batch's N samples, N after N.
     """
 
     logits: Tensor
@@ -38,6 +41,16 @@ class LogitBlock(NamedTuple):
     weights: Tensor | None = None
     extra: Tensor | None = None
     positives: Tensor | None = None
+    positive_ids: Tensor | None = None
+    row_samples: Tensor | None = None
+    explicit: tuple[int, int] = (0, 0)
+
+
+class ExplicitNegatives(Protocol):
+    """What strategies ask of DataInfo (repel/data/samples.py): how many explicit negatives a sample brings."""
+
+    @property
+    def negatives(self) -> int: ...
 
 
 class Strategy(nn.Module):
@@ -127,6 +140,28 @@ def keep_weighed(block: LogitBlock, weights: Tensor | None) -> LogitBlock:
 def negatives_only(block: LogitBlock) -> Tensor:
     """The logits without gradient, -inf where a candidate is no negative: what a choice is made from."""
     return block.logits.detach().masked_fill(~block.negative, -torch.inf)
+
+
+def check_explicit(info: ExplicitNegatives, typed: str) -> None:
+    """Raises ValueError where a strategy that was chosen as `typed` weighs explicit negatives, and there are none."""
+    if not info.negatives:
+        raise ValueError(f"{typed} weighs explicit negatives, and this data brings none; choose others, or other data")
+
+
+def own_explicit(block: LogitBlock) -> Tensor:
+    """(m, n) bool, which candidates are explicit negatives of the anchor's own sample.
+
+    >>> block = LogitBlock(torch.zeros(1, 5), torch.zeros(1), torch.ones(1, 5).bool(), 1.0)
+    >>> own_explicit(block._replace(row_samples=torch.tensor([1]), explicit=(2, 2))).tolist()
+    [[False, False, True, False, True]]
+    """
+    each, samples = block.explicit
+    own = torch.zeros_like(block.negative)
+    if each:
+        assert block.row_samples is not None, "losses pass them"
+        owners = torch.arange(samples, device=own.device).repeat(each)
+        own[:, own.shape[1] - len(owners) :] = block.row_samples[:, None] == owners
+    return own
 
 
 def same_class(rows: Tensor, cols: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from tensorboard.plugins.projector import ProjectorConfig
 from torch import Tensor
 
 from repel.engine.outcomes import one_line
+from repel.evaluation.class_names import class_name
 from repel.evaluation.features import evenly_spaced
-from repel.evaluation.protocol import Part, class_name
+from repel.evaluation.protocol import Part
 
 __all__ = ["sprite_sheet", "write_projector"]
 

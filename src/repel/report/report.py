@@ -11,6 +11,7 @@ from torch import nn
 
 from repel.base.collectives import rank
 from repel.data.datamodule import PairData
+from repel.data.samples import give_info
 from repel.engine import checkpoint_io
 from repel.engine.build import build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
@@ -36,7 +37,7 @@ class Report(NamedTuple):
 
     The validation split with the headline's features, or None; names of the classes.
 
-    All are empty without evaluators, and for data without labels.
+    All are empty without evaluators; for data without labels, all but measurements by evaluators that need none.
     """
 
     measurements: list[Measurement]
@@ -96,9 +97,9 @@ def make_report(
     if data is None:
         data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
     splits, figures, kept = data.splits, [], []
-    if not data.labelled or splits.test.labels is None or not len(splits.test.labelled):
-        one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
-        print(f"no labels{one}: there is no label metric to report")
+    labelled = _has_labels(data)
+    evaluators = {name: one for name, one in evaluators.items() if labelled or not one.needs_labels}
+    if not evaluators:
         return Report([], [], None, [])
 
     headline = headline_of(contents, options.get("checkpoint"))
@@ -108,17 +109,28 @@ def make_report(
             kept.append(val)
             figures.extend(feature_drawings(train, test, splits.classes, options["map"], cfg.seed))
 
-    rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device)
+    rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
     first = rank() == 0
     with EvaluationProgress(first) as progress:
-        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row if first else None, progress)
+        drawn = on_row if first and labelled else None
+        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, drawn, progress, labelled)
     if first:
-        noun = splits.test.modality.noun
+        tested, noun = splits.test.labelled if labelled else splits.test, splits.test.modality.noun
         for note in notes_on_test_labels(data, options["bank"]):
             print(f"note     {note}")
-        print_table(make_table(measurements), f"test split, {len(splits.test.labelled):,} {noun}")
+        print_table(make_table(measurements), f"test split, {len(tested):,} {noun}")
         figures += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
     return Report(measurements, figures, kept[0] if kept else None, splits.classes)
+
+
+def _has_labels(data: PairData) -> bool:
+    """Whether every split has labels; where one has none, a line says so."""
+    test = data.splits.test
+    if data.labelled and test.labels is not None and len(test.labelled):
+        return True
+    one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
+    print(f"no labels{one}: there is no label metric to report")
+    return False
 
 
 def report_rows(
@@ -129,6 +141,7 @@ def report_rows(
     layers: list[str],
     data: PairData,
     device: torch.device,
+    bank: int | None = None,
 ) -> list[ReportRow]:
     """The data's baselines, the untrained encoder, pretrained weights where the run started from some; checkpoints.
 
@@ -137,11 +150,12 @@ def report_rows(
         paths, contents: as for make_report.
         headline: the source whose metrics are called test/x.
         layers: h, z or both, of the checkpoints; z of the headline only.
+        bank: baselines are fitted to at most so many training samples.
     """
 
     def initial(config: dict[str, Any]) -> Network:
         module = build_module(load_config(config))
-        module.give_data_info(data.splits.train.info())  # a checkpoint has it already
+        give_info(module.encoder, train.info())  # a checkpoint has it already
         return _network(module.encoder, "h", data, device)
 
     def trained(source: str, layer: str) -> Network:
@@ -149,10 +163,10 @@ def report_rows(
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
         return _network(encoder, layer, data, device)
 
-    config = to_container(cfg)
+    config, train = to_container(cfg), data.splits.train
     rows = [
         ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device))
-        for b in data.splits.train.modality.baselines()
+        for b in train.modality.baselines(train, bank)
     ]
     rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
     if cfg.encoder.get("weights") or cfg.encoder.get("pretrained"):
@@ -189,7 +203,7 @@ def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.devic
 def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) -> Network:
     def encode_samples(samples):
         x, places = baseline.encode(samples)
-        return x.to(device), places
+        return x if x.is_sparse else x.to(device), places  # not every device knows sparse tensors
 
     return Network(encode_samples, None, data.normalize, device)
 

@@ -13,7 +13,7 @@ __all__ = ["TEXTS", "TextModality"]
 
 
 class TextModality:
-    """Neighbors and views as tables of texts; see evaluation.modality.Modality."""
+    """TF-IDF and LSA as baselines, neighbors and views as tables of texts; see evaluation.modality.Modality."""
 
     noun = "texts"
 
@@ -22,8 +22,10 @@ class TextModality:
 
         return view_table(data, n)
 
-    def baselines(self) -> list[Baseline]:
-        return []
+    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
+        from repel.text.baselines import text_baselines
+
+        return text_baselines(train, bank)
 
     def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
         from repel.text.figures import neighbor_figure

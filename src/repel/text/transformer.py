@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repel.base.dropout import CountedDropout
-from repel.text.encoders import TokenVectors, real_tokens
+from repel.base.dropout import CountedDropout, Packed
+from repel.text.encoders import TokenVectors, mean_of_real, real_tokens
 
-__all__ = ["TransformerEncoder", "mean_of_real"]
+__all__ = ["TransformerEncoder"]
 
 
 class TransformerEncoder(nn.Module):
@@ -67,17 +67,17 @@ class TransformerEncoder(nn.Module):
         length, longest = tokens.shape[1], len(self.positions)
         if length > longest:
             raise ValueError(f"a text has {length} tokens, and encoder.max_tokens={longest}; cut it by data.max_tokens")
-        real = real_tokens(tokens)
-        x = self.dropout(self.vectors(tokens) + self.positions[:length])
+        real, packed = real_tokens(tokens), None
+        x = self.vectors(tokens) + self.positions[:length]
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+            # elsewhere the number of tokens is not known without waiting for the device
+            packed = Packed(real.flatten().nonzero()[:, 0], *real.shape)
+            x = packed.pack(x)
+        x = self.dropout(x, packed)
         for layer in self.layers:
-            x = layer(x, real[:, None, None])
-        return mean_of_real(self.norm(x), real)
-
-
-def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
-    """(B, L, F) and which of the L are real, (B, L) bool -> their mean (B, F)."""
-    shares = real.to(x.dtype)
-    return torch.bmm((shares / shares.sum(1, keepdim=True))[:, None], x)[:, 0]
+            x = layer(x, real[:, None, None], packed)
+        x = self.norm(x)
+        return mean_of_real(x if packed is None else packed.unpack(x), real)
 
 
 class _Layer(nn.Module):
@@ -91,9 +91,11 @@ class _Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.attention_dropout, self.mlp_dropout = CountedDropout(dropout), CountedDropout(dropout)
 
-    def forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Of tokens (B, L, F), with those that are attended to, (B, 1, 1, L) bool."""
-        q, k, v = self.qkv(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, attended: Tensor, packed: Packed | None) -> Tensor:
+        """Of tokens (B, L, F), or of the real ones alone, packed, with those attended to, (B, 1, 1, L) bool."""
+        qkv = self.qkv(self.attention_norm(x))
+        qkv = qkv if packed is None else packed.unpack(qkv)
+        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         read = F.scaled_dot_product_attention(q, k, v, attended).transpose(1, 2).flatten(2)
-        x = x + self.attention_dropout(self.out(read))
-        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
+        x = x + self.attention_dropout(self.out(read if packed is None else packed.pack(read)), packed)
+        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)), packed)

@@ -1,0 +1,37 @@
+"""Anchors, and what they are compared with."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Candidates(NamedTuple):
+    """n unit vectors z (n, D) with the entity that each shows and its label, (n,), both -1 where unknown.
+
+    explicit: (M, N); the last M * N candidates are the explicit negatives of the N samples, N after N.
+    """
+
+    z: Tensor
+    ids: Tensor
+    labels: Tensor | None
+    explicit: tuple[int, int] = (0, 0)
+
+
+class AnchorGroup(NamedTuple):
+    """m anchors that have the same candidates.
+
+    anchors: (m, D). positives: (m, P, D), the other views of their samples; all views where anchors are crops.
+    own_ids: (K, m), the entities that their samples show. ids: (m,), the entity that each anchor shows, or None.
+    labels: (m,), or None. scale: 1 / t. positive_ids: (m, P), the entities that positives show, or None.
+    samples: (m,), whose views anchors are.
+    """
+
+    anchors: Tensor
+    positives: Tensor
+    own_ids: Tensor
+    ids: Tensor | None
+    labels: Tensor | None
+    candidates: Candidates
+    scale: float | Tensor
+    positive_ids: Tensor | None = None
+    samples: Tensor | None = None

@@ -1,0 +1,39 @@
+"""Explicit negatives of the anchor's own sample, weighed by themselves."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from repel.negatives.strategy import ExplicitNegatives, LogitBlock, Strategy, check_explicit, own_explicit
+
+
+class OwnNegatives(Strategy):
+    """The explicit negatives of an anchor's own sample weigh `weight` times as much as all others: w = log weight.
+
+    Gao, Yao, Chen 2021 (supervised SimCSE), arXiv:2104.08821, eq. 5 in its form with alpha^1[i=j]: `weight` is alpha,
+    of the contradiction that belongs to the premise. (The authors' code takes log alpha as hard_negative_weight.)
+
+    Args:
+        weight: alpha > 0; 1 is uniform.
+
+    Raises:
+        ValueError: weight is not above 0; or the data brings no explicit negatives.
+
+    >>> block = LogitBlock(torch.zeros(1, 3), torch.zeros(1), torch.ones(1, 3).bool(), 1.0)
+    >>> block = block._replace(row_samples=torch.tensor([1]), explicit=(1, 2))  # the last two are explicit negatives
+    >>> OwnNegatives(weight=math.e).weights(block)
+    tensor([[0., 0., 1.]])
+    """
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        if not 0 < weight < math.inf:
+            raise ValueError(f"negatives.weight must be > 0 and finite, got {weight}")
+        self.weight = weight
+
+    def on_data(self, info: ExplicitNegatives) -> None:
+        check_explicit(info, "negatives=own_negatives")
+
+    def weights(self, block: LogitBlock) -> Tensor:
+        return torch.zeros_like(block.logits).masked_fill(own_explicit(block), math.log(self.weight))
