@@ -1,6 +1,7 @@
 """Two ways to train a text encoder by pairs: this project's and sentence-transformers'. Each runs in its own process.
 
-Both get the same strings, tokenizer.json, initial weights, loss, batch, learning rate and optimizer.
+Both get the same strings, tokenizer.json, initial weights, loss, batch, learning rate and optimizer, the fused AdamW,
+which is sentence-transformers' default.
 """
 
 import json
@@ -125,9 +126,9 @@ def train_repel(case: Case, texts: dict[str, Any], clock: Clock, folder: Path) -
     cfg = text_config(
         *encoder, *(BARE if case.library == "repel" else []), f"data.tokenizer={case.folder}/tokenizer.json",
         "views=pair", "loss=infonce", "loss.symmetric=false", f"loss.temperature={1 / SCALE}",
-        f"data.max_tokens={MAX_TOKENS}", f"data.batch_size={case.batch}", f"optimizer.lr={case.lr}",
-        "optimizer.weight_decay=0", "schedule=constant", f"trainer.max_epochs={case.epochs}", f"seed={case.seed}",
-        f"head.out_features={width}", head=False,
+        f"data.max_tokens={MAX_TOKENS}", f"data.batch_size={case.batch}",
+        "optimizer=adamw_fused", f"optimizer.lr={case.lr}", "optimizer.weight_decay=0", "schedule=constant",
+        f"trainer.max_epochs={case.epochs}", f"seed={case.seed}", f"head.out_features={width}", head=False,
     )  # fmt: skip
     train = RawTexts.of(texts["first"], texts["train_labels"], positives=texts["second"])
     val = RawTexts.of(texts["val"], texts["val_labels"], positives=texts["val"])

@@ -124,9 +124,8 @@ def measure_row(encoder: str, pairs: str, options: argparse.Namespace) -> dict[s
                 case = Case(library, encoder, seed, options.epochs, options.batch, RATES[encoder], name)
                 found = run(case)
                 results[library].append(found)
-                shown = (
-                    f"{found['texts_per_second']:,.0f} texts/s, kNN {found['knn_top1']:.4f}, {found['seconds']:.0f} s"
-                )
+                speed, seconds = f"{found['texts_per_second']:,.0f} texts/s", f"{found['seconds']:.0f} s"
+                shown = f"{speed}, kNN {found['knn_top1']:.4f}, {seconds}"
                 print(f"{encoder} {pairs} seed {seed} {library:22} {shown}", flush=True)
             same = [torch.tensor(found[-1].pop("start")) for found in results.values()]
             assert all(torch.allclose(same[0], other, atol=1e-4) for other in same), "not the same network"
@@ -165,9 +164,10 @@ def page(results: dict[tuple[str, str], dict[str, list[dict]]], options: argpars
         f"{versions('torch', 'sentence-transformers', 'transformers', 'lightning')}.", "",
         "Each training has a process of its own; libraries take turns. Median (and range) over "
         f"{options.seeds} seed(s), of ratios within a seed; kNN: mean ± standard deviation.",
-        f"Speed is that after {WARM_UP} steps. A pair counts as one text. Memory is the process's largest resident set, "
-        "or what torch allocated on a GPU. All train on the same strings from the same weights with the same loss.",
-        f"bert: 2 layers, width {WIDTH}. bag: the mean of token vectors, `StaticEmbedding` in sentence-transformers.", "",
+        f"Speed is that after {WARM_UP} steps. A pair counts as one text. Memory is the process's largest resident "
+        "set, or what torch allocated on a GPU.",
+        f"bert: 2 layers, width {WIDTH}. bag: the mean of token vectors, `StaticEmbedding` in sentence-transformers.",
+        "",
     ]  # fmt: skip
     return "\n".join([*head, *table(results)]) + "\n"
 
