@@ -29,7 +29,7 @@ FEW, SIMCSE_TEXTS = 1000, 10_000
 
 
 def trained_columns(texts: Sequence[str], seeds: int, minilm: Path | None, quick: bool) -> dict[str, list[Features]]:
-    """Column -> an encoder for each seed: before training, after it, and, if it is there, MiniLM before and after.
+    """Column -> its encoders: one before training and one for each seed after it; of MiniLM, if it is given, one each.
 
     Args:
         texts: to learn from; of the first 10,000 in a random order MiniLM learns.
@@ -43,7 +43,7 @@ def trained_columns(texts: Sequence[str], seeds: int, minilm: Path | None, quick
         chosen = [*options, f"trainer.max_epochs={1 if quick else epochs}"]
         for seed in range(1, seeds + 1):
             before, after = _trained(texts, [*chosen, f"seed={seed}"])
-            columns.setdefault(f"{name}, untrained", []).append(before)
+            columns.setdefault(f"{name}, untrained", [before])
             columns.setdefault(name, []).append(after)
     if minilm is not None:
         minilm = unpacked(minilm)

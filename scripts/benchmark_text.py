@@ -1,7 +1,7 @@
 """Training a text encoder: speed, memory and accuracy, compared with sentence-transformers.
 
     pip install -e '.[benchmark,text-hf]'
-    python scripts/benchmark_text.py [--quick] [--seeds 3] [--epochs 4]
+    python scripts/benchmark_text.py [--quick] [--only bag] [--seeds 3] [--epochs 4]
 
 The same texts (the bundled definitions), tokenizer, encoder, initial weights, loss (MultipleNegativesRankingLoss with
 scale 20), batch, learning rate, AdamW and epochs in both; neither logs, validates nor writes checkpoints. A third
@@ -179,6 +179,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--texts", type=int, help="at most about so many texts of the 15,000")
+    parser.add_argument("--only", choices=sorted(RATES), help="one encoder, no page")
     parser.add_argument("--quick", action="store_true", help="to see that it works: one seed, few texts, no page")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -190,10 +191,10 @@ def main() -> int:
         return 2
     if options.quick:
         options.seeds, options.epochs, options.texts = 1, 1, options.texts or 3000
-    results = {row: measure_row(*row, options) for row in ROWS}
+    results = {row: measure_row(*row, options) for row in ROWS if options.only in (None, row[0])}
     flags = [f"--{name} {getattr(options, name)}" for name in ("seeds", "epochs", "batch")]
     text = page(results, options, " ".join(["python scripts/benchmark_text.py", *flags]))
-    if options.quick:
+    if options.quick or options.only:
         print(text)
         return 0
     write_page("text.md", text)
