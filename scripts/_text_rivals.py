@@ -128,7 +128,7 @@ def train_repel(case: Case, texts: dict[str, Any], clock: Clock, folder: Path) -
         "views=pair", "loss=infonce", "loss.symmetric=false", f"loss.temperature={1 / SCALE}",
         f"data.max_tokens={MAX_TOKENS}", f"data.batch_size={case.batch}",
         "optimizer=adamw_fused", f"optimizer.lr={case.lr}", "optimizer.weight_decay=0", "schedule=constant",
-        f"trainer.max_epochs={case.epochs}", f"seed={case.seed}", f"head.out_features={width}", head=False,
+        f"trainer.max_epochs={case.epochs}", f"seed={case.seed}", "head=identity", f"head.out_features={width}",
     )  # fmt: skip
     train = RawTexts.of(texts["first"], texts["train_labels"], positives=texts["second"])
     val = RawTexts.of(texts["val"], texts["val_labels"], positives=texts["val"])

@@ -19,16 +19,12 @@ from repel.module import Contrastive
 from repel.text.texts import RawTexts
 
 BARE = ["callbacks=none", "callbacks.last=null", "callbacks.best=null", "logger=none", "trainer.limit_val_batches=0"]
-NO_HEAD = {"_target_": "torch.nn.Identity"}
 BLOCK = 256  # texts that are encoded at a time
 
 
-def text_config(*overrides: str, head: bool = True) -> Any:
-    """The config of `python train.py experiment=text ...`; without a head, the loss sees the features."""
-    cfg = OmegaConf.create(OmegaConf.to_container(compose_config("experiment=text", *overrides), resolve=True))
-    if not head:
-        OmegaConf.update(cfg, "head", NO_HEAD | {"out_features": cfg.head.out_features}, merge=False)
-    return cfg
+def text_config(*overrides: str) -> Any:
+    """The config of `python train.py experiment=text ...`."""
+    return OmegaConf.create(OmegaConf.to_container(compose_config("experiment=text", *overrides), resolve=True))
 
 
 def prepare(cfg: Any, splits: Splits) -> tuple[Contrastive, PairData]:

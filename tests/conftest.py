@@ -70,17 +70,26 @@ def command(script: str, *args: str, cwd: Path, timeout: float = 200, **env: str
 
     In a Python of its own where env says something about that, else forked from one that has imported everything.
     """
-    import ranks
-
-    argv = [str(ROOT / script), *args]
-    own = bool(env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"}) and "REPEL_FAULT" not in env
-    if "PYTHONPATH" in env and "PYTHONPATH" in os.environ:
-        env["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
-    env = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **env}
-    status, out, err = alone(argv, cwd, env, timeout) if own else ranks.script(argv, cwd, env, timeout)
+    if env.keys() & {"PYTHONPATH", "PYTHONHASHSEED"} and "REPEL_FAULT" not in env:
+        if "PYTHONPATH" in env and "PYTHONPATH" in os.environ:
+            env["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
+        status, out, err = alone([str(ROOT / script), *args], cwd, environment(env), timeout)
+    else:
+        status, out, err = begun(script, *args, cwd=cwd, **env).end(timeout)
     if status is None:
         pytest.fail(f"{script} {' '.join(args)} did not end within {timeout} s\n{out}\n{err}")
     return subprocess.CompletedProcess(args, status, out, err)
+
+
+def begun(script: str, *args: str, cwd: Path, **env: str):
+    """The same while it runs: a ranks.Script, forked."""
+    import ranks
+
+    return ranks.Script([str(ROOT / script), *args], cwd, environment(env))
+
+
+def environment(more: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", **more}
 
 
 def alone(argv: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
@@ -129,12 +138,14 @@ def same(a, b) -> bool:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Commands of live processes that name the folder."""
+    """Commands of live processes that name the folder, or work in it, as what is forked does."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended while we looked
-            found.append(path.read_bytes().replace(b"\0", b" ").decode())
-    return [c for c in found if str(folder) in c]
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if str(folder) in words or (process / "cwd").readlink().is_relative_to(folder):
+                found.append(words)
+    return found
 
 
 def check_mistake(result, words):
@@ -174,11 +185,9 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def few_glosses(monkeypatch):
     """data=wordnet_mini in this process: 600 training and 80 test texts."""
-    from repel.text import datasets
+    import text_runs
 
-    train, labels, test, test_labels, classes = datasets.wordnet_glosses()
-    few = train[::25], labels[::25], test[::25], test_labels[::25], classes
-    monkeypatch.setattr(datasets, "wordnet_glosses", lambda: few)
+    monkeypatch.setattr("repel.text.datasets.wordnet_glosses", text_runs.few_glosses)
 
 
 def pytest_collection_modifyitems(items):

@@ -2,8 +2,10 @@
 
 import pytest
 from composing import CONF, composed
+from conftest import config
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from loss_cases import DIM, node
 
 
 @pytest.mark.parametrize(("name", "overrides"), [
@@ -28,3 +30,9 @@ def test_it_equals_hydras(name, overrides):
 def test_it_refuses_what_hydra_refuses(typed):
     with pytest.raises(HydraException):
         composed("train", [typed])
+
+
+@pytest.mark.parametrize("choice", ["loss=nnclr", "loss=swav", "negatives=chain", "negatives=mixed"])
+def test_a_part_alone_is_that_of_the_whole(choice):
+    group, name = choice.split("=")
+    assert node(group, name) == config(choice, f"head.out_features={DIM}")[group]

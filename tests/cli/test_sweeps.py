@@ -2,13 +2,11 @@
 
 import json
 import signal
-import subprocess
-import sys
-import threading
 
+import faults
 import pytest
 import yaml
-from conftest import ROOT, TINY, check_mistake, command, config, left_over
+from conftest import TINY, check_mistake, command, config, left_over
 from sweep_runs import BATCHES, count, in_process, make_run, small, steps
 
 from repel.cli import compare
@@ -89,29 +87,19 @@ def test_killed_where_a_run_begins_and_where_it_ends(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_sweep_on_several_devices_goes_on(tmp_path):
-    options, folder = [*small(tmp_path), "trainer.devices=2", "trainer.max_epochs=3"], tmp_path / "sweep"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "-m", *options, "seed=1,2", f"hydra.sweep.dir={folder}"],
-        cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    alarm = threading.Timer(180, process.kill)
-    alarm.start()
-    begun = (line for line in process.stdout if line.startswith("epoch 1/"))
-    try:
-        assert next(begun)
-        assert next(begun)
-    finally:
-        process.kill()
-        process.wait()
-        alarm.cancel()
+    """Killed in the second job, after its first epoch; its ranks end with it."""
+    options, folder = [*small(tmp_path), "trainer.devices=2", "trainer.max_epochs=1,3"], tmp_path / "sweep"
+    killed = command("train.py", "-m", *options, f"hydra.sweep.dir={folder}", cwd=tmp_path,
+                     **faults.injected(f"KILL:parent:{BATCHES + 1}"))  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = (folder / "0/checkpoints/last.ckpt").stat().st_mtime_ns
     assert [run.state for run in compare.read(folder)] == ["finished", "interrupted"]
-    result = command("train.py", "-m", *options, "seed=1,2", f"sweep.resume={folder}", cwd=tmp_path)
+    result = command("train.py", "-m", *options, f"sweep.resume={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"finished already: {folder.relative_to(tmp_path)}/0" in result.stdout
     assert (folder / "0/checkpoints/last.ckpt").stat().st_mtime_ns == before
     assert [run.state for run in compare.read(folder)] == ["finished", "finished"]
-    assert [steps(folder / name) for name in "01"] == [list(range(3 * BATCHES))] * 2
+    assert [steps(folder / name) for name in "01"] == [list(range(BATCHES)), list(range(3 * BATCHES))]
     assert left_over(tmp_path) == []
 
 

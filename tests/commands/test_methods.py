@@ -4,14 +4,15 @@ import copy
 import csv
 import itertools
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import ranks
 import torch
 from composing import composed
-from conftest import CONF, TINY, config, make_folder, options, same
+from conftest import CONF, TINY, config, make_folder, options, options_of, same
+from hydra.utils import instantiate
+from image_sizes import sizes_of, watch
 from lightning.pytorch import Callback
 from loss_cases import REFUSED
 from omegaconf import OmegaConf
@@ -188,26 +189,22 @@ def test_two_ranks_train_as_one_with_targets_and_queues(tmp_path, method):
 # ----------------------------------------------------------------------------------------------------------- the matrix
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("pictures"), ["red", "green", "blue"], 40, size=(8, 8))
-
-
 QUICK = [
-    "encoder.width=2", "head.out_features=8", "data.batch_size=4", "trainer.max_steps=20", "trainer.max_epochs=1",
+    "encoder.width=2", "head.out_features=8", "data.batch_size=4", "trainer.max_steps=6", "trainer.max_epochs=2",
     "callbacks.pairs=null", "callbacks.progress=null", "callbacks.knn=null", "callbacks.learning_rate=null",
-    "logger.tensorboard=null", "trainer.check_val_every_n_epoch=4", "trainer.log_every_n_steps=5", "data.image_size=8",
+    "logger.tensorboard=null", "trainer.check_val_every_n_epoch=4", "trainer.log_every_n_steps=3", "data.image_size=8",
 ]  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", options("loss"))
-def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, tmp_path, monkeypatch):
-    """20 steps end well for every allowed pair; every other ends with status 2 and a reason."""
+def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, tmp_path, monkeypatch):
+    """Six steps end well for every allowed pair; every other ends with status 2 and a reason."""
     for name in ("check_types", "baseline"):  # they compose once more for each pair; test_mistakes tests them
         monkeypatch.setattr(f"repel.cli.checks.{name}", lambda *args: None)
+    make_folder(tmp_path / "few", ["red", "green", "blue"], 8, size=(8, 8))
     around = ["predictor=mlp"] if loss == "byol" else []
-    typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={pictures}"]
+    typed = [f"loss={loss}", *around, *QUICK, "data=image_folder", f"data.root={tmp_path / 'few'}"]
     base = composed("train", typed, hydra=True)
     guide = tmp_path / "guide.npz"
     np.savez(guide, ids=np.arange(50), embeddings=np.random.default_rng(0).normal(size=(50, 3)))
@@ -227,7 +224,7 @@ def test_every_loss_with_every_strategy_trains_or_says_why_not(loss, pictures, t
         else:
             assert code == 0, (strategy, line)
             last = checkpoint_io.load(tmp_path / strategy / "checkpoints/last.ckpt")
-            assert last["global_step"] == 20
+            assert last["global_step"] == 6
             assert all(torch.isfinite(v).all() for v in last["state_dict"].values() if v.is_floating_point())
 
 
@@ -296,23 +293,33 @@ def test_required_presets_are_there():
     assert set(required) <= set(options("experiment"))
 
 
+PRESETS = options_of("experiment", "images")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", options("experiment"))
-def test_presets_train_and_their_checkpoints_load(name, pictures, tmp_path):
-    """On the bundled images; those for CIFAR-10 on a few in color, without what must be downloaded."""
-    color = ["data=image_folder", f"data.root={pictures}", "data.image_size=16", "data.batch_size=8"]
-    other = {"founding": [*color, "encoder.weights=null"], "cifar10_simclr": [*color, "trainer.precision=32-true"]}
-    small = other.get(name, ["encoder.width=4", "data.batch_size=64"])
-    small += ["trainer.max_epochs=1", "trainer.limit_train_batches=12"]
-    code, line = status(tmp_path / "run", f"experiment={name}", *small, "callbacks.pairs=null",
-                        "trainer.log_every_n_steps=1", "callbacks.progress=null")  # fmt: skip
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_train_and_their_checkpoints_load(name, tmp_path, monkeypatch):
+    """At one size, on the bundled images; those for CIFAR-10 on a few in color, without what must be downloaded."""
+    size = ([16, 24], 20, 36)[PRESETS.index(name) % 3]
+    pictures = make_folder(tmp_path / "pictures", ["red", "green", "blue"], 40, size=(8, 8))
+    color = ["data=image_folder", f"data.root={pictures}"]
+    other = {"founding": [*color, "encoder.weights=null"],
+             "cifar10_simclr": [*color, "trainer.precision=32-true"]}  # fmt: skip
+    typed = [f"experiment={name}", *other.get(name, ["encoder.width=4"]), "data.batch_size=8",
+             f"data.image_size={size}", "trainer.max_epochs=1", "trainer.limit_train_batches=10",
+             "callbacks.pairs=null", "trainer.log_every_n_steps=1", "callbacks.progress=null"]  # fmt: skip
+    seen = watch(monkeypatch)
+    code, line = status(tmp_path / "run", *typed)
     assert code == 0, line
     with (tmp_path / "run/metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
-    assert len(losses) == 12
-    assert len(set(losses)) == 12
+    assert len(losses) == 10
+    assert len(set(losses)) == 10
     for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
-        assert torch.load(path, weights_only=True)["global_step"] == 12
+        assert torch.load(path, weights_only=True)["global_step"] == 10
+    views = sizes_of(instantiate(config(*typed).views), size)
+    assert seen["train"] == views
+    assert seen["eval"] - views == set()  # validation's views, and what is not augmented
 
 
 def test_matrix_is_complete():

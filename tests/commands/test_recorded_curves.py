@@ -15,9 +15,10 @@ import pytest
 from conftest import command, run_folder
 
 CURVES = Path(__file__).parents[1] / "runs/curves.json"
-OPTIONS = ["encoder.width=4", "head.out_features=8", "data.batch_size=16", "evaluators=[knn]", "evaluation.bank=64",
+OPTIONS = ["encoder.width=4", "head.out_features=8", "data.batch_size=16", "evaluators=[]", "evaluation.map=null",
            "data.val_fraction=0.02", "trainer.max_epochs=5", "trainer.limit_train_batches=4",
-           "trainer.log_every_n_steps=1", "callbacks.pairs=null", "logger.tensorboard=null"]  # fmt: skip
+           "trainer.log_every_n_steps=1", "callbacks.pairs=null", "callbacks.knn=null", "callbacks.monitor=null",
+           "logger.tensorboard=null", "trainer.check_val_every_n_epoch=5"]  # fmt: skip
 PRESETS = {
     "default": [],
     "moco": ["experiment=moco"],

@@ -20,14 +20,14 @@ from repel.engine.launch import _launch_config
 @pytest.mark.slow
 def test_a_sweep_on_several_devices(tmp_path):
     """Every job runs once, in one folder of its own, as it would alone; a failing job does not stop the rest."""
-    rates = ["1e-3", "1e30", "2e-3", "3e-3"]
+    rates = ["1e-3", "1e30", "2e-3"]
     options = [*TINY, "trainer.devices=2", "evaluators=[]", "evaluation.map=null"]
     (tmp_path / "temporary").mkdir()
     result = command("train.py", "-m", *options, "optimizer.lr=" + ",".join(rates), "hydra.sweep.dir=sweep",
                      cwd=tmp_path, OMP_NUM_THREADS="1", TMPDIR=str(tmp_path / "temporary"))  # fmt: skip
     assert [*(tmp_path / "temporary").glob("*elastic*"), *(tmp_path / "temporary").glob("repel_*")] == []
     assert result.returncode == 3, result.stderr
-    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "multirun.yaml"]
     assert not (tmp_path / "runs").exists()
     lines = result.stderr.splitlines()
     assert lines[0].startswith("error: ")
@@ -35,7 +35,7 @@ def test_a_sweep_on_several_devices(tmp_path):
     assert lines[1:] == ["hint: the traceback is in sweep/1/error.txt"]
     assert not (tmp_path / "sweep/1/metrics.json").exists()
     assert "Diverged" in (tmp_path / "sweep/1/error.txt").read_text()
-    for job in (0, 2, 3):
+    for job in (0, 2):
         folder = tmp_path / f"sweep/{job}"
         assert json.loads((folder / "metrics.json").read_text())["train/steps"] == 8
         assert len(list(folder.glob("events*"))) == 1  # the first rank's; nothing was measured

@@ -130,9 +130,9 @@ def test_an_extra_that_is_missing_is_named_by_its_packages(installed, tmp_path):
 
 
 def train_further(run: Path, epochs: int) -> None:
-    """As if the run had been stopped before so many epochs were done."""
+    """As if the run had been stopped before so many epochs were done, of a run on one rank."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    config["trainer"]["max_epochs"] = epochs
+    config["trainer"] |= {"max_epochs": epochs, "devices": 1}
     (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 

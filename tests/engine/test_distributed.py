@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from conftest import made_once
 from loss_cases import with_and_without_memory
-from rank_gradients import SHAPES, Network, data, normalized, rank_main
-from ranks import start_server
+from rank_gradients import SHAPES, Network, data, normalized, ranks_main
+from ranks import forked
 
 from repel.base.collectives import gather
 from repel.engine.batch_norm import CrossRankBatchNormSync, has_unsynced_batch_norm
@@ -19,11 +18,12 @@ def ranks(request, tmp_path_factory):
     world = request.param
 
     def make(folder: Path) -> Path:
-        start_server()
         chosen = [item.callspec.params for item in request.session.items if "ranks" in item.fixturenames]
         cases = {(params["pair"], params["memory"]) for params in chosen if "pair" in params}
-        arguments = world, f"file://{folder}/store", str(folder), sorted(cases)
-        mp.start_processes(rank_main, arguments, nprocs=world, start_method="forkserver")
+        process = forked(ranks_main, world, str(folder), sorted(cases))
+        process.start()
+        process.join(200)
+        assert process.exitcode == 0
         return folder
 
     folder = made_once(tmp_path_factory, f"ranks{world}", make)

@@ -11,9 +11,10 @@ import faults
 import pytest
 import ranks
 import torch
-from conftest import ROOT, TINY, command, config, same
+from conftest import ROOT, TINY, begun, command, config, environment, same
 from runs_here import history, train
 from stateful_runs import last, losses
+from torch.distributed import run
 
 from repel.data.pair import Pair
 from repel.engine import agreement
@@ -88,7 +89,7 @@ def test_validation_weighs_ranks_by_their_samples(monkeypatch):
     assert (first + second) / 2 == pytest.approx((2 * 1.0 + 3 * 4.0) / 5)
 
 
-SAME = ["experiment=debug", "data.batch_size=16", "trainer.limit_train_batches=10", "trainer.precision=64-true",
+SAME = ["experiment=debug", "data.batch_size=16", "trainer.limit_train_batches=4", "trainer.precision=64-true",
         "callbacks.knn=null", "callbacks.monitor=null", "callbacks.pairs=null", "evaluators=[]",
         "data.val_fraction=0.01017"]  # fmt: skip
 
@@ -97,14 +98,14 @@ NETWORKS = {
     "batch norm": ["encoder.width=4", "head.out_features=8"],
     "layer norm": ["encoder=timm", "encoder.name=vit_tiny_patch16_224", "head=linear", "target=ema", "queue.size=32",
                    "+encoder.options={img_size:28,patch_size:14,embed_dim:8,depth:1,num_heads:2}"],
-    "multi-crop": ["encoder.width=4", "head.out_features=8", "views=multi_crop", "trainer.limit_train_batches=4"],
+    "multi-crop": ["encoder.width=4", "head.out_features=8", "views=multi_crop"],
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_any_number_of_ranks_trains_the_same(tmp_path, network):
-    """The whole pipeline: order, views, gather, batch norm, gradients, schedule, validation. 20 steps in float64."""
+    """The whole pipeline: order, views, gather, batch norm, gradients, schedule, validation. 8 steps in float64."""
     found = {}
     for world in (1, 2, 4):
         folder = tmp_path / str(world)
@@ -128,18 +129,17 @@ def test_ranks_of_torchrun_meet_in_one_run(tmp_path, nodes):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = "{}:{}".format(*free.getsockname())
-    start = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={2 // nodes}"]
+    start = [f"--nnodes={nodes}", f"--nproc-per-node={2 // nodes}"]
     start += ["--rdzv-backend=c10d", f"--rdzv-endpoint={address}", "--local-addr=127.0.0.1"]
-    begun = [
-        subprocess.Popen([*start, str(ROOT / "train.py"), *options, "evaluation.map=null"], cwd=tmp_path,
-                         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-        for _ in range(nodes)
-    ]  # fmt: skip
-    try:
-        assert [node.wait(300) for node in begun] == [0] * nodes
-    finally:
-        for node in begun:
-            node.kill()
+    start += [str(ROOT / "train.py"), *options, "evaluation.map=null"]
+    if nodes == 1:  # as a user starts it
+        node = [sys.executable, "-m", "torch.distributed.run", *start]
+        status = subprocess.run(node, cwd=tmp_path, env=environment({}), stdout=subprocess.DEVNULL, timeout=250)
+        assert status.returncode == 0
+    else:
+        scripts = [ranks.Script([run.__file__, *start], tmp_path, environment({})) for _ in range(nodes)]
+        ended = [node.end(120) for node in scripts]
+        assert [status for status, *_ in ended] == [0] * nodes, ended
     (folder,) = tmp_path.glob("runs/train/*")
     assert ranks.run(config(*TINY, "trainer.devices=2"), tmp_path / "ours") == [0, 0]
     assert same(last(folder)["state_dict"], last(tmp_path / "ours")["state_dict"])
@@ -149,21 +149,23 @@ def test_ranks_of_torchrun_meet_in_one_run(tmp_path, nodes):
 def test_tasks_of_srun_meet_in_one_run(tmp_path):
     """What srun sets, without it; and a config that the first task refuses ends the others too."""
     options = [*TINY, "trainer.devices=2", "evaluators=[]", "evaluation.map=null"]
-    for port, more, status in (("51", [], 0), ("52", ["data.batch_size=7"], 2)):
-        tasks = []
-        for rank in range(2):
-            task = {"SLURM_JOB_ID": port, "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(rank),
-                    "SLURM_LOCALID": str(rank), "SLURM_STEP_NODELIST": "localhost", "OMP_NUM_THREADS": "1"}  # fmt: skip
-            tasks.append(subprocess.Popen([sys.executable, str(ROOT / "train.py"), *options, *more], cwd=tmp_path,
-                                          env={**os.environ, **task}, stdout=subprocess.DEVNULL,
-                                          start_new_session=True))  # fmt: skip
-        try:
-            statuses = [task.wait(200) for task in tasks]
-            assert statuses[0] == status
-            assert bool(statuses[1]) == bool(status)
-        finally:
-            for task in tasks:
-                task.kill()
+
+    def task(job: str, rank: int) -> dict[str, str]:
+        return {"SLURM_JOB_ID": job, "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(rank),
+                "SLURM_LOCALID": str(rank), "SLURM_STEP_NODELIST": "localhost"}  # fmt: skip
+
+    started = [subprocess.Popen([sys.executable, str(ROOT / "train.py"), *options], cwd=tmp_path,
+                                env=environment(task("51", rank)), stdout=subprocess.DEVNULL)
+               for rank in range(2)]  # fmt: skip
+    try:
+        assert [process.wait(200) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    refused = [begun("train.py", *options, "data.batch_size=7", cwd=tmp_path, **task("52", rank)) for rank in range(2)]
+    first, second = [script.end(100) for script in refused]
+    assert first[0] == 2, first
+    assert second[0], second
     (folder,) = (path for path in tmp_path.glob("runs/train/*") if path.name != ".slurm")
     assert last(folder)["global_step"] == 8
 

@@ -165,12 +165,13 @@ def test_a_sheet_of_pairs_and_thumbnails_keep_the_aspect():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "size"),  # in turn not square, smaller and larger than the images that are stored; encoders all of it
+    # in turn not square, smaller and larger than the images that are stored; each class of encoders all of it
+    ("case", "size"),
     [
         (case, size)
         for number, case in enumerate(cases())
         for place, size in enumerate(([16, 24], 20, 36))
-        if place == number % 3 or case[0].startswith("encoder")
+        if place == number % 3 or (case[0].startswith("encoder") and case[0] != "encoder=resnet50")
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
 )

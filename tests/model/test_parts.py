@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from repel.engine.build import build_module
+from repel.model import heads
 from repel.model.anneal import Anneal
 from repel.model.lars import LARS
 from repel.model.optim import constant, cosine, fill_length, parameter_groups, scaled_rate
@@ -17,8 +18,14 @@ from repel.model.optim import constant, cosine, fill_length, parameter_groups, s
 
 @pytest.mark.parametrize("name", options("head"))
 def test_heads_give_embeddings(name):
-    head = instantiate(config(f"head={name}", "head.out_features=9").head, in_features=12)
-    assert head(torch.randn(4, 12)).shape == (4, 9)
+    width = 12 if name == "identity" else 9
+    head = instantiate(config(f"head={name}", f"head.out_features={width}").head, in_features=12)
+    assert head(torch.randn(4, 12)).shape == (4, width)
+
+
+def test_no_head_has_the_encoders_width():
+    with pytest.raises(ValueError, match=r"head=identity needs head.out_features=12, the encoder's, got 9"):
+        heads.identity(in_features=12, out_features=9)
 
 
 @pytest.mark.parametrize("name", options("predictor"))

@@ -118,14 +118,14 @@ def test_two_devices_and_a_second_time_give_the_same_numbers(finished, whole, tm
         "layers=[h]",
     ]
     found = []
-    for devices in (1, 1, 2):
+    for devices in (1, 2):
         result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path,
                          OMP_NUM_THREADS="1")  # fmt: skip
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("test split") == 1
         found.append(measured(run_folder(result, tmp_path)))
-    assert found[0] == found[1] == found[2]
-    one = measured(whole[0])
+    assert found[0] == found[1]
+    one = measured(whole[0])  # the first time
     assert {n: v for n, v in found[0].items() if "corrupted" not in n}.items() <= one.items()
 
 

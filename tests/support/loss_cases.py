@@ -1,13 +1,16 @@
 """Every loss of conf/loss with every strategy of conf/negatives, alone and with a memory, on small batches."""
 
+import copy
 import functools
 import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import config, options
+from composing import CONF, composed
+from conftest import options
 from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
 
 from repel.losses import base
 
@@ -19,7 +22,17 @@ GUIDE = (torch.tensor([10, 11, 12, 13, 15, 32, 33, 34]), torch.randn(8, 3, gener
 
 @functools.cache
 def node(group: str, name: str):
-    return config(f"{group}={name}", f"head.out_features={DIM}")[group]
+    """The group's part of `train.py group=name`: composed for one choice, the others are put in its place."""
+    cfg = OmegaConf.create(_one_choice())
+    own = OmegaConf.load(CONF / group / f"{name}.yaml")
+    shared = [OmegaConf.load(CONF / group / f"{other}.yaml") for other in own.pop("defaults", []) if other != "_self_"]
+    cfg[group] = OmegaConf.merge(*shared, own)
+    return OmegaConf.create(OmegaConf.to_container(cfg[group], resolve=True))
+
+
+@functools.cache
+def _one_choice() -> dict:
+    return OmegaConf.to_container(composed("train", ["loss=ntxent", f"head.out_features={DIM}"]))
 
 
 NO_NEGATIVES = {name for name in options("loss") if "negatives" not in node("loss", name)}
@@ -83,8 +96,18 @@ def with_and_without_memory(every_pair: bool = False):
 OWN_STOP_GRADIENT = {"macl", "decoupled_weighted"}  # part of the loss's definition: no finite difference sees it
 
 
+_made: dict[tuple, torch.nn.Module] = {}
+
+
 def make(loss: str, negatives="uniform", queue: int = 0, **changes):
-    """A loss of conf/loss in float64; `negatives` is a name, or a strategy."""
+    """A loss of conf/loss in float64; `negatives` is a name, or a strategy.
+
+    A copy of what was instantiated before, if that drew no random numbers: copying is ten times as fast.
+    """
+    key = loss, negatives, queue, repr(changes)
+    if key in _made:
+        return copy.deepcopy(_made[key])
+    before = torch.get_rng_state()
     cfg = {**node("loss", loss), **changes}
     if "negatives" in cfg:
         cfg["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
@@ -92,6 +115,8 @@ def make(loss: str, negatives="uniform", queue: int = 0, **changes):
     made = instantiate(cfg, **({} if isinstance(negatives, str) else {"negatives": negatives})).double()
     if negatives == "guide":
         made.negatives.set_embeddings(*GUIDE)
+    if isinstance(negatives, str) and torch.equal(before, torch.get_rng_state()):
+        _made[key] = copy.deepcopy(made)
     return made
 
 

@@ -1,5 +1,8 @@
 """Gradients of every loss with every strategy on several ranks: real processes, gloo, float64."""
 
+import multiprocessing
+import sys
+
 import torch
 import torch.distributed as dist
 from loss_cases import NO_NEGATIVES, PAIRS, make, remember
@@ -66,20 +69,47 @@ def everything():
     return [(pair, memory) for pair in PAIRS for memory in (False, True)]
 
 
-def rank_main(rank: int, world: int, address: str, results: str, cases: list) -> None:
-    """One rank's gradients of each (pair, memory), and its part of SHAPES, into a file in `results`."""
+class Networks(torch.nn.Module):
+    """A network for each (pair, memory), in one: so that DDP need not be made for each."""
+
+    def __init__(self, cases: list):
+        super().__init__()
+        self.cases = cases
+        self.networks = torch.nn.ModuleList(Network(*case) for case in cases)
+
+    def forward(self, samples, labels, ids, target, local):
+        """The loss of each case."""
+        parts = zip(self.cases, self.networks, strict=True)
+        return torch.stack([net(samples, labels, ids, target if memory else None, local)
+                            for (_, memory), net in parts])  # fmt: skip
+
+
+def ranks_main(world: int, results: str, cases: list) -> None:
+    """The gradients of each (pair, memory) on so many ranks, into a file each in `results`."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    networks = Networks(cases)  # which takes longer than what the ranks do with them
+    started = [multiprocessing.get_context("fork").Process(target=rank_main, args=(rank, world, results, networks))
+               for rank in range(world)]  # fmt: skip
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    sys.exit(max(abs(process.exitcode) for process in started))
+
+
+def rank_main(rank: int, world: int, results: str, networks: Networks) -> None:
+    """One rank's gradients, and its part of SHAPES."""
+    dist.init_process_group("gloo", init_method=f"file://{results}/store", rank=rank, world_size=world)
     size = TOTAL // world
     local = slice(rank * size, (rank + 1) * size)
     samples, labels, ids, target = data()
     out = {}
-    for pair, memory in cases:
-        net = Network(pair, memory)
-        ddp = torch.nn.parallel.DistributedDataParallel(net)  # averages the gradients
-        value = ddp(samples[:, local], labels[local], ids[:, local], target if memory else None, local)
-        value.backward()
-        out[pair, memory] = (value.detach(), {name: p.grad for name, p in net.named_parameters()})
+    if networks.cases:
+        ddp = torch.nn.parallel.DistributedDataParallel(networks)  # averages the gradients
+        values = ddp(samples[:, local], labels[local], ids[:, local], target, local)
+        values.sum().backward()
+        for case, value, net in zip(networks.cases, values.detach(), networks.networks, strict=True):
+            out[case] = (value, {name: p.grad for name, p in net.named_parameters()})
     for shape in SHAPES:
         out[shape] = normalized(shape, local, CrossRankBatchNormSync().apply)
     part = torch.arange(5.0)[share(5, rank, world)].requires_grad_()  # a total that the ranks cannot share evenly

@@ -43,6 +43,7 @@ def start_server() -> None:
 def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     import faults
     import torch
+    from forked_ranks import fork_ranks
 
     os.setsid()
     for number, path in ((1, out), (2, err)):
@@ -53,25 +54,31 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     os.environ.clear()
     os.environ |= env
     torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+    fork_ranks()
     if fault := env.get("REPEL_FAULT"):
-        faults.arm(fault)  # here; ranks that are started from here find it in their environment
+        faults.arm(fault)  # here, and in the ranks
     sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent)
     runpy.run_path(argv[0], run_name="__main__")
 
 
-def script(argv: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
-    """Exit status, None where the time was over, and what was printed on stdout and stderr."""
-    folder = Path(tempfile.mkdtemp(prefix="command_"))
-    out, err = folder / "out", folder / "err"
-    command = forked(script_main, argv, str(cwd), env, str(out), str(err))
-    command.start()
-    command.join(timeout)
-    if hung := command.is_alive():
-        os.killpg(command.pid, signal.SIGKILL)
-        command.join()
-    printed = [path.read_text() if path.exists() else "" for path in (out, err)]
-    shutil.rmtree(folder)
-    return (None if hung else command.exitcode), *printed
+class Script:
+    """A command that is running: `process`, and the files `out` and `err` with what it prints."""
+
+    def __init__(self, argv: list[str], cwd: Path, env: dict[str, str]):
+        self.folder = Path(tempfile.mkdtemp(prefix="command_"))
+        self.out, self.err = self.folder / "out", self.folder / "err"
+        self.process = forked(script_main, argv, str(cwd), env, str(self.out), str(self.err))
+        self.process.start()
+
+    def end(self, timeout: float) -> tuple[int | None, str, str]:
+        """Exit status, None where the time was over, and what was printed on stdout and stderr."""
+        self.process.join(timeout)
+        if hung := self.process.is_alive():
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.join()
+        printed = [path.read_text() if path.exists() else "" for path in (self.out, self.err)]
+        shutil.rmtree(self.folder)
+        return (None if hung else self.process.exitcode), *printed
 
 
 def rank_main(folder: str, task: str, store: str, rank: int, world: int, fault: str | None) -> None:

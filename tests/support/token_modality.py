@@ -158,7 +158,12 @@ def fit_tokens(cfg, folder: Path, resume: bool = False) -> None:
 
 def fit_tokens_on_ranks(cfg, folder: Path, world: int) -> None:
     """The same, each rank in a process of its own."""
-    processes = [ranks.forked(_rank_main, cfg, folder, rank, world) for rank in range(world)]
+    on_ranks(fit_tokens, cfg, folder, world)
+
+
+def on_ranks(task, cfg, folder: Path, world: int) -> None:
+    """task(cfg, folder) on each rank, in processes of their own."""
+    processes = [ranks.forked(_rank_main, task, cfg, folder, rank, world) for rank in range(world)]
     for process in processes:
         process.start()
     for process in processes:
@@ -166,7 +171,7 @@ def fit_tokens_on_ranks(cfg, folder: Path, world: int) -> None:
     assert [process.exitcode for process in processes] == [0] * world
 
 
-def _rank_main(cfg, folder: Path, rank: int, world: int) -> None:
+def _rank_main(task, cfg, folder: Path, rank: int, world: int) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
@@ -174,5 +179,5 @@ def _rank_main(cfg, folder: Path, rank: int, world: int) -> None:
     os.environ |= {name: str(value) for name, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    fit_tokens(cfg, folder)
+    task(cfg, folder)
     os._exit(0)

@@ -179,11 +179,12 @@ def test_the_transformer_is_torchs():
         2, nn.LayerNorm(8), enable_nested_tensor=False,
     ).double().eval()  # fmt: skip
     for layer, other in zip(encoder.layers, plain.layers, strict=True):
-        names = [("qkv.weight", "self_attn.in_proj_weight"), ("qkv.bias", "self_attn.in_proj_bias"),
+        names = [("qkv.weight", "self_attn.in_proj_weight"),
                  *((f"{one}.{part}", f"{two}.{part}") for part in ("weight", "bias") for one, two in (
                      ("out", "self_attn.out_proj"), ("mlp.0", "linear1"), ("mlp.2", "linear2"),
                      ("attention_norm", "norm1"), ("mlp_norm", "norm2")))]  # fmt: skip
-        other.load_state_dict({theirs: layer.state_dict()[ours] for ours, theirs in names})
+        none = {"self_attn.in_proj_bias": torch.zeros(24)}
+        other.load_state_dict({theirs: layer.state_dict()[ours] for ours, theirs in names} | none)
     plain.norm.load_state_dict(encoder.norm.state_dict())
     tokens = texts().clamp(min=1)
     x = encoder.vectors(tokens) + encoder.positions[:7]

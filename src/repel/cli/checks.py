@@ -1,6 +1,5 @@
 """Validate a composed config before torch is imported. Every error is one line that names the key."""
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from repel.base.installation import install_extra
 from repel.cli import trainer_options
 from repel.cli.baseline import baseline, is_group, task_overrides
 from repel.cli.deletions import check_deletions
@@ -100,7 +98,8 @@ def check(cfg: DictConfig, name: str) -> None:
     overrides = task_overrides()
     check_secrets(overrides)
     if name in ("train", "show_views"):  # first: an option that other data has would be missed
-        check_modality(OmegaConf.to_container(cfg), HydraConfig.get().runtime.choices)
+        composed: Any = OmegaConf.to_container(cfg)
+        check_modality(composed, HydraConfig.get().runtime.choices)
     for key, value in flatten(cfg).items():
         if value == "???":
             raise ValueError(f"{key} is not set; add {key}=...")
@@ -111,8 +110,6 @@ def check(cfg: DictConfig, name: str) -> None:
     check_ranges(cfg, OF_COMMAND.get(name, {}))
     check_types(cfg, defaults, overrides)
     check_ranges(cfg, RANGES)
-    if OmegaConf.select(cfg, "evaluation.map") == "tsne" and importlib.util.find_spec("sklearn") is None:
-        raise ValueError(f"evaluation.map=tsne needs scikit-learn: {install_extra('map')}; or use evaluation.map=pca")
     if cfg.get("out") is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ValueError("out= names one folder, and a sweep writes several; hydra.sweep.dir=DIR names their place")
     if name in ("train", "show_views"):

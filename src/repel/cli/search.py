@@ -14,10 +14,10 @@ Options:
 import sys
 from pathlib import Path
 
+from repel.base.terminal import shown
 from repel.cli.latest import EMBEDDED, RUN, newest
 from repel.cli.suggestions import nearest as close
 from repel.engine.outcomes import is_mistake
-from repel.images.decode import shown
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root", "--config-dir")
 

@@ -48,7 +48,7 @@ def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] =
         run = with_data_root(run, cfg.data_root)
     if cfg.get("data") is None:
         return run
-    ours, theirs = modality_of(run["data"]["datamodule"]["read"]), modality_of(cfg.data.datamodule.read)
+    ours, theirs = modality_of(run["data"]["datamodule"]["read"]), modality_of(to_container(cfg.data.datamodule.read))
     if ours and theirs and ours != theirs:
         raise ValueError(f"data= is {NOUNS[theirs]}, and the run learned from {NOUNS[ours]}: choose such data")
     typed = {override.split("=")[0] for override in overrides}

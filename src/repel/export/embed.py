@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from repel.base.installation import install_extra
+from repel.base.terminal import shown
 from repel.data.datamodule import PairData
 from repel.data.samples import Samples, Splits
 from repel.data.splits import label_by_table
@@ -22,7 +23,6 @@ from repel.engine.configs import load_config
 from repel.engine.data_identity import hint_of_data_root, is_own_data, print_changes
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
-from repel.images.decode import shown
 from repel.images.encoded import Encoded
 from repel.images.shapes import height_width
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from repel.base.drawing import sheet_font
+from repel.base.terminal import shown
 from repel.data.samples import UnreadableSample
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
@@ -18,7 +19,7 @@ from repel.engine.pretrained import find_checkpoint, load_pretrained
 from repel.evaluation.features import encode
 from repel.export.embed import COLUMNS, RECORD, FeatureLayers, file_names, split_parts
 from repel.images.contact_sheet import CELL, picture
-from repel.images.decode import decode, decode_files, reason, shown
+from repel.images.decode import decode, decode_files, reason
 from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
 

@@ -1,5 +1,7 @@
 """Embeddings of past batches."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -40,9 +42,19 @@ class Queue(nn.Module):
         self.register_buffer("ids", torch.full((size,), -1))
         self.register_buffer("labels", torch.full((size,), -1))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))  # since the start, overwritten ones too
+        self._count: int | None = 0  # the same on the host, so that no step waits for a GPU; None: not read yet
 
     def __len__(self) -> int:
-        return min(int(self.written), self.size)
+        return min(self._written(), self.size)
+
+    def _written(self) -> int:
+        if self._count is None:
+            self._count = int(self.written)
+        return self._count
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._count = None
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """z (k, D), ids (k,) and labels (k,), -1 where unknown, of the slots in use. Copy them before the next push."""
@@ -55,8 +67,9 @@ class Queue(nn.Module):
         if self.size == 0:
             return
         z = z[-self.size :]
-        slots = (int(self.written) + torch.arange(len(z), device=z.device)) % self.size
+        slots = (self._written() + torch.arange(len(z), device=z.device)) % self.size
         self.z[slots] = z.detach().to(self.z.dtype)
         for mine, new in ((self.ids, ids), (self.labels, labels)):
             mine[slots] = -1 if new is None else new[-self.size :]
         self.written += len(z)
+        self._count = self._written() + len(z)

@@ -27,6 +27,17 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     return nn.Linear(in_features, out_features)
 
 
+def identity(in_features: int, out_features: int) -> nn.Identity:
+    """No head: the loss sees the features themselves.
+
+    Raises:
+        ValueError: out_features is another number than the encoder's.
+    """
+    if in_features != out_features:
+        raise ValueError(f"head=identity needs head.out_features={in_features}, the encoder's, got {out_features}")
+    return nn.Identity()
+
+
 def check_size(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:

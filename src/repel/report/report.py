@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from repel.base.collectives import rank
+from repel.base.progress import Progress
 from repel.data.datamodule import PairData
 from repel.data.samples import give_info
 from repel.engine import checkpoint_io
@@ -23,7 +24,6 @@ from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
 from repel.report import plots
-from repel.report.progress import EvaluationProgress
 from repel.report.table import make_table, print_table
 
 __all__ = ["LAYERS", "Report", "headline_of", "make_report", "read_checkpoints", "run_checkpoints"]
@@ -111,7 +111,7 @@ def make_report(
 
     rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
     first = rank() == 0
-    with EvaluationProgress(first) as progress:
+    with Progress("evaluation", first) as progress:
         drawn = on_row if first and labelled else None
         measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, drawn, progress, labelled)
     if first:

@@ -87,7 +87,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.heads = heads
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        # no bias: the softmax cancels that of keys, and Adam makes steps of any size out of its rounding errors
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.attention_dropout, self.mlp_dropout = CountedDropout(dropout), CountedDropout(dropout)
 

@@ -1,0 +1,56 @@
+"""Every loss with every strategy learns from texts."""
+
+import copy
+
+import pytest
+import torch
+from conftest import config, options
+from loss_cases import REFUSED, make
+from text_runs import ENCODERS, SMALL
+
+from repel.data.pair import Pair
+from repel.engine.build import build_module
+from repel.text.texts import TextInfo
+
+VOCABULARY, STEPS, B = 30, 20, 8
+
+
+def batches(negatives: bool) -> list[Pair]:
+    """Of random tokens; the second view is the first without its last token."""
+    g = torch.Generator().manual_seed(0)
+    found = []
+    for step in range(STEPS):
+        tokens = torch.randint(1, VOCABULARY, (B, 5), generator=g, dtype=torch.int32)
+        shorter = torch.nn.functional.pad(tokens[:, :4], (0, 1))
+        hard = torch.randint(1, VOCABULARY, (1, B, 4), generator=g, dtype=torch.int32) if negatives else None
+        ids, labels = (torch.arange(B) + step * B).expand(2, B), torch.arange(B) % 3
+        found.append(Pair(torch.stack([tokens, shorter]), ids, labels, None, hard))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", options("loss"))
+def test_every_loss_with_every_strategy_learns_from_texts(loss):
+    """20 steps of the bag, with explicit negatives where the loss takes them; what is refused is in test_methods.py."""
+    around = ["predictor=mlp", "target=ema"] if loss == "byol" else []
+    first = build_module(config(*SMALL, *ENCODERS["bag"], *around))
+    first.give_data_info(TextInfo(train_size=50, vocabulary=VOCABULARY, counts=torch.ones(VOCABULARY)))
+    takes = make(loss).takes_negatives
+    for strategy in options("negatives"):
+        if (loss, strategy) in REFUSED or (strategy == "own_negatives" and not takes):
+            continue
+        module = copy.deepcopy(first)
+        dim = 4
+        module.loss = make(loss, strategy, **({"dim": dim} if loss == "swav" else {})).float()
+        before = copy.deepcopy(module.encoder.state_dict())
+        optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
+        for batch in batches(takes):
+            value, output = module.shared_step(batch)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            module.loss.update(output.keys, output.labels, output.ids)
+            assert torch.isfinite(value), strategy
+        after = module.encoder.state_dict()
+        assert all(torch.isfinite(tensor).all() for tensor in after.values()), strategy
+        assert not torch.equal(before["vectors.weight"], after["vectors.weight"]), strategy
