@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import CONF, TINY, config, is_of, options, thinned
+from conftest import CONF, TINY, config, options, options_of, thinned
 from omegaconf import OmegaConf
 from runs_here import status
 
@@ -14,7 +14,7 @@ ELSEWHERE = {  # what needs a package (tests/monitoring/test_services.py), sever
     "trainer": ["ddp", "gpu"],
 }
 GROUPS = {group: options(group) for group in ("optimizer", "head", "schedule")}
-GROUPS["encoder"] = [name for name in options("encoder") if is_of("images", "encoder", name)]
+GROUPS["encoder"] = options_of("encoder", "images")
 GROUPS |= {"callbacks": options("callbacks"), "logger": options("logger"), "trainer": options("trainer")}
 SMALL = [option for option in TINY if "callbacks" not in option and "width" not in option]
 
