@@ -136,6 +136,14 @@ def test_a_folder_without_train_and_a_place_that_is_not_there(tmp_path, write):
         text_csv("nowhere")
 
 
+def test_labels_that_name_rows_are_said_to_be_none(write, capsys):
+    rows = "".join(f"text {i},{i % 20},{i % 3}\n" for i in range(25))
+    text_csv(write("text,id,kind\n" + rows), label="id")
+    assert "note     15 of 20 labels stand in one row of train alone" in capsys.readouterr().out
+    text_csv(write("text,id,kind\n" + rows), label="kind")
+    assert "alone" not in capsys.readouterr().out
+
+
 def test_equal_texts_are_one_entity(write):
     keys = text_csv(write("text\na\nb\n a \n")).train.keys()
     assert keys[0] == keys[2] != keys[1]

@@ -58,7 +58,7 @@ def text_hf(
         for split, part in read.items()
     }
     return read_splits(
-        sources, column_names(positive, negative), ["hf", *(sources), named, *others, label], cache, classes
+        sources, column_names(positive, negative), ["hf", *sources, named, *others, label], cache, classes
     )
 
 
@@ -67,5 +67,5 @@ def _rows(dataset: Any, columns: Sequence[str], labels: Tensor | None, classes: 
     for batch in dataset.select_columns(columns).with_format(None).iter(1000):
         for cells in zip(*(batch[column] for column in columns), strict=True):
             label = -1 if labels is None else int(labels[done])
-            yield Row([cell or "" for cell in cells], classes[label] if label >= 0 else "")
+            yield Row(["" if cell is None else str(cell) for cell in cells], classes[label] if label >= 0 else "")
             done += 1

@@ -20,6 +20,7 @@ from repel.text.texts import RawTexts, TextStore
 
 __all__ = ["Source", "choose_text_column", "column_names", "listed", "read_splits"]
 
+SINGLE = 0.5  # of the labels; where more stand in one row alone, they name things instead of classes
 TEXT_COLUMNS = {
     "text", "texts", "sentence", "sentences", "content", "review", "tweet", "comment", "body", "document", "question",
     "query", "title", "headline", "abstract", "description", "message", "utterance", "passage", "anchor",
@@ -63,7 +64,8 @@ def read_splits(
     Raises:
         ValueError: a split has no text; or by what reads the rows.
     """
-    folder = cache_folder(cache, sum(file.stat().st_size for source in sources.values() for file in source.files))
+    files = {file for source in sources.values() for file in source.files}
+    folder = cache_folder(cache, sum(file.stat().st_size for file in files))
     kept = {split: _keep(source, columns, options, folder) for split, source in sources.items()}
     for split, source in sources.items():
         _check_and_print(source, kept[split])
@@ -128,6 +130,11 @@ def _print_doubts(parts: dict[str, RawTexts], classes: Sequence[str]) -> None:
         return
     if pair := alike(classes):
         print(f"note     {pair[0]!r} and {pair[1]!r} are two classes; spell them alike if they are one")
+    labels = parts["train"].labels
+    alone = 0 if labels is None else int((torch.bincount(labels[labels >= 0]) == 1).sum())
+    if len(classes) > 2 and alone > SINGLE * len(classes):
+        print(f"note     {alone:,} of {len(classes):,} labels stand in one row of train alone; as classes they measure "
+              "nothing")  # fmt: skip
     train = parts["train"].keys().numpy()
     for split in ("val", "test"):
         if split in parts and (count := int(np.isin(parts[split].keys().numpy(), train).sum())):
@@ -137,7 +144,9 @@ def _print_doubts(parts: dict[str, RawTexts], classes: Sequence[str]) -> None:
 
 def listed(columns: str | Sequence[str] | None) -> list[str]:
     """The names in an option of none, one or several."""
-    return [columns] if isinstance(columns, str) else list(columns or [])
+    if columns is None:
+        return []
+    return list(columns) if isinstance(columns, Sequence) and not isinstance(columns, str) else [str(columns)]
 
 
 def column_names(positive: str | None, negative: str | Sequence[str] | None) -> list[str]:
