@@ -1,12 +1,14 @@
 """Every encoder of texts in conf/encoder."""
 
 import sys
+import zlib
 
 import pytest
 import torch
 from conftest import CONF, options_of
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tokenizers import Tokenizer, models
 from torch import nn
 
 from repel.base.dropout import CountedDropout, DrawCounters, counted_parts, give_counters
@@ -17,22 +19,36 @@ from repel.text.texts import TextInfo
 from repel.text.transformer import TransformerEncoder
 
 VOCABULARY = 30
-SIZES = {"bag": {"width": 8}, "transformer": {"width": 8, "heads": 2}}
+SIZES = {
+    "bag": {"width": 8},
+    "bag_of_ngrams": {"width": 8, "position_decay": 0.5, "ngrams": [2, 3], "buckets": 64},
+    "transformer": {"width": 8, "heads": 2},
+}
 ELSEWHERE = {"hf"}  # test_hf.py: it needs a package
-NAMES = [name for name in options_of("encoder", "text") if name not in ELSEWHERE]
+NAMES = [*(name for name in options_of("encoder", "text") if name not in ELSEWHERE), "bag_of_ngrams"]
+
+
+WORDS = ["[UNK]", "[MASK]", "##s", "bird", "birds", *(f"word{i}" for i in range(VOCABULARY - 6))]
 
 
 def info() -> TextInfo:
     counts = torch.randint(0, 50, (VOCABULARY,), generator=torch.Generator().manual_seed(0)).float()
-    return TextInfo(train_size=50, vocabulary=VOCABULARY, counts=counts)
+    library = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, "[UNK]"))
+    return TextInfo(train_size=50, vocabulary=VOCABULARY, counts=counts, tokenizer=library.to_str())
 
 
 def build(name: str, **changes) -> nn.Module:
-    cfg = OmegaConf.create({"data": {"max_tokens": 12}, "encoder": OmegaConf.load(CONF / f"encoder/{name}.yaml")})
     torch.manual_seed(0)
-    encoder = instantiate(cfg.encoder, **SIZES[name] | changes)
+    encoder = unsized(name, **changes)
     give_info(encoder, info())
     return encoder
+
+
+def unsized(name: str, **changes) -> nn.Module:
+    """Before it is told of the data."""
+    node = OmegaConf.load(CONF / f"encoder/{name.removesuffix('_of_ngrams')}.yaml")
+    cfg = OmegaConf.create({"data": {"max_tokens": 12}, "encoder": node})
+    return instantiate(cfg.encoder, **SIZES[name] | changes)
 
 
 def texts(n: int = 6, length: int = 7) -> torch.Tensor:
@@ -80,14 +96,14 @@ def test_a_text_without_tokens_is_finite_and_changes_no_other(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_of_a_text_is_seen(name):
-    """Each of its tokens; and to the transformer their order matters."""
+    """Each of its tokens; and, but to the plain bag, their order matters."""
     encoder, text = float64(build(name)), torch.tensor([[3, 9, 4, 12]])
     for place in range(4):
         other = text.clone()
         other[0, place] = 20
         assert (encoder(other) - encoder(text)).abs().max() > 1e-3
     turned = (encoder(text.flip(1)) - encoder(text)).abs().max()
-    assert turned > 1e-3 if name == "transformer" else turned < 1e-12
+    assert turned < 1e-12 if name == "bag" else turned > 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,8 +123,7 @@ def test_no_step_waits_for_the_host(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_brings_the_sizes_that_the_data_gave(name):
     encoder, tokens = build(name).eval(), texts()
-    cfg = OmegaConf.create({"data": {"max_tokens": 12}, "encoder": OmegaConf.load(CONF / f"encoder/{name}.yaml")})
-    other = instantiate(cfg.encoder, **SIZES[name]).eval()
+    other = unsized(name).eval()
     other.load_state_dict(encoder.state_dict())
     assert torch.equal(other(tokens), encoder(tokens))
 
@@ -160,6 +175,38 @@ def test_gradients_of_the_bag_are_those_of_a_plain_mean():
     expected = torch.autograd.grad((plain * upstream).sum(), list(encoder.parameters()))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_a_token_counts_less_the_later_it_comes():
+    encoder, text = float64(build("bag", token_weights="none", position_decay=0.5)), torch.tensor([[3, 9, 4]])
+    w = torch.tensor([1, 2, 3]).double() ** -0.5
+    torch.testing.assert_close(encoder(text)[0], w @ encoder.vectors.weight[text[0]] / w.sum())
+
+
+def test_ngrams_are_fasttexts():
+    """The mean of the vectors of a word's n-grams, with marks where it begins and ends, is added to its own."""
+    encoder = float64(build("bag_of_ngrams", token_weights="none"))
+    own, parts = encoder.vectors.weight, encoder.ngrams.weight
+    grams = {"bird": ["<b", "bi", "ir", "rd", "d>", "<bi", "bir", "ird", "rd>"], "##s": ["s>"]}
+    for word, found in grams.items():
+        token = WORDS.index(word) + 1
+        mean = torch.stack([parts[zlib.crc32(gram.encode()) % 64 + 1] for gram in found]).mean(0)
+        torch.testing.assert_close(encoder(torch.tensor([[token]]))[0], own[token] + mean)
+        torch.testing.assert_close(encoder.table()[token], own[token] + mean)
+    tokens = texts()
+    torch.testing.assert_close(encoder(tokens), (encoder.shares(tokens)[..., None] * encoder.table()[tokens]).sum(1))
+
+
+def test_a_rare_word_learns_from_its_parts():
+    encoder = build("bag_of_ngrams")
+    seen, unseen = (torch.tensor([[WORDS.index(word) + 1]]) for word in ("bird", "birds"))
+    before = encoder(unseen)
+    encoder(seen).sum().backward()
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p -= 0.1 * p.grad
+    assert (encoder(unseen) - before).max() < -1e-3
+    assert not encoder.ngrams.weight.grad[0].any()  # of padding
 
 
 def test_weights_of_tokens_do_not_decay():
@@ -239,6 +286,9 @@ def test_positions_do_not_decay():
             lambda: BagOfTokens(token_weights="tfidf"),
             "encoder.token_weights must be one of none, idf, learned, got 'tfidf'",
         ),
+        (lambda: BagOfTokens(position_decay=-1), "encoder.position_decay must be at least 0, got -1"),
+        (lambda: BagOfTokens(ngrams=[5, 3]), r"encoder.ngrams must be two lengths such as \[3,5\], or null, got \[5"),
+        (lambda: BagOfTokens(ngrams=[3, 5], buckets=0), "encoder.buckets must be at least 1, got 0"),
         (lambda: BagOfTokens(width=0), "encoder.width must be at least 1, got 0"),
         (lambda: TransformerEncoder(width=8, heads=3), "encoder.width=8 must be a multiple of encoder.heads=3"),
         (lambda: TransformerEncoder(layers=0), "layers and max_tokens of at least 1, got 0 and 32"),
