@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import torch
+from tokenizers import Tokenizer, models
+
 from repel.text import datasets
+from repel.text.texts import TextInfo
 
 GLOSSES = datasets.wordnet_glosses
 # a run of a second
@@ -11,8 +15,16 @@ SMALL = ["experiment=text", "data.vocabulary=200", "data.max_tokens=8", "data.ba
          "trainer.accelerator=cpu", "evaluators=[]", "data.val_fraction=0.1"]  # fmt: skip
 ENCODERS = {
     "bag": ["encoder=bag", "encoder.width=8"],
+    "ngrams": ["encoder=ngrams", "encoder.width=8", "encoder.buckets=64"],
     "transformer": ["encoder=transformer", "encoder.width=8", "encoder.heads=2", "encoder.dropout=0.2"],
 }
+
+
+def text_info(vocabulary: int = 30) -> TextInfo:
+    """Of 50 texts with words w2, w3, ..., whose number of tokens is given."""
+    words = ["[UNK]", "[MASK]", *(f"w{number}" for number in range(2, vocabulary - 1))]
+    library = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, "[UNK]"))
+    return TextInfo(50, vocabulary=vocabulary, counts=torch.ones(vocabulary), tokenizer=library.to_str())
 
 
 def few_glosses() -> tuple:

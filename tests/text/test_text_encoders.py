@@ -21,11 +21,11 @@ from repel.text.transformer import TransformerEncoder
 VOCABULARY = 30
 SIZES = {
     "bag": {"width": 8},
-    "bag_of_ngrams": {"width": 8, "position_decay": 0.5, "ngrams": [2, 3], "buckets": 64},
+    "ngrams": {"width": 8, "ngrams": [2, 3], "buckets": 64},
     "transformer": {"width": 8, "heads": 2},
 }
 ELSEWHERE = {"hf"}  # test_hf.py: it needs a package
-NAMES = [*(name for name in options_of("encoder", "text") if name not in ELSEWHERE), "bag_of_ngrams"]
+NAMES = [name for name in options_of("encoder", "text") if name not in ELSEWHERE]
 
 
 WORDS = ["[UNK]", "[MASK]", "##s", "bird", "birds", *(f"word{i}" for i in range(VOCABULARY - 6))]
@@ -46,7 +46,8 @@ def build(name: str, **changes) -> nn.Module:
 
 def unsized(name: str, **changes) -> nn.Module:
     """Before it is told of the data."""
-    node = OmegaConf.load(CONF / f"encoder/{name.removesuffix('_of_ngrams')}.yaml")
+    node = OmegaConf.load(CONF / f"encoder/{name}.yaml")
+    node = OmegaConf.merge(*(OmegaConf.load(CONF / f"encoder/{base}.yaml") for base in node.pop("defaults", [])), node)
     cfg = OmegaConf.create({"data": {"max_tokens": 12}, "encoder": node})
     return instantiate(cfg.encoder, **SIZES[name] | changes)
 
@@ -185,7 +186,7 @@ def test_a_token_counts_less_the_later_it_comes():
 
 def test_ngrams_are_fasttexts():
     """The mean of the vectors of a word's n-grams, with marks where it begins and ends, is added to its own."""
-    encoder = float64(build("bag_of_ngrams", token_weights="none"))
+    encoder = float64(build("ngrams", token_weights="none"))
     own, parts = encoder.vectors.weight, encoder.ngrams.weight
     grams = {"bird": ["<b", "bi", "ir", "rd", "d>", "<bi", "bir", "ird", "rd>"], "##s": ["s>"]}
     for word, found in grams.items():
@@ -198,7 +199,7 @@ def test_ngrams_are_fasttexts():
 
 
 def test_a_rare_word_learns_from_its_parts():
-    encoder = build("bag_of_ngrams")
+    encoder = build("ngrams")
     seen, unseen = (torch.tensor([[WORDS.index(word) + 1]]) for word in ("bird", "birds"))
     before = encoder(unseen)
     encoder(seen).sum().backward()
