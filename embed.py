@@ -1,4 +1,4 @@
-"""Features of every image of a set: python embed.py ckpt=RUN_OR_FILE data=image_folder data.root=DIR"""
+"""Features of every image or text of a set: python embed.py ckpt=RUN_OR_FILE data=image_folder data.root=DIR"""
 
 from repel.cli.main import embed as main
 

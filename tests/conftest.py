@@ -17,7 +17,7 @@ from composing import CONF, resolved
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
-FIXTURES = ["export_runs", "own_package", "stateful_runs", "view_cases"]  # modules of tests/support
+FIXTURES = ["export_runs", "hostile_texts", "own_package", "stateful_runs", "view_cases"]  # modules of tests/support
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands

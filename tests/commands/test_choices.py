@@ -2,19 +2,20 @@
 
 import pytest
 import torch
-from conftest import CONF, TINY, config, is_of, options, thinned
+from conftest import CONF, TINY, config, options, options_of, thinned
 from omegaconf import OmegaConf
 from runs_here import status
 
 from repel.engine.build import build_trainer
 
 OPTIONS = {"encoder=timm": ["encoder.name=resnet10t"], "encoder=small": ["encoder.width=4"]}
-ELSEWHERE = {  # what needs a package (tests/monitoring/test_services.py), several ranks or a GPU
+ELSEWHERE = {  # what needs a package (tests/monitoring/test_services.py), several ranks, a GPU, or a certain encoder
+    "head": ["identity"],
     "logger": ["mlflow", "wandb"],
     "trainer": ["ddp", "gpu"],
 }
 GROUPS = {group: options(group) for group in ("optimizer", "head", "schedule")}
-GROUPS["encoder"] = [name for name in options("encoder") if is_of("images", "encoder", name)]
+GROUPS["encoder"] = options_of("encoder", "images")
 GROUPS |= {"callbacks": options("callbacks"), "logger": options("logger"), "trainer": options("trainer")}
 SMALL = [option for option in TINY if "callbacks" not in option and "width" not in option]
 

@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 from composing import composed
@@ -13,12 +14,17 @@ from runs_here import status
 
 
 @pytest.mark.parametrize("name", options("experiment"))
-def test_experiments_compose_and_build(name):
+def test_experiments_compose_and_build(name, tmp_path):
     from repel.data.samples import give_info
     from repel.engine.build import build_module
     from repel.text.texts import TextInfo
 
     changes = ["encoder.weights=null"] if name == "founding" else []  # the weights would be downloaded
+    if "override /data: text_csv" in (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8"):
+        changes += ["data.root=texts.csv"]  # the user's own
+    if name == "gist":
+        np.savez(tmp_path / "guide.npz", ids=np.array([1]), embeddings=np.ones((1, 2)))
+        changes += [f"negatives.embeddings={tmp_path}/guide.npz"]
     cfg = config(f"experiment={name}", *changes)
     module = build_module(cfg)
     if "image_size" in cfg.data:

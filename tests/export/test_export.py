@@ -15,7 +15,8 @@ from PIL import Image
 from repel.engine import checkpoint_io
 from repel.engine.pretrained import load_pretrained
 from repel.export import export as exports
-from repel.export.export import _check_difference, export
+from repel.export.comparison import check_difference
+from repel.export.export import export
 from repel.export.source import recipe
 from repel.images.decode import decode
 from repel.images.shapes import height_width
@@ -168,11 +169,11 @@ def test_a_file_that_differs_is_not_left(run, done, tmp_path, monkeypatch):
 
 def test_the_difference_is_relative_and_no_number_is_none():
     expected = torch.tensor([[100.0, 1.0]])
-    assert _check_difference("x", expected + 1e-4, expected) == pytest.approx(1e-6, rel=0.1)
-    assert _check_difference("x", torch.zeros(2), torch.zeros(2)) == 0
+    assert check_difference("x", expected + 1e-4, expected) == pytest.approx(1e-6, rel=0.1)
+    assert check_difference("x", torch.zeros(2), torch.zeros(2)) == 0
     for made in (expected + 0.01, expected * torch.nan):
         with pytest.raises(RuntimeError, match="differs"):
-            _check_difference("x", made, expected)
+            check_difference("x", made, expected)
 
 
 OWN = """

@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from PIL import Image
 from runs_here import status
 
+from repel.data.array_labels import encode_labels
 from repel.engine.build import build_data
 from repel.images.array_files import axes_of, choose_arrays, image_shape
-from repel.images.array_labels import encode_labels
 from repel.images.arrays import MappedImages, arrays
 from repel.images.contact_sheet import preview
 from repel.images.memory import Images

@@ -9,9 +9,10 @@ from hostile import make_hostile, picture, turned
 from PIL import Image, ImageOps
 from runs_here import status
 
+from repel.base.terminal import shown
 from repel.engine.outcomes import MISTAKE
 from repel.images import folder
-from repel.images.decode import MAX_PIXELS, decode, decode_crops, shown
+from repel.images.decode import MAX_PIXELS, decode, decode_crops
 from repel.images.listing import list_images
 from repel.images.sources import PackedStrings
 from repel.images.views import crop

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repel.images.huggingface import _labels, huggingface
+from repel.data.huggingface import read_labels
+from repel.images.huggingface import huggingface
 
 
 def test_without_the_package_or_the_folder_one_line_says_so(tmp_path, monkeypatch):
@@ -78,10 +79,10 @@ class Part:
 
 def test_splits_that_number_their_classes_otherwise_are_read_by_name():
     train, test = Part([0, 1, None, -1], ClassLabel("cat", "dog")), Part([0, 1, 2], ClassLabel("dog", "cat", "fox"))
-    labels, classes = _labels("x", {"train": train, "test": test}, None)
+    labels, classes = read_labels("x", {"train": train, "test": test}, None, "data.label_column")
     assert classes == ["cat", "dog", "fox"]
     assert (labels["train"].tolist(), labels["test"].tolist()) == ([0, 1, -1, -1], [1, 0, 2])
     for other, words in ((Part([0], ClassLabel("cat"), "kind"), "test has no column label"),
                          (Part([0], object()), "label of test has no names")):  # fmt: skip
         with pytest.raises(ValueError, match=words):
-            _labels("x", {"train": train, "test": other}, None)
+            read_labels("x", {"train": train, "test": other}, None, "data.label_column")

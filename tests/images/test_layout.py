@@ -3,8 +3,8 @@
 import pytest
 from conftest import make_folder
 
+from repel.data.split_names import split_named, splits_among
 from repel.images.folder import image_folder
-from repel.images.split_names import split_named, splits_among
 
 SPELLED = {
     "train": "Train TRAIN Training train_set TrainingSet trainset seg_train train2017 train_images trainA trainval "

@@ -5,14 +5,14 @@ import io
 import pytest
 from rich.console import Console
 
-from repel.report import progress
-from repel.report.progress import EvaluationProgress
+from repel.base import progress
+from repel.base.progress import Progress
 
 STAGES = [(0, 3, "raw pixels: encoding"), (1, 3, "raw pixels: knn"), (2, 3, "raw pixels: test split")]
 
 
 def shown(enabled: bool) -> None:
-    with EvaluationProgress(enabled) as on_stage:
+    with Progress("evaluation", enabled) as on_stage:
         for stage in STAGES:
             on_stage(*stage)
 

@@ -96,3 +96,25 @@ def test_nothing_to_measure_is_an_error(script, tmp_path, capsys):
     for wrong in (["--sets", "MRPC"], ["run"]):
         with pytest.raises(SystemExit):
             script.main([str(tmp_path), *wrong])
+
+
+def test_encoders_learn_from_no_text_of_a_test_file(script, folder):
+    found = script.unlabeled_texts(folder, ["CR", "SST-2", "TREC", "MR", "STS-B"])
+    assert len(found) == len(set(found))
+    parts = {file: set(script.read_lines(folder / file, "latin-1")[0]) for file in ("TREC.train.all", "TREC.test.all")}
+    assert parts["TREC.train.all"] - parts["TREC.test.all"] <= set(found)
+    assert not parts["TREC.test.all"] & set(found)
+    assert script.unlabeled_texts(folder, ["MR"]) == []
+
+
+def test_training_changes_the_trained_encoders_alone(script, folder, monkeypatch):
+    encoders = importlib.import_module("_sentence_encoders")
+    small = ["encoder=bag", "encoder.width=8", "data.batch_size=16"]
+    monkeypatch.setattr(encoders, "ENCODERS", {"bag": (small, 1)})
+    texts = script.unlabeled_texts(folder, ["CR", "TREC"])
+    columns = encoders.trained_columns(texts, seeds=2, minilm=None, quick=True)
+    assert [len(columns[name]) for name in ("bag, untrained", "bag")] == [1, 2]
+    before, after, other = (x(texts, None) for x in (*columns["bag, untrained"], *columns["bag"]))
+    assert before.shape == (len(texts), 8)
+    assert not torch.allclose(before, after)  # of the same seed
+    assert not torch.allclose(after, other)

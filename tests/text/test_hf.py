@@ -102,6 +102,27 @@ def test_a_text_without_tokens_is_finite_and_changes_no_other(model):
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)  # no pooler is left over
 
 
+def test_groups_of_one_length_have_the_features_and_gradients_of_the_whole_batch(model, monkeypatch):
+    encoder, lengths = HuggingFaceEncoder(str(model[0])).eval().double(), []
+    monkeypatch.setattr("repel.text.hf.GROUP_SIZE", 2)
+    tokens = torch.cat([texts(8), torch.zeros(1, 5, dtype=torch.int32)])  # one text has no tokens
+    weights = torch.randn(9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def gradients(h: torch.Tensor) -> list[torch.Tensor]:
+        return torch.autograd.grad((h * weights).sum(), list(encoder.parameters()))
+
+    whole = encoder.features(tokens)
+    one_pass = encoder.features
+    monkeypatch.setattr(encoder, "features", lambda x: (lengths.append(x.shape[1]), one_pass(x))[1])
+    grouped = encoder(tokens)
+    assert len(lengths) == 4
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1] == 5
+    torch.testing.assert_close(grouped, whole, rtol=1e-6, atol=1e-6)  # some compute norms in float32
+    for ours, theirs in zip(gradients(grouped), gradients(whole), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_the_tokens_must_be_the_models_own(bert):
     encoder = HuggingFaceEncoder(str(bert))
     own = tokenizer(("", ""))

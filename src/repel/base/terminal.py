@@ -5,9 +5,10 @@ import errno
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
-__all__ = ["outlive_readers", "table_console"]
+__all__ = ["outlive_readers", "shown", "table_console"]
 
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe ended, as head does; a terminal was closed
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk of a log
@@ -69,3 +70,9 @@ def table_console() -> Any:
 
     on_terminal = sys.stdout.isatty()
     return Console(force_terminal=None if on_terminal else False, markup=False, emoji=False)
+
+
+def shown(path: str | Path) -> str:
+    """A path in one line that can be printed; names may hold line breaks, and bytes that are not UTF-8."""
+    text = os.fsencode(path).decode(errors="replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

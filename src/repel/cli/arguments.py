@@ -27,7 +27,7 @@ __all__ = ["overrides_of", "parsed", "quoted_for_hydra", "spelled_for_hydra", "t
 
 WRITTEN_BY_HYDRA = ("out", "hydra.run.dir", "hydra.sweep.dir")  # which knows no ~
 TEXTS = (*WRITTEN_BY_HYDRA, "name", "ckpt", "resume", "init", "data_root", "sweep.resume", "data.root", "data.labels",
-         "data.label_file")  # fmt: skip
+         "data.label_file", "data.text", "data.label", "data.positive", "data.tokenizer", "data.cache")  # fmt: skip
 DASHES = "\N{EM DASH}\N{EN DASH}\N{FIGURE DASH}\N{HORIZONTAL BAR}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{MINUS SIGN}"
 NESTED = re.compile(r"""["'\[\]{}()]""")
 STRUCTURE = re.compile(NESTED.pattern + "|,")

@@ -78,7 +78,7 @@ OF_COMMAND = {  # the choices that are a command's own
     },
     "export": {
         "checkpoint": one_of("best", "last"),
-        "format": some_of("safetensors", "onnx"),
+        "format": some_of("safetensors", "onnx", "sentence_transformers"),
         "compare_on": one_of("random", "data"),
     },
 }

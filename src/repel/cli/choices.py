@@ -20,6 +20,8 @@ TABLE = {  # group -> (names, what to type)
     "data": (
         (("mnist", "svhn", "celeba", "custom", "own", "my data", "dataset", "cub", "food101"), _OWN_IMAGES),
         (("tiny imagenet", "imagenet100", "imagenette", "imagenet1k", "imagenet21k", "ilsvrc2012"), _IMAGENET),
+        (("csv", "tsv", "own texts", "sentences"), "experiment=text data=text_csv data.root=FILE data.text=COLUMN"),
+        (("txt", "text", "text folder", "lines"), "experiment=text data=text_lines data.root=FILE_OR_FOLDER"),
         (("webdataset", "litdata", "wds", "shards", "streaming"), "data=stream data.root=SHARDS"),
     ),
     "encoder": (

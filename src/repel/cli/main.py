@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float | None:
 
 @entry_point("embed")
 def embed(cfg: DictConfig, folder: Path) -> None:
-    """Write the features of every image of a set: ckpt=RUN_OR_FILE data=image_folder data.root=DIR"""
+    """Write the features of every image or text of a set: ckpt=RUN_OR_FILE data=image_folder data.root=DIR"""
     prepare_output(cfg, folder)
 
     from repel.export.embed import embed
@@ -85,17 +85,19 @@ def mine_negatives(cfg: DictConfig, folder: Path) -> None:
 def show_views(cfg: DictConfig, folder: Path) -> None:
     """Show samples, their views and the drawn parameters: data=... views=... images=8"""
     from repel.engine.build import build_data
+    from repel.evaluation.text_table import TextTable
 
     data = build_data(cfg)
     data.setup()
     shown = data.splits.train.modality.view_pairs(data, cfg.images)
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(shown, str):
-        (folder / "views.md").write_text(shown, encoding="utf-8")
-        print(shown)
+    file = folder / ("views.md" if isinstance(shown, TextTable) else "views.png")
+    if isinstance(shown, TextTable):
+        file.write_text(shown.markdown() + "\n", encoding="utf-8")
+        print(shown.markdown())
     else:
-        shown.save(folder / "views.png")
-    print(f"{folder.relative_to(Path.cwd())}/views.{'md' if isinstance(shown, str) else 'png'}")
+        shown.save(file)
+    print(file.relative_to(Path.cwd()))
 
 
 def report() -> int:
@@ -106,7 +108,7 @@ def report() -> int:
 
 
 def search() -> int:
-    """Find the images of an embedded set that are nearest to one image: QUERY.png FOLDER"""
+    """Find the images of an embedded set that are nearest to one image, or texts to one text: QUERY.png FOLDER"""
     from repel.cli import search
 
     return search.main()

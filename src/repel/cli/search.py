@@ -1,51 +1,82 @@
 """The nearest images to one image: repel search QUERY.png EMBED_FOLDER [k=10]
+The nearest texts to one text:    repel search "a small bird" EMBED_FOLDER [k=10]
 
 EMBED_FOLDER was written by repel embed; latest is the newest one. Prints cosine similarity, class and file of each
-image, and draws them.
+image, and draws them; of texts it prints cosine similarity, split, class and the text.
 Options:
 
     layer=z        which features, if the folder has both; default h
-    out=FILE       the drawing; default EMBED_FOLDER/nearest_QUERY.png
+    out=FILE       the drawing of images; default EMBED_FOLDER/nearest_QUERY.png
     ckpt=FILE      the checkpoint or the run that made the features, if it has moved; latest is the newest run
-    data_root=DIR  the folder of the images, if it has moved
+    data_root=DIR  the folder of the images, if it has moved; searching texts needs none
     --config-dir=DIR  the folder of YAML files that name the run's classes of your own, if it has any
 """
 
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from repel.base.terminal import shown
 from repel.cli.latest import EMBEDDED, RUN, newest
 from repel.cli.suggestions import nearest as close
 from repel.engine.outcomes import is_mistake
-from repel.images.decode import shown
+from repel.export.record import RECORD, is_of_texts, read_record
+
+if TYPE_CHECKING:
+    from repel.export.search import Match
 
 OPTIONS = ("k", "layer", "out", "ckpt", "data_root", "--config-dir")
 
 
-def parsed(arguments: list[str]) -> tuple[Path, Path, dict[str, str]]:
-    """Query, folder and options.
+def parsed(arguments: list[str]) -> tuple[Path | str, Path, dict[str, str]]:
+    """Query, folder and options. The query is an image's file, or the words to search in a folder of texts.
 
     Raises:
         ValueError: one line that names the mistake.
     """
-    options = dict(a.split("=", 1) for a in arguments if "=" in a and not Path(a).exists())
+    typed = [a for a in arguments if re.match(r"[\w.-]+=", a) and not _exists(a)]
+    options = dict(a.split("=", 1) for a in typed)
     for key in options:
         if key not in OPTIONS:
             raise ValueError(f"unknown option {key}{close(key, list(OPTIONS))} (there are: {', '.join(OPTIONS)})")
     if "ckpt" in options:
         options["ckpt"] = newest(RUN, options["ckpt"], f"ckpt={options['ckpt']}")
-    files = [Path(a).expanduser() for a in arguments if "=" not in a or Path(a).exists()]
-    if len(files) != 2:
-        raise ValueError("name an image and a folder of features: repel search QUERY.png EMBED_FOLDER")
-    if not files[0].is_file():
-        raise ValueError(f"there is no image {shown(files[0])}")
+    named = [a for a in arguments if a not in typed]
+    if len(named) != 2:
+        raise ValueError(
+            "name an image, or words in quotes, and a folder of features: repel search QUERY.png EMBED_FOLDER"
+        )
+    folder = Path(newest(EMBEDDED, named[1], named[1])).expanduser()
+    query = _query(named[0], folder, options)
     k = options.setdefault("k", "10")
     if not k.isdecimal() or int(k) < 1:
         raise ValueError(f"k must be a whole number, at least 1, got {k!r}")
-    return files[0], Path(newest(EMBEDDED, str(files[1]), str(files[1]))), options
+    return query, folder, options
 
 
-def search(query: Path, folder: Path, options: dict[str, str]) -> None:
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # a long text is no file's name
+        return False
+
+
+def _query(typed: str, folder: Path, options: dict[str, str]) -> Path | str:
+    file = Path(typed).expanduser()
+    if (folder / RECORD).is_file() and is_of_texts(read_record(folder)):
+        if file.suffix and _exists(str(file)):
+            raise ValueError(f"{folder} holds texts, and {shown(file)} is a file: type the words to search, in quotes")
+        if "out" in options:
+            raise ValueError(f"out= is for a drawing of images, and {folder} holds texts; leave it out")
+        return typed
+    if not _exists(str(file)) or not file.is_file():
+        words = "; words search texts, and this folder holds images" * (" " in typed and not file.suffix)
+        raise ValueError(f"there is no image {shown(file)}{words}")
+    return file
+
+
+def search(query: Path | str, folder: Path, options: dict[str, str]) -> None:
     from repel.engine.targets import allow, allow_folder
     from repel.export.search import (  # torch: after the options
         draw_matches,
@@ -53,13 +84,19 @@ def search(query: Path, folder: Path, options: dict[str, str]) -> None:
         open_folder,
         query_feature,
         read_pictures,
+        text_feature,
     )
 
     if "--config-dir" in options:
         allow_folder(Path(options["--config-dir"]).expanduser())
         allow(roots=[str(Path.cwd())])
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
-    found = nearest_matches(query_feature(query, embedded, options.get("ckpt")), embedded, int(options["k"]))
+    ckpt = options.get("ckpt")
+    feature = text_feature(query, embedded, ckpt) if isinstance(query, str) else query_feature(query, embedded, ckpt)
+    found = nearest_matches(feature, embedded, int(options["k"]))
+    if isinstance(query, str):
+        print_texts(found)
+        return
     for one in found:
         print(f"{one.similarity:.4f}  {one.label or one.split:<16}  {shown(one.file)}")
     out = Path(options.get("out", folder / f"nearest_{query.stem}.png")).expanduser()
@@ -68,8 +105,16 @@ def search(query: Path, folder: Path, options: dict[str, str]) -> None:
     print(shown(out))
 
 
+def print_texts(found: list["Match"]) -> None:
+    from repel.evaluation.text_table import on_one_line
+
+    width = max(len(one.label) for one in found)
+    for one in found:
+        print(f"{one.similarity:.4f}  {one.split:<5}  {one.label:<{width}}  {on_one_line(one.file)}")
+
+
 def main() -> int:
-    """Find the nearest images to one image: QUERY.png EMBED_FOLDER"""
+    """Find the nearest images to one image, or texts to one text: QUERY.png EMBED_FOLDER"""
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return 0

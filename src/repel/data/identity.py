@@ -81,12 +81,17 @@ def changes(before: Record, splits: Splits | CompleteSplits) -> Changes | None:
         return None
     known = torch.cat([part["keys"] for part in before.values()])
     new = {name: ~_isin(keys, known) for name, keys in now.items()}
-    first = next((str(_some(parts[name], new[name].nonzero()[0]).names[0]) for name in parts if new[name].any()), "")
+    first = next((_first_name(parts[name], new[name]) for name in parts if new[name].any()), "")
     moved = 0
     if isinstance(splits, CompleteSplits):
         moved = sum(int((~new[name] & ~_isin(now[name], before[name]["keys"])).sum()) for name in parts)
     removed = int((~_isin(known, torch.cat(list(now.values())))).sum())
     return Changes(sum(int(mask.sum()) for mask in new.values()), removed, moved, first)
+
+
+def _first_name(part: Samples, mask: Tensor) -> str:
+    """Of the first sample that is meant; empty where samples have keys, and no names, as texts have."""
+    return "" if part.names is None else str(part.names[int(mask.nonzero()[0])])
 
 
 def check_unchanged(before: Record, splits: CompleteSplits, data: str) -> None:
@@ -167,7 +172,7 @@ def _used(before: Record, splits: CompleteSplits, name: str, by: tuple[str, ...]
     here = torch.cat([getattr(splits, other).keys() for other in PARTS])
     used = used[~_isin(used, here)]  # of those that are gone: a file may have moved from train/ to test/
     new = (~_isin(part.keys(), torch.cat([record["keys"] for record in before.values()]))).nonzero().squeeze(1)
-    if len(new) and len(used):
+    if len(new) and len(used) and part.names is not None:
         names = [str(name).split("/", 1)[-1] for name in _some(part, new).names]
         for folder in _split_folders(splits):
             found[new] |= _isin(name_keys(f"{folder}/{name}" for name in names), used)
@@ -176,7 +181,8 @@ def _used(before: Record, splits: CompleteSplits, name: str, by: tuple[str, ...]
 
 def _split_folders(splits: CompleteSplits) -> set[str]:
     """The folders of whole splits: the first part of all names of one, such as train."""
-    first = [{str(name).split("/", 1)[0] for name in getattr(splits, part).names} for part in PARTS]
+    named = [names for part in PARTS if (names := getattr(splits, part).names) is not None]
+    first = [{str(name).split("/", 1)[0] for name in names} for names in named]
     return {next(iter(folders)) for folders in first if len(folders) == 1}
 
 

@@ -68,6 +68,8 @@ class LabeledSplits:
                 if not self.transform.fitted:
                     self.transform.fit(complete.train)
                 complete = map_splits(self.transform, complete)
+                for note in self.transform.notes() if rank() == 0 else ():
+                    print(f"note     {note}")
             self._splits = complete
             self._check_tasks()
             self.print_table_notes(splits)

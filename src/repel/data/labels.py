@@ -11,7 +11,7 @@ from torch import Tensor
 from repel.data.samples import Samples
 from repel.data.tables import read_table
 
-__all__ = ["Table", "labels_from_classes"]
+__all__ = ["Table", "alike", "labels_from_classes"]
 
 
 UNKNOWN = {"na", "n/a", "nan", "none", "null", "?", "unknown"}  # as programs write an empty cell, in lower case
@@ -121,8 +121,8 @@ class Table:
         names = self.classes[column]
         unknown = [name for name in names if name.lower() in UNKNOWN]
         found = [f"{name!r} counts as a class; leave cells empty where the label is unknown" for name in unknown]
-        if alike := _alike(names):
-            found.append(f"{' and '.join(map(repr, alike))} are two labels; spell them alike if they are one")
+        if pair := alike(names):
+            found.append(f"{' and '.join(map(repr, pair))} are two labels; spell them alike if they are one")
         if (single := self._stand_alone(column)) is not None:
             found.append(f"{single:,} of {len(names):,} labels stand in one row alone; as classes they measure nothing")
         return found
@@ -154,7 +154,7 @@ def _end_in(path: str, known: Collection[str]) -> str | None:
     return None
 
 
-def _alike(names: Sequence[str]) -> list[str]:
+def alike(names: Sequence[str]) -> list[str]:
     """The first two labels that differ in capital letters, accents' spelling or that of a number alone, if any do."""
     seen: dict[str | float, str] = {}
     for name in names:

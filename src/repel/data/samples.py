@@ -151,6 +151,9 @@ class Transform(Protocol):
     def __call__(self, samples: Any) -> Samples:
         """The samples that the encoder sees."""
 
+    def notes(self) -> list[str]:
+        """Lines for people about what it was applied to."""
+
     def state_dict(self) -> dict[str, str]:
         """Names of files -> what is in them."""
 

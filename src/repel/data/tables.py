@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["FILE_COLUMNS", "read_table"]
+__all__ = ["FILE_COLUMNS", "MARKS", "read_table"]
 
 # names of the column with the files, in the order in which they are looked for
 FILE_COLUMNS = (

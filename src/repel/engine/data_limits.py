@@ -23,10 +23,12 @@ def check_data(cfg: DictConfig, module: Contrastive, data: PairData, world: int)
     """
     batch_size, train, val = cfg.data.batch_size, len(data.splits.train), len(data.splits.val)
     if batch_size > train:
-        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training images; use a smaller one")
+        noun = data.splits.train.modality.noun
+        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training {noun}; use a smaller one")
     if val < 2 * world:
+        noun = data.splits.val.modality.noun
         raise ValueError(
-            f"{val} validation images are too few for {world} ranks; raise data.val_fraction or add images"
+            f"{val} validation {noun} are too few for {world} ranks; raise data.val_fraction or add {noun}"
         )
     check_batches(cfg.trainer, data)
     check_shared_memory(cfg, data.splits.train.workers)

@@ -4,10 +4,9 @@ import time
 from collections.abc import Sequence
 
 from repel.base.collectives import rank
+from repel.base.progress import PROGRESS_SECONDS
 
 __all__ = ["FitProgress"]
-
-PROGRESS_SECONDS = 20.0
 
 
 class FitProgress:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from torch import Tensor
 
 from repel.evaluation.protocol import Encode, Part
+from repel.evaluation.text_table import TextTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,23 +32,25 @@ class Baseline(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A figure of a report: its name, a caption, and what was drawn."""
+    """A figure of a report: its name, a caption, and what was drawn, or a table of texts."""
 
     name: str
     caption: str
-    picture: "Figure | Image"
+    picture: "Figure | Image | TextTable"
 
 
 class Modality(Protocol):
     """`samples.modality` of every set of samples.
 
     noun: the plural, such as "images".
+    input_options: options of `data` that say what the encoder takes, such as the size of images.
     """
 
     noun: str
+    input_options: tuple[str, ...]
 
-    def view_pairs(self, data: Any, n: int) -> "Image | str":
-        """The first n samples of a run's first batch with their views: a picture, or a table in Markdown."""
+    def view_pairs(self, data: Any, n: int) -> "Image | TextTable":
+        """The first n samples of a run's first batch with their views."""
         ...
 
     def baselines(self, train: "Samples", bank: int | None) -> list[Baseline]:
@@ -65,4 +68,12 @@ class Modality(Protocol):
 
     def thumbnails(self, samples: "Samples", places: Tensor, side: int) -> Tensor | None:
         """(n, 3, s, s) floats in [0, 1], s <= side, for TensorBoard's projector; None where there is nothing to see."""
+        ...
+
+    def captions(self, samples: "Samples", places: Tensor) -> dict[str, list[str]]:
+        """What the projector says of each of n points besides its class, by heads: n strings each; often nothing."""
+        ...
+
+    def columns(self, samples: "Samples", split: str) -> dict[str, list[str]]:
+        """What embed.py writes of each sample, by heads: first what people know it by, such as a file's name."""
         ...

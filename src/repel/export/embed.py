@@ -1,4 +1,4 @@
-"""embed.py: features of every image of a set, with file names, in files that other programs read."""
+"""embed.py: features of every sample of a set, with names or texts, in files that other programs read."""
 
 import copy
 import csv
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from repel.base.installation import install_extra
+from repel.base.terminal import shown
 from repel.data.datamodule import PairData
 from repel.data.samples import Samples, Splits
 from repel.data.splits import label_by_table
@@ -22,25 +23,25 @@ from repel.engine.configs import load_config
 from repel.engine.data_identity import hint_of_data_root, is_own_data, print_changes
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
-from repel.images.decode import shown
+from repel.evaluation.modality import Modality
+from repel.export.record import RECORD
 from repel.images.encoded import Encoded
 from repel.images.shapes import height_width
 
-__all__ = ["COLUMNS", "RECORD", "FeatureLayers", "embed", "file_names", "split_parts"]
+__all__ = ["FeatureLayers", "embed", "split_parts"]
 
-RECORD = "embedding.json"  # in the folder: the data and the checkpoint of the features
-COLUMNS = ("row", "file", "split", "label")
+Columns = dict[str, list[str]]  # head -> what each row has
 
 
 class FeatureLayers(nn.Module):
-    """Images (B, C, H, W) -> h (B, F), z (B, D), or both, concatenated (B, F + D)."""
+    """An encoder's input -> h (B, F), z (B, D), or both, concatenated (B, F + D)."""
 
     def __init__(self, trained: PretrainedEncoder, layer: str):
         super().__init__()
         self.encoder, self.head, self.layer = trained.encoder, trained.head, layer
 
-    def forward(self, images: Tensor) -> Tensor:
-        h = self.encoder(images)
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.encoder(x)
         if self.layer == "h":
             return h
         z = self.head(h)
@@ -55,7 +56,7 @@ class FeatureLayers(nn.Module):
 
 
 def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> None:
-    """Write features of all images of all splits as read, before any are held out.
+    """Write features of all samples of all splits as read, before any are held out.
 
     Files: features.npy and index.csv, or features.parquet; embedding.json; skipped.txt where files were skipped.
 
@@ -73,24 +74,27 @@ def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> Non
     loaded = load_config(config)
     own, data = is_own_data(loaded, trained.config, cfg.get("data")), build_data(loaded, trained.learned)
     layers = FeatureLayers(trained, cfg.layer).eval().to(device)
-    _check_shape(layers, config["data"], data, device)
+    if "image_size" in config["data"]:
+        _check_shape(layers, config["data"], data, device)
     with hint_of_data_root(loaded) if own else nullcontext():
         splits = _read_splits(data)
     if own:
         print_changes(trained.samples, splits)
-    parts, rows, skipped = [], [], list(splits.skipped)
-    for name, images in split_parts(splits).items():
-        features, places = encode(layers, images, data.normalize, device)
+    modality: Modality = splits.train.modality
+    parts, index, skipped = [], [], list(splits.skipped)
+    for name, samples in split_parts(splits).items():
+        features, places = encode(layers, samples, data.normalize, device)
         parts.append(features.cpu())
-        rows += _describe(images, name, splits.classes, places)
-        skipped += _describe_unread(images, places)
-        print(f"{name:<8} {len(places):,} images")
+        index.append(_describe(samples, name, splits.classes, places))
+        skipped += _describe_unread(samples, places)
+        print(f"{name:<8} {len(places):,} {modality.noun}")
     arrays = {layer: part.numpy() for layer, part in layers.split(torch.cat(parts)).items()}
+    columns = {head: [value for part in index for value in part[head]] for head in index[0]}
     write = {"npy": _write_npy, "parquet": _write_parquet}[cfg.format]
     record = trained.source | {
-        "layers": write(folder, arrays, rows),
-        "images": len(rows),
-        **{key: config["data"][key] for key in ("image_size", "channels", "mean", "std")},
+        "layers": write(folder, arrays, columns),
+        modality.noun: len(columns["split"]),
+        **{key: config["data"][key] for key in modality.input_options if key in config["data"]},
         "classes": splits.classes,
         "data": _data_record(config["data"]),
     }
@@ -147,28 +151,25 @@ def split_parts(splits: Splits) -> dict[str, Samples]:
     return {name: part for name, part in named.items() if part is not None}
 
 
-def file_names(images: Samples, split: str) -> list[str]:
-    """File names; sets without files get names such as train/000012."""
-    return [f"{split}/{i:06d}" for i in range(len(images))] if images.names is None else list(images.names)
-
-
-def _describe(images: Samples, split: str, classes: list[str], places: Tensor) -> list[tuple[str, str, str]]:
-    """File, split and class of each image that was read; the class is empty where unknown."""
-    names, labels = file_names(images, split), [-1] * len(images) if images.labels is None else images.labels.tolist()
+def _describe(samples: Samples, split: str, classes: list[str], places: Tensor) -> Columns:
+    """Names or texts, split and class of each sample that was read; the class is empty where unknown."""
+    labels = [-1] * len(samples) if samples.labels is None else samples.labels.tolist()
     words = [("" if y < 0 else classes[y] if classes else str(y)) for y in labels]
-    return [(names[i], split, words[i]) for i in places.tolist()]
+    read, known = places.tolist(), samples.modality.columns(samples, split)
+    columns = {head: [values[i] for i in read] for head, values in known.items()}
+    return columns | {"split": [split] * len(read), "label": [words[i] for i in read]}
 
 
-def _describe_unread(images: Samples, places: Tensor) -> list[str]:
+def _describe_unread(samples: Samples, places: Tensor) -> list[str]:
     """A line for each image that could not be read, with the reason."""
     lines: list[str] = []
-    for place in sorted(set(range(len(images))) - set(places.tolist())):
-        assert isinstance(images, Encoded), "what is held in memory was read"
-        images.read_or_skip(place, images.center, lines)
+    for place in sorted(set(range(len(samples))) - set(places.tolist())):
+        assert isinstance(samples, Encoded), "what is held in memory was read"
+        samples.read_or_skip(place, samples.center, lines)
     return lines
 
 
-def _write_npy(folder: Path, arrays: dict[str, np.ndarray], rows: list[tuple[str, str, str]]) -> dict[str, Any]:
+def _write_npy(folder: Path, arrays: dict[str, np.ndarray], columns: Columns) -> dict[str, Any]:
     """features.npy of one layer, or features_h.npy and features_z.npy (N, F) float32; index.csv (N rows).
 
     Returns:
@@ -179,17 +180,18 @@ def _write_npy(folder: Path, arrays: dict[str, np.ndarray], rows: list[tuple[str
         np.save(folder / files[layer], features)
     # names that are not valid UTF-8 keep their bytes
     with (folder / "index.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows([COLUMNS, *((i, *row) for i, row in enumerate(rows))])
+        rows = zip(*columns.values(), strict=True)
+        csv.writer(file).writerows([("row", *columns), *((i, *row) for i, row in enumerate(rows))])
     return {layer: {"file": files[layer], "features": arrays[layer].shape[1]} for layer in arrays}
 
 
-def _write_parquet(folder: Path, arrays: dict[str, np.ndarray], rows: list[tuple[str, str, str]]) -> dict[str, Any]:
-    """features.parquet: row, file, split, label, and a list of float32 for each layer, named h or z."""
+def _write_parquet(folder: Path, arrays: dict[str, np.ndarray], columns: Columns) -> dict[str, Any]:
+    """features.parquet: row, file or text, split, label, and a list of float32 for each layer, named h or z."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table: dict[str, Any] = {"row": pa.array(range(len(rows)), pa.int64())}
-    for name, column in zip(COLUMNS[1:], zip(*rows, strict=True), strict=True):
+    table: dict[str, Any] = {"row": pa.array(range(len(columns["split"])), pa.int64())}
+    for name, column in columns.items():
         table[name] = pa.array([shown(text) if name == "file" else text for text in column])
     for layer, features in arrays.items():
         table[layer] = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])

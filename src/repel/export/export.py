@@ -21,13 +21,13 @@ from repel.engine.configs import load_config
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained
 from repel.evaluation.features import subset
 from repel.export import templates
+from repel.export.comparison import check_difference, describe_error
 from repel.export.source import Recipe, recipe
 from repel.images.shapes import height_width
 from repel.images.views.normalize import to_float
 
-__all__ = ["TOLERANCE", "export"]
+__all__ = ["export"]
 
-TOLERANCE = 1e-5  # of the largest feature
 COMPARED = 32  # images on which files are compared with the original
 PROTOBUF_LIMIT = 2**31  # bytes, above which an ONNX file keeps its weights in a second one
 ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -36,7 +36,7 @@ _Reopened = Callable[[Tensor], Tensor]  # a written file, read again: images (B,
 
 
 def export(cfg: DictConfig, folder: Path) -> None:
-    """Write encoder.safetensors with load_encoder.py, encoder.onnx, and README.md.
+    """Write encoder.safetensors with load_encoder.py, encoder.onnx, and README.md; of texts see text_export.py.
 
     Raises:
         ValueError: the user's mistake.
@@ -45,6 +45,13 @@ def export(cfg: DictConfig, folder: Path) -> None:
     if missing := [name for name in ONNX_NEEDS if "onnx" in cfg.format and find_spec(name) is None]:
         raise ValueError(f"format=[onnx] needs {' '.join(missing)}: {install_extra('export')}")
     trained = load_pretrained(cfg.ckpt, cfg.checkpoint)
+    if trained.learned:  # a tokenizer
+        from repel.export.text_export import export_texts
+
+        export_texts(cfg, folder, trained)
+        return
+    if "sentence_transformers" in cfg.format:
+        raise ValueError("format=[sentence_transformers] is for texts, and the run learned images; leave it out")
     built = trained.config["encoder"]
     if "safetensors" in cfg.format:
         how = recipe(trained.encoder, built)
@@ -62,16 +69,12 @@ def export(cfg: DictConfig, folder: Path) -> None:
                 if name == "onnx"
                 else _write_safetensors(part, trained, how)
             )
-            errors[file] = _check_difference(file, reopened(images), expected)
-            print(f"{file}: {_describe_error(errors[file])}, on {len(images)} images")
+            errors[file] = check_difference(file, reopened(images), expected)
+            print(f"{file}: {describe_error(errors[file])}, on {len(images)} images")
         readme = _readme(cfg, trained, how, errors, len(images))
         (part / "README.md").write_text(readme, encoding="utf-8")
         for path in sorted(part.iterdir()):
             os.replace(path, folder / path.name)
-
-
-def _describe_error(error: float) -> str:
-    return f"differs from the original by at most {error:.1e} of the largest feature"
 
 
 def _comparison_images(cfg: DictConfig, trained: PretrainedEncoder) -> Tensor:
@@ -85,18 +88,6 @@ def _comparison_images(cfg: DictConfig, trained: PretrainedEncoder) -> Tensor:
     part = subset(module.splits.val, COMPARED)
     pixels, good = next(iter(part.plain([torch.arange(len(part))])))
     return pixels[good]
-
-
-def _check_difference(file: str, features: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest feature.
-
-    Raises:
-        RuntimeError: it is above TOLERANCE, or not finite.
-    """
-    error = float((features - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
-    if not error <= TOLERANCE:
-        raise RuntimeError(f"{file} {_describe_error(error)}, more than {TOLERANCE}; no file is written")
-    return error
 
 
 def _metadata(trained: PretrainedEncoder, how: Recipe) -> dict[str, str]:
@@ -193,7 +184,7 @@ def _readme(cfg: DictConfig, trained: PretrainedEncoder, how: Recipe, errors: di
         takes = "images in [0, 1]" if cfg.normalize else "normalized images"
         uses.append(templates.ONNX.substitute(takes=takes))
     images = f"{compared} images of " + ("noise" if cfg.compare_on == "random" else "the run's validation split")
-    compared_files = "\n".join(f"- `{file}` {_describe_error(error)}" for file, error in errors.items())
+    compared_files = "\n".join(f"- `{file}` {describe_error(error)}" for file, error in errors.items())
     return templates.README.substitute(
         known, uses="\n".join(uses), images=images, errors=compared_files, gray=", in gray" * (known["channels"] == "1")
     )

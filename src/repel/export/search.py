@@ -1,7 +1,6 @@
-"""repel search: the images of an embedded set that are nearest to a query image."""
+"""repel search: the images or texts of an embedded set that are nearest to a query."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,24 +10,36 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from repel.base.drawing import sheet_font
+from repel.base.terminal import shown
 from repel.data.samples import UnreadableSample
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
-from repel.engine.pretrained import find_checkpoint, load_pretrained
+from repel.engine.pretrained import PretrainedEncoder, find_checkpoint, load_pretrained
 from repel.evaluation.features import encode
-from repel.export.embed import COLUMNS, RECORD, FeatureLayers, file_names, split_parts
+from repel.export.embed import FeatureLayers, split_parts
+from repel.export.record import is_of_texts, read_record
 from repel.images.contact_sheet import CELL, picture
-from repel.images.decode import decode, decode_files, reason, shown
+from repel.images.decode import decode, decode_files, reason
 from repel.images.memory import Images
 from repel.images.views.normalize import Normalize
+from repel.text.texts import RawTexts
 
-__all__ = ["Embedded", "Match", "draw_matches", "nearest_matches", "open_folder", "query_feature", "read_pictures"]
+__all__ = [
+    "Embedded",
+    "Match",
+    "draw_matches",
+    "nearest_matches",
+    "open_folder",
+    "query_feature",
+    "read_pictures",
+    "text_feature",
+]
 
 LINE, LINES, GAP, COLUMNS_OF_SHEET = 12, 3, 6, 5  # pixels; lines of text under a picture; pixels; pictures in a row
 
 
 class Embedded(NamedTuple):
-    """What embed.py wrote: features (N, F), and the file, split and label of each row."""
+    """What embed.py wrote: features (N, F), and the file or text, split and label of each row."""
 
     record: dict[str, Any]
     layer: str
@@ -37,10 +48,10 @@ class Embedded(NamedTuple):
 
 
 class Match(NamedTuple):
-    """One image of the set: its cosine similarity to the query, its file, split and class."""
+    """One sample of the set: its cosine similarity to the query, its file or text, split and class."""
 
     similarity: float  # cosine, in [-1, 1]
-    file: str
+    file: str  # or the text
     split: str
     label: str  # empty where unknown
 
@@ -55,9 +66,7 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
     Raises:
         ValueError: the folder holds no features, or not of this layer.
     """
-    if not (folder / RECORD).is_file():
-        raise ValueError(f"{folder} holds no features (no {RECORD}); make them: python embed.py ckpt=RUN")
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_record(folder)
     layer = layer or next(iter(record["layers"]))
     if layer not in record["layers"]:
         raise ValueError(f"{folder} has no layer {layer}, only {', '.join(record['layers'])}")
@@ -65,17 +74,20 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
         if "root" not in record["data"]:
             raise ValueError("data_root: this data has no root; leave it out")
         record["data"]["root"] = record["data"]["datamodule"]["read"]["root"] = data_root
-    file = folder / record["layers"][layer]["file"]
+    file, heads = (
+        folder / record["layers"][layer]["file"],
+        ("text" if is_of_texts(record) else "file", "split", "label"),
+    )
     if file.suffix == ".npy":
         features = np.load(file)
         with (folder / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as index:
-            rows = [(row["file"], row["split"], row["label"]) for row in csv.DictReader(index)]
+            rows = [(row[heads[0]], row["split"], row["label"]) for row in csv.DictReader(index)]
     else:
         import pyarrow.parquet as pq
 
         table = pq.read_table(file)
         features = table[layer].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        rows = list(zip(*(table[name].to_pylist() for name in COLUMNS[1:]), strict=True))
+        rows = list(zip(*(table[head].to_pylist() for head in heads), strict=True))
     return Embedded(record, layer, torch.from_numpy(features.copy()), rows)
 
 
@@ -93,6 +105,29 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
         pixels = decode(query, record["image_size"], record["channels"], record["data"].get("range"))
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise ValueError(f"cannot read the image {shown(query)} ({reason(error)})") from error
+    images = Images(torch.from_numpy(pixels.copy())[None])
+    normalize = Normalize(record["mean"], record["std"])  # embed.py may have been given others than the run's
+    layers = FeatureLayers(_trained(record, ckpt), embedded.layer)
+    return encode(layers, images, normalize, torch.device("cpu"))[0][0]
+
+
+def text_feature(query: str, embedded: Embedded, ckpt: str | None) -> torch.Tensor:
+    """The same of a text, by the run's own tokenizer.
+
+    Raises:
+        ValueError: the checkpoint is not the one that made the features, or the query has no word.
+    """
+    trained = _trained(embedded.record, ckpt)
+    data = build_data(load_config({"data": embedded.record["data"]}), trained.learned)
+    assert data.transform is not None, "texts have a tokenizer"
+    texts: Any = data.transform(RawTexts.of([query]))
+    if not texts.x.any():
+        raise ValueError("the query has no words: repel search 'a small bird' EMBED_FOLDER")
+    return encode(FeatureLayers(trained, embedded.layer), texts, data.normalize, torch.device("cpu"))[0][0]
+
+
+def _trained(record: dict[str, Any], ckpt: str | None) -> PretrainedEncoder:
+    """The network that made the features."""
     path = _checkpoint_file(record["checkpoint"], ckpt)
     if not Path(path).expanduser().is_file():
         raise ValueError(f"there is no checkpoint {path}; name the one that made the features: ckpt=FILE")
@@ -102,10 +137,7 @@ def query_feature(query: Path, embedded: Embedded, ckpt: str | None) -> torch.Te
             f"{path} is of epoch {trained.epoch}, step {trained.step}; the features were made at epoch "
             f"{record['epoch']}, step {record['step']}: make them again, or name that checkpoint: ckpt=FILE"
         )
-    images = Images(torch.from_numpy(pixels.copy())[None])
-    normalize = Normalize(record["mean"], record["std"])  # embed.py may have been given others than the run's
-    features, _ = encode(FeatureLayers(trained, embedded.layer), images, normalize, torch.device("cpu"))
-    return features[0]
+    return trained
 
 
 def _checkpoint_file(recorded: str, ckpt: str | None) -> str:
@@ -138,7 +170,8 @@ def read_pictures(matches: list[Match], record: dict[str, Any]) -> list[torch.Te
         parts = split_parts(build_data(load_config({"data": record["data"]})).read())
     except ValueError as error:
         raise ValueError(f"{error}; where the images moved, add data_root=DIR") from error
-    places = {split: {name: i for i, name in enumerate(file_names(part, split))} for split, part in parts.items()}
+    names = {split: part.modality.columns(part, split)["file"] for split, part in parts.items()}
+    places = {split: {name: i for i, name in enumerate(files)} for split, files in names.items()}
     wanted = [places.get(f.split, {}).get(f.file) for f in matches]
     try:
         return [

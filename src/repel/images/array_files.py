@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repel.images.split_names import SPELLINGS
+from repel.data.split_names import SPELLINGS
 
 __all__ = ["ArrayHeader", "Chosen", "axes_of", "choose_arrays", "image_shape", "load_array", "read_headers"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from repel.base.collectives import rank
+from repel.data.array_labels import encode_labels
 from repel.data.samples import DataInfo, Fetched, Splits
 from repel.data.views import ViewDraws
 from repel.images.array_files import Chosen, axes_of, choose_arrays, load_array
-from repel.images.array_labels import encode_labels
 from repel.images.decode import GrayRange, check_gray_range
 from repel.images.memory import Images, scaled_center
 from repel.images.modality import IMAGES, ImageModality

@@ -24,7 +24,7 @@ else:
 
 __all__ = [
     "HEIC_ENDINGS", "HEIC_READABLE", "File", "GrayRange", "check_gray_range", "decode", "decode_crops",
-    "decode_files", "opened", "reason", "shown", "to_8_bit", "upright_size",
+    "decode_files", "opened", "reason", "to_8_bit", "upright_size",
 ]  # fmt: skip
 
 File = str | Path | bytes  # a path, or the file's contents
@@ -53,12 +53,6 @@ def reason(error: Exception) -> str:
     """One line, without the path, which stands next to it."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return "not an image that Pillow knows" if "cannot identify" in text else text.splitlines()[0]
-
-
-def shown(path: str | Path) -> str:
-    """A path in one line that can be printed; names may hold line breaks, and bytes that are not UTF-8."""
-    text = os.fsencode(path).decode(errors="replace")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def decode(file: File, size: Size, channels: int, gray_range: GrayRange | None = None) -> np.ndarray:

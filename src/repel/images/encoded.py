@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from repel.base.terminal import shown
 from repel.data.loading import make_loader
 from repel.data.samples import DataInfo, Fetched, UnreadableSample
 from repel.data.views import Params, ViewDraws
-from repel.images.decode import File, GrayRange, decode, decode_crops, opened, reason, shown, upright_size
+from repel.images.decode import File, GrayRange, decode, decode_crops, opened, reason, upright_size
 from repel.images.modality import IMAGES, ImageModality
 from repel.images.shapes import Box, Size, height_width, size_in_words
 from repel.images.sources import Source

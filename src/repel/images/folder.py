@@ -12,11 +12,12 @@ from torch import Tensor
 
 from repel.base.collectives import rank
 from repel.base.cores import cores_per_rank
+from repel.base.terminal import shown
+from repel.data.layout import LAYOUTS, Part, class_names, empty_folders, split_folders
 from repel.data.samples import Splits
-from repel.images.decode import GrayRange, check_gray_range, decode_files, shown
+from repel.images.decode import GrayRange, check_gray_range, decode_files
 from repel.images.encoded import Encoded, none_readable
 from repel.images.gray_range import note_narrow_range
-from repel.images.layout import LAYOUTS, Part, class_names, empty_folders, split_folders
 from repel.images.listing import list_images
 from repel.images.memory import Images
 from repel.images.shapes import Size, height_width
@@ -63,7 +64,7 @@ def image_folder(
     if not folder.is_dir():
         raise ValueError(f"data.root={root}: there is no such folder")
     parts = _list_parts(folder, layout)
-    classes = class_names(folder, parts)
+    classes = class_names(folder, parts, "images")
     labels = {split: _class_labels(part.files, classes) if classes else None for split, part in parts.items()}
     paths = [folder / parts["train"].folder / file for file in parts["train"].files]
     note_narrow_range(paths, gray_range)

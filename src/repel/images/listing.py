@@ -1,26 +1,28 @@
-"""Which files below a folder are images, and what is left out, by kind."""
+"""Which files are images; and folders that belong to images and are no classes."""
 
-import os
-from collections import Counter
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
 from repel.base.installation import install_extra
-from repel.images.decode import HEIC_ENDINGS, HEIC_READABLE, shown
+from repel.base.terminal import shown
+from repel.data.listing import Listing, list_files
+from repel.data.split_names import plain_name
+from repel.images.decode import HEIC_ENDINGS, HEIC_READABLE
 
-__all__ = ["Listing", "image_endings", "list_images"]
+__all__ = ["companions_among", "image_endings", "list_images"]
 
-SERVICE = {  # of systems and archivers, in lower case; as all hidden ones, never a class, never images
-    "__macosx", "@eadir", "@__thumb", "#recycle", "@recycle", "$recycle.bin", "#snapshot", "@recently-snapshot",
-    "lost+found", "lost.dir", "system volume information",
-}  # fmt: skip
 NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow names but does not decode,
 NO_PICTURES |= {"EPS"}  # or only by starting Ghostscript
 DEPTH_MAP = ".pfm"  # floating-point, next to the pictures they belong to
-KINDS_SHOWN = 5
+PICTURES = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures", "rgb"}
+OF_PICTURES = {  # what lies next to a folder of these, one file of an image's name each
+    "annotation", "annotations", "annots", "depth", "groundtruth", "gt", "label", "labels", "mask", "masks", "previews",
+    "segmentation", "segmentationclass", "segmentationobject", "segmentations", "thumbnails", "thumbs", "trimaps",
+}  # fmt: skip
 
 
 @cache
@@ -31,101 +33,22 @@ def image_endings() -> frozenset[str]:
     return frozenset(e for e, form in Image.registered_extensions().items() if form in formats) - {DEPTH_MAP}
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What lies below a folder. Paths are relative to it.
-
-    files: the images, sorted, so that ids do not depend on the file system.
-    folders: those that were looked into.
-    left_out: kind -> number of other files.
-    closed: name of a hidden or system folder, which is not looked into -> how often it is there.
-    """
-
-    files: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    closed: Counter[str] = field(default_factory=Counter)
-
-    def describe(self, read: int) -> str:
-        """How many files there are, how many are read, and what the others are, in one line."""
-        left_out = self.left_out + Counter({"images in no split": len(self.files) - read})
-        common = _most_common(left_out)
-        kinds = [f"{count:,} {_with_fix(kind)}" for kind, count in common]
-        if more := left_out.total() - sum(count for _, count in common):
-            kinds.append(f"{more:,} of other kinds")
-        parts = [f"found {len(self.files) + self.left_out.total():,} files, read {read:,}"]
-        parts += [f"left out: {', '.join(kinds)}"] if kinds else []
-        names = [shown(name) + (f" ({count:,})" if count > 1 else "") for name, count in _most_common(self.closed)]
-        return "; ".join([*parts, *([f"not looked into: {', '.join(names)}"] if names else [])])
-
-
 def list_images(folder: Path) -> Listing:
-    """The images below a folder, and what is left out.
-
-    Hidden files and folders and those of systems and archivers are left out, such as .ipynb_checkpoints and
-    __MACOSX/._1.jpg. Links are followed, but not those that lead back to where they are.
-
-    Raises:
-        ValueError: a folder cannot be read, or its images would be read twice, by a link.
-    """
-    found, holders = Listing(), dict[str, str]()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        here = os.path.realpath(root) + os.sep
-        found.closed.update(name for name in folders if _is_service(name))
-        folders[:] = [name for name in folders if not _is_service(name)]
-        folders[:] = [f for f in folders if not here.startswith(os.path.realpath(os.path.join(root, f)) + os.sep)]
-        inner = os.path.relpath(root, folder)
-        prefix = "" if inner == "." else inner + os.sep
-        found.folders.extend(prefix + name for name in folders)
-        for name in names:
-            if kind := _kind_left_out(root, name):
-                found.left_out[kind] += 1
-            else:
-                found.files.append(prefix + name)
-                _refuse_twice(folder, inner, holders.setdefault(here, inner))
-    found.files.sort(key=lambda path: path.split(os.sep))
-    return found
+    """The images below a folder, and what is left out, see data.listing.list_files."""
+    return list_files(folder, "images", _kind_left_out, companions_among)
 
 
-def _refuse(error: OSError) -> None:
-    """os.walk would go on without the folder, and a class would be missing."""
-    raise ValueError(
-        f"the folder {shown(error.filename)} cannot be read ({error.strerror}); make it readable, or move it out of "
-        "data.root"
-    ) from error
+def companions_among(names: Iterable[str]) -> tuple[str, str] | None:
+    """Of folders next to each other: that of the images and one that belongs to it, such as images and masks."""
+    found = {re.sub(r"[\W_]", "", plain_name(name)): name for name in names}
+    pictures, others = sorted(found.keys() & PICTURES), sorted(found.keys() & OF_PICTURES)
+    return (found[pictures[0]], found[others[0]]) if pictures and others else None
 
 
-def _refuse_twice(root: Path, inner: str, first: str) -> None:
-    """Raises ValueError where a folder of images was reached before: test linked to train would be trained on."""
-    if inner != first:
-        one, other = sorted((first, inner))
-        raise ValueError(
-            f"data.root={root}: {shown(one)} and {shown(other)} are one folder, by a link, whose images would be read "
-            "twice; remove the link"
-        )
-
-
-def _is_service(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SERVICE
-
-
-def _kind_left_out(root: str, name: str) -> str | None:
-    """What a file is that is no image; None for an image."""
-    if _is_service(name):
-        return "hidden"
-    ending = os.path.splitext(name)[1].lower()
+def _kind_left_out(ending: str) -> str | None:
+    """What a file of this ending is; None for an image."""
     if ending in image_endings():
         return None
-    path = os.path.join(root, name)
-    if os.path.islink(path) and not os.path.exists(path):
-        return "broken links"
+    if ending in HEIC_ENDINGS and not HEIC_READABLE:
+        return f"{ending} ({install_extra('heic')} reads them)"
     return shown(ending) if ending else "without an ending"
-
-
-def _most_common(counts: Counter[str]) -> list[tuple[str, int]]:
-    """In an order that does not depend on the file system's."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:KINDS_SHOWN]
-
-
-def _with_fix(kind: str) -> str:
-    return f"{kind} ({install_extra('heic')} reads them)" if kind in HEIC_ENDINGS and not HEIC_READABLE else kind

@@ -24,6 +24,7 @@ class ImageModality:
     """Raw pixels as a baseline, neighbors as a contact sheet, thumbnails; see evaluation.modality.Modality."""
 
     noun = "images"
+    input_options = ("image_size", "channels", "mean", "std")
 
     def view_pairs(self, data: Any, n: int) -> "Image":
         from repel.images.contact_sheet import contact_sheet, preview
@@ -43,6 +44,14 @@ class ImageModality:
         from repel.images.figures import thumbnails
 
         return thumbnails(samples, places, side)
+
+    def captions(self, samples: Samples, places: Tensor) -> dict[str, list[str]]:
+        return {}
+
+    def columns(self, samples: Samples, split: str) -> dict[str, list[str]]:
+        """Names of files; sets without files get names such as train/000012."""
+        names = samples.names
+        return {"file": [f"{split}/{i:06d}" for i in range(len(samples))] if names is None else list(names)}
 
 
 IMAGES = ImageModality()

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from repel.base.terminal import shown
+from repel.data.layout import LAYOUTS, SPLITS
 from repel.data.splits import held_out
-from repel.images.decode import GrayRange, on_white, opened, reason, shown, to_8_bit
+from repel.images.decode import GrayRange, on_white, opened, reason, to_8_bit
 from repel.images.encoded import Encoded
 from repel.images.folder import image_folder, run_parallel
-from repel.images.layout import LAYOUTS, SPLITS
 from repel.images.shards import FORMAT
 
 CHUNK = 100  # files read at a time

@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from repel.data.datamodule import pair_data
+from repel.evaluation.text_table import TextTable
+from repel.monitoring.tensorboard import add_text
 
 __all__ = ["ViewPairs"]
 
@@ -28,7 +30,7 @@ class ViewPairs(Callback):
         data = pair_data(trainer)
         shown: Any = data.splits.train.modality.view_pairs(data, self.pairs)
         for logger in loggers:
-            if isinstance(shown, str):
-                logger.experiment.add_text("views/pairs", shown, 0)
+            if isinstance(shown, TextTable):
+                add_text(logger.experiment, "views/pairs", shown.markdown(), 0)
             else:
                 logger.experiment.add_image("views/pairs", np.array(shown), 0, dataformats="HWC")

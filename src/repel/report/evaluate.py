@@ -14,6 +14,7 @@ from repel.engine import runs
 from repel.engine.build import with_data
 from repel.engine.configs import load_config, to_container
 from repel.engine.launch import check_devices, start_ranks
+from repel.engine.modalities import NOUNS, modality_of, other_modality
 from repel.engine.outcomes import one_line
 from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
@@ -91,6 +92,7 @@ def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> 
     run = with_data(cfg, next(iter(contents.values()))["config"], overrides)
     load_config(run)
     job = _job(cfg, run)
+    job["evaluators"] = _evaluators(job["evaluators"] or {}, run, overrides)
     names = {source: str(path.resolve()) for source, path in paths.items()}
     runs.create(folder, {**job, "run": run, "paths": names}, list(overrides) or [f"ckpt={cfg.ckpt}"])
     if cfg.devices == 1:
@@ -109,6 +111,23 @@ def _job(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
     if unknown := [layer for layer in job["layers"] if layer not in LAYERS]:
         raise ValueError(f"layers must be of {', '.join(LAYERS)}, got {unknown[0]!r}")
     return job
+
+
+def _evaluators(nodes: dict[str, Any], run: dict[str, Any], overrides: Collection[str]) -> dict[str, Any]:
+    """The chosen evaluators, less those of the default list that are for another kind of data than the run's.
+
+    Raises:
+        ValueError: such a one was typed.
+    """
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    others = other_modality(run, nodes)
+    for name in others:
+        read = run["data"]["datamodule"]["read"]
+        ours, theirs = (NOUNS[str(modality_of(node))] for node in (read, nodes[name]))
+        if "evaluators" in keys or any(f"{key}.".startswith(f"evaluators.{name}.") for key in keys):
+            raise ValueError(f"evaluators={name} is for {theirs}, and the data is {ours}; leave it out")
+        print(f"note     {name} is left out: it is for {theirs}, and the data is {ours}")
+    return {name: node for name, node in nodes.items() if name not in others}
 
 
 def evaluate_here(folder: Path, contents: dict[str, dict[str, Any]] | None = None) -> None:

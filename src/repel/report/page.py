@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from repel.engine import runs
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Measurement
+from repel.evaluation.text_table import TextTable
 from repel.report.plots import png
 from repel.report.table import format_score, make_table
 
@@ -66,4 +67,5 @@ def _settings(settings: dict[str, Any]) -> str:
 
 
 def _png(plot: Plot) -> str:
+    assert not isinstance(plot.picture, TextTable), "which the page shows as a table"
     return base64.b64encode(png(plot.picture)).decode()

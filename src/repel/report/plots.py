@@ -17,6 +17,7 @@ from repel.base.drawing import attempt, legend, wrapped
 from repel.evaluation.class_names import drawn_name
 from repel.evaluation.features import evenly_spaced
 from repel.evaluation.modality import Plot
+from repel.evaluation.text_table import TextTable
 
 __all__ = ["curves_figure", "draw", "map_figure", "png", "rgb_array", "similarity_figure"]
 
@@ -109,11 +110,16 @@ def curves_figure(history: Path, names: Sequence[str]) -> Figure | None:
 
 
 def draw(what: str, make: Callable[[], Plot | None]) -> Plot | None:
-    """A plot, drawn to its last pixel, which is when matplotlib meets what it cannot draw; None where that fails."""
+    """A plot, drawn to its last pixel, which is when matplotlib meets what it cannot draw; None where that fails.
+
+    Tables stay tables.
+    """
 
     def drawn() -> Plot | None:
         plot = make()
-        return plot and plot._replace(picture=Image.open(io.BytesIO(png(plot.picture))))
+        if plot is None or isinstance(plot.picture, TextTable):
+            return plot
+        return plot._replace(picture=Image.open(io.BytesIO(png(plot.picture))))
 
     return attempt(f"the figure {what}", drawn)
 

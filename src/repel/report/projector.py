@@ -35,8 +35,9 @@ def write_projector(folder: Path, part: Part, classes: Sequence[str], limit: int
     here = folder / "projector"
     here.mkdir(parents=True, exist_ok=True)
     np.savetxt(here / "tensors.tsv", x, fmt="%.6g", delimiter="\t")
-    names = [one_line(class_name(classes, label)) or EMPTY for label in part.y[places.to(part.y.device)].tolist()]
-    (here / "metadata.tsv").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    names = [class_name(classes, label) for label in part.y[places.to(part.y.device)].tolist()]
+    captions = part.samples.modality.captions(part.samples, places)
+    (here / "metadata.tsv").write_text(_metadata(captions | {"class": names}), encoding="utf-8")
     config = ProjectorConfig()
     config.embeddings.add(
         tensor_name="validation",
@@ -50,6 +51,14 @@ def write_projector(folder: Path, part: Part, classes: Sequence[str], limit: int
         config.embeddings[0].sprite.image_path = "projector/sprite.png"
         config.embeddings[0].sprite.single_image_dim.extend([pictures.shape[3], pictures.shape[2]])
     (folder / "projector_config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def _metadata(columns: dict[str, list[str]]) -> str:
+    """A line for each point; with a line of heads where there are several columns, as the projector reads it."""
+    heads = ["\t".join(columns)] * (len(columns) > 1)
+    points = zip(*columns.values(), strict=True)
+    lines = heads + ["\t".join(one_line(value) or EMPTY for value in point) for point in points]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def sprite_sheet(pictures: Tensor) -> Image.Image:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from repel.base.collectives import rank
+from repel.base.progress import Progress
 from repel.data.datamodule import PairData
 from repel.data.samples import give_info
 from repel.engine import checkpoint_io
@@ -22,8 +23,8 @@ from repel.evaluation.class_names import numbered_names
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
+from repel.evaluation.text_table import TextTable
 from repel.report import plots
-from repel.report.progress import EvaluationProgress
 from repel.report.table import make_table, print_table
 
 __all__ = ["LAYERS", "Report", "headline_of", "make_report", "read_checkpoints", "run_checkpoints"]
@@ -111,7 +112,7 @@ def make_report(
 
     rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
     first = rank() == 0
-    with EvaluationProgress(first) as progress:
+    with Progress("evaluation", first) as progress:
         drawn = on_row if first and labelled else None
         measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, drawn, progress, labelled)
     if first:
@@ -216,7 +217,8 @@ def feature_drawings(
 
     def neighbors() -> Plot:
         plot = modality.neighbor_plot(test, train, classes)
-        return plot._replace(caption=plot.caption + numbered_names(classes))
+        drawn = not isinstance(plot.picture, TextTable)  # a table needs no font
+        return plot._replace(caption=plot.caption + numbered_names(classes)) if drawn else plot
 
     def feature_map() -> Plot:
         figure = plots.map_figure(test.x, test.y, classes, method or "pca", seed, modality.noun)

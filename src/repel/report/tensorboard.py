@@ -8,6 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from repel.base.drawing import attempt
 from repel.evaluation.modality import Plot
+from repel.evaluation.text_table import TextTable
 from repel.monitoring.tensorboard import METRICS, add_text, event_folder, tag_of
 from repel.report import plots
 from repel.report.projector import write_projector
@@ -36,7 +37,10 @@ def write_tensorboard(folder: Path, step: int, report: Report, drawn: Sequence[P
             if (table := make_table(report.measurements, split)).rows:
                 add_text(writer, f"results/{split}", f"**{words}**\n\n{markdown_table(table)}", step)
         for plot in drawn:
-            writer.add_image(f"embedding/{plot.name}", plots.rgb_array(plot.picture), step, dataformats="HWC")
+            if isinstance(plot.picture, TextTable):
+                add_text(writer, f"embedding/{plot.name}", plot.picture.markdown(), step)
+            else:
+                writer.add_image(f"embedding/{plot.name}", plots.rgb_array(plot.picture), step, dataformats="HWC")
     if (val := report.validation) is not None:
         attempt("TensorBoard's projector", partial(write_projector, place, val, report.classes, points))
 

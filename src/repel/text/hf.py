@@ -17,6 +17,7 @@ __all__ = ["HuggingFaceEncoder"]
 
 POOLINGS = ("mean", "cls", "last")
 LORA = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "modules": "target_modules"}
+GROUPS, GROUP_SIZE = 8, 32  # on a CPU texts of about one length go together: so many groups, of so many texts at least
 LOCAL = ("local_attention", "sliding_window")  # options of models whose tokens see near ones only
 
 
@@ -80,6 +81,17 @@ class HuggingFaceEncoder(nn.Module):
             raise ValueError(f"encoder=hf takes its own model's tokens; add data.tokenizer={self.tokenizer_file}")
 
     def forward(self, tokens: Tensor) -> Tensor:
+        groups = min(GROUPS, tokens.shape[0] // GROUP_SIZE)
+        if tokens.device.type != "cpu" or torch.compiler.is_compiling() or groups < 2:
+            return self.features(tokens)
+        # padding costs as much as tokens do; elsewhere lengths are not known without waiting for the device
+        lengths = (tokens != 0).sum(1)
+        order = lengths.argsort(stable=True)
+        parts = [self.features(tokens[rows, : max(1, int(lengths[rows[-1]]))]) for rows in order.tensor_split(groups)]
+        return torch.cat(parts)[order.argsort()]
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, F), all in one pass."""
         ids, real = self.with_special_tokens(tokens)
         mask = {"none": None, "whole": real.long(), "prepared": real[:, None, None]}[self.mask_form]
         hidden = self.net(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -88,7 +100,7 @@ class HuggingFaceEncoder(nn.Module):
         if self.pooling == "cls":
             return hidden[:, 0]
         last = real.sum(1)[:, None, None] - 1
-        return hidden.take_along_dim(last, 1)[:, 0]
+        return hidden.gather(1, last.expand(-1, 1, hidden.shape[2]))[:, 0]  # take_along_dim keeps sizes in ONNX
 
     def with_special_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Internal ids (B, L), 0 for padding -> the model's ids and which of them are real, both (B, L').

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from repel.text.modality import TextModality
     from repel.text.tokenizer import Tokenizer
 
-__all__ = ["RawTexts", "TextInfo", "TextStore", "Texts", "TokenBatch", "text_ids"]
+__all__ = ["RawTexts", "TextInfo", "TextStore", "Texts", "TokenBatch", "ids_at", "text_ids"]
 
 BLOCK = 2**16  # texts whose tokens are counted at a time
 
@@ -100,7 +100,7 @@ class RawTexts(TensorSamples):
 
     def keys(self) -> Tensor:
         """A text is known by its words: equal texts are never divided among splits."""
-        return text_ids(self.texts)
+        return ids_at(self.store.texts, self.x)
 
 
 @dataclass(frozen=True)
@@ -207,3 +207,9 @@ def text_ids(texts: Sequence[str]) -> Tensor:
     (True, False)
     """
     return name_keys(texts) & torch.iinfo(torch.int64).max
+
+
+def ids_at(texts: Sequence[str], places: Tensor) -> Tensor:
+    """text_ids of the texts at these places; those that the sequence knows, as its `ids`, are taken from there."""
+    known = getattr(texts, "ids", None)
+    return text_ids([texts[place] for place in places.tolist()]) if known is None else torch.from_numpy(known)[places]

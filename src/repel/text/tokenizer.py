@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,11 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from repel.text.texts import RawTexts, Texts, text_ids
+from repel.base.collectives import rank
+from repel.base.progress import Progress
+from repel.text.cache import ArrayWriter, kept_arrays
+from repel.text.packed import PackedTexts
+from repel.text.texts import RawTexts, Texts, ids_at
 
 __all__ = ["FILE", "Tokenizer"]
 
@@ -19,6 +26,9 @@ FILE = "tokenizer.json"
 UNKNOWN, MASK = "[UNK]", "[MASK]"  # the first tokens of a vocabulary that is learned here
 MASKS = (MASK, "<mask>")  # names of the mask in others' vocabularies
 BLOCK = 2**14  # texts at a time
+SHOWN = 100_000  # texts from which on progress is shown
+LETTERS = 200  # of a text, for each token that is kept, are looked at first: a text may be a book
+MANY = 0.1  # of texts; where more are cut, a line says so
 ALPHABET = 1000  # characters of a vocabulary of pieces; words with others are unknown
 
 
@@ -32,6 +42,7 @@ class Tokenizer:
         vocabulary: tokens that are learned, at most.
         max_tokens: of a text; what follows is left out.
         file: a tokenizer.json of any kind, which is taken instead of learning one; or None.
+        texts: of the training texts, evenly spaced, from which it is learned, at most.
 
     Raises:
         ValueError: an option is out of its range.
@@ -42,15 +53,25 @@ class Tokenizer:
     [[3, 5, 0, 0], [3, 1, 1, 3]]
     """
 
-    def __init__(self, kind: str = "wordpiece", vocabulary: int = 8192, max_tokens: int = 32, file: str | None = None):
+    def __init__(
+        self,
+        kind: str = "wordpiece",
+        vocabulary: int = 8192,
+        max_tokens: int = 32,
+        file: str | None = None,
+        texts: int = 200_000,
+    ):
         if kind not in ("word", "wordpiece"):
             raise ValueError(f"data.tokens must be word or wordpiece, got {kind!r}")
-        if vocabulary < 3 or max_tokens < 1:
+        if vocabulary < 3 or max_tokens < 1 or texts < 1:
             raise ValueError(
-                f"data.vocabulary must be at least 3 and data.max_tokens at least 1, got {vocabulary} and {max_tokens}"
+                "data.vocabulary must be at least 3, data.max_tokens and data.tokenizer_texts at least 1, got "
+                f"{vocabulary}, {max_tokens} and {texts}"
             )
         self.kind, self.vocabulary, self.max_tokens = kind, vocabulary, max_tokens
-        self.file = file
+        self.file, self.texts = file, texts
+        self.size = 0  # ids, the padding included
+        self.cut = 0, 0  # how many texts were longer than max_tokens, and of how many
         self._library: Library | None = None
 
     @property
@@ -61,11 +82,6 @@ class Tokenizer:
     def library(self) -> Library:
         assert self._library is not None, "fit() comes first, or load_state_dict()"
         return self._library
-
-    @property
-    def size(self) -> int:
-        """Ids, the padding included."""
-        return self.library.get_vocab_size() + 1
 
     @property
     def mask(self) -> int:
@@ -82,7 +98,13 @@ class Tokenizer:
         return {FILE: self.json}
 
     def load_state_dict(self, state: Mapping[str, str]) -> None:
-        self._library = Library.from_str(state[FILE])
+        self._take(Library.from_str(state[FILE]))
+
+    def _take(self, library: Library) -> None:
+        library.no_padding()
+        library.enable_truncation(self.max_tokens)
+        self._library = library
+        self.size = max(library.get_vocab().values(), default=-1) + 2  # others' ids may have gaps
 
     def fit(self, train: RawTexts) -> None:
         """Learn the vocabulary from training texts and their positives and negatives: the same one every time.
@@ -91,8 +113,10 @@ class Tokenizer:
             ValueError: the file, which is taken instead, is no tokenizer.
         """
         if self.file is not None:
-            self._library = _read(self.file)
+            self._take(_read(self.file))
             return
+        if (n := len(train)) > self.texts:
+            train = train[torch.arange(self.texts) * n // self.texts]
         library = _library(models.WordLevel(unk_token=UNKNOWN) if self.kind == "word" else models.WordPiece())
         options: dict[str, Any] = {"vocab_size": self.vocabulary, "show_progress": False}
         if self.kind == "word":
@@ -105,7 +129,13 @@ class Tokenizer:
             options |= {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
             library.train_from_iterator(_strings(train), trainers.WordPieceTrainer(special_tokens=special, **options))
             library = _library(models.WordPiece(library.get_vocab(with_added_tokens=False), unk_token=UNKNOWN))
-        self._library = library
+        self._take(library)
+
+    def notes(self) -> list[str]:
+        """How many of the texts so far are cut, where that is many."""
+        cut, total = self.cut
+        words = f"{cut:,} of {total:,} texts are longer than data.max_tokens={self.max_tokens} and are cut there"
+        return [words] if cut > MANY * total else []
 
     def __call__(self, samples: RawTexts) -> Texts:
         """The same samples as tokens."""
@@ -114,31 +144,53 @@ class Tokenizer:
         more: dict[str, Any] = {}
         if store.positives is not None:
             more["positives"], longer = self._tokens(store.positives, places)
-            more["positive_ids"], lengths = _ids(store.positives, places), np.maximum(lengths, longer)
+            more["positive_ids"], lengths = ids_at(store.positives, places), np.maximum(lengths, longer)
         if store.negatives:
             made = [self._tokens(column, places) for column in store.negatives]
             more["negatives"] = torch.stack([tokens for tokens, _ in made], 1)
             more["negative_lengths"] = np.maximum.reduce([length for _, length in made])
-            more["negative_ids"] = torch.stack([_ids(column, places) for column in store.negatives], 1)
+            more["negative_ids"] = torch.stack([ids_at(column, places) for column in store.negatives], 1)
         return Texts(
-            x, samples.labels, samples.names, lengths=lengths, ids=_ids(store.texts, places), places=places.numpy(),
+            x, samples.labels, samples.names, lengths=lengths, ids=ids_at(store.texts, places), places=places.numpy(),
             store=store, tokenizer=self, **more,
         )  # fmt: skip
 
     def _tokens(self, texts: Sequence[str], places: Tensor) -> tuple[Tensor, np.ndarray]:
-        """(N, max_tokens) int32 of the texts at these places, and their lengths (N,)."""
-        library = self.library
-        library.no_padding()
-        library.enable_truncation(self.max_tokens)
-        tokens = np.zeros((len(places), self.max_tokens), np.int32)
-        lengths = np.zeros(len(places), np.int64)
-        for start in range(0, len(places), BLOCK):
-            some = [texts[place] for place in places[start : start + BLOCK].tolist()]
-            found = [e.ids for e in library.encode_batch_fast(some, add_special_tokens=False)]
-            size = lengths[start : start + len(found)] = np.fromiter(map(len, found), np.int64, len(found))
-            flat = np.fromiter((id for ids in found for id in ids), np.int32, int(size.sum()))
-            tokens[start : start + len(found)][np.arange(self.max_tokens) < size[:, None]] = flat + 1
-        return torch.from_numpy(tokens), lengths
+        """(N, max_tokens) int32 of the texts at these places, and their lengths (N,); kept where the texts are."""
+        folder, column = (texts.folder, texts.column) if isinstance(texts, PackedTexts) else (None, "")
+        digest = blake2b(places.numpy().tobytes(), digest_size=16).hexdigest()
+        kept = kept_arrays(folder, "tokens", [column, digest, self.json, self.max_tokens],
+                           partial(self._write, texts, places))  # fmt: skip
+        self.cut = self.cut[0] + kept.facts["cut"], self.cut[1] + len(places)
+        return torch.from_numpy(kept.arrays["tokens"]), kept.arrays["lengths"]
+
+    def _write(self, texts: Sequence[str], places: Tensor, writer: ArrayWriter) -> dict[str, Any]:
+        """Tokens and lengths, a block of texts at a time; returns how many were cut."""
+        cut = 0
+        with Progress("tokens", writer.folder is not None or rank() == 0) as progress:
+            for start in range(0, max(1, len(places)), BLOCK):
+                found = self._encode([texts[place] for place in places[start : start + BLOCK].tolist()])
+                cut += sum(len(ids) > self.max_tokens for ids in found)
+                size = np.fromiter((min(len(ids), self.max_tokens) for ids in found), np.int64, len(found))
+                flat = np.fromiter(chain.from_iterable(ids[: self.max_tokens] for ids in found), np.int32)
+                tokens = np.zeros((len(found), self.max_tokens), np.int32)
+                tokens[np.arange(self.max_tokens) < size[:, None]] = flat + 1
+                writer.append("tokens", tokens)
+                writer.append("lengths", size)
+                if len(places) >= SHOWN:
+                    progress(start + len(found), len(places), "texts")
+        return {"cut": cut}
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """The library's ids of each, one more than max_tokens where a text is longer."""
+        library, letters = self.library, LETTERS * (self.max_tokens + 1)
+        library.enable_truncation(self.max_tokens + 1)
+        found = [e.ids for e in library.encode_batch_fast([text[:letters] for text in texts], add_special_tokens=False)]
+        for number, text in enumerate(texts):
+            if len(text) > letters and len(found[number]) <= self.max_tokens:  # words of hundreds of letters
+                found[number] = library.encode(text, add_special_tokens=False).ids
+        library.enable_truncation(self.max_tokens)  # as its JSON says
+        return found
 
 
 def _library(model: models.Model) -> Library:
@@ -156,10 +208,6 @@ def _alphabet(library: Library, samples: RawTexts) -> list[str]:
         counts.update(library.normalizer.normalize_str(text))
     return [character for character, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:ALPHABET]
             if not character.isspace()]  # fmt: skip
-
-
-def _ids(texts: Sequence[str], places: Tensor) -> Tensor:
-    return text_ids([texts[place] for place in places.tolist()])
 
 
 def _strings(samples: RawTexts) -> Iterator[str]:

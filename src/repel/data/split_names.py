@@ -1,14 +1,14 @@
-"""Names of folders that look like splits, in any spelling; and of folders that belong to images and are no classes."""
+"""Names of folders and files that look like splits, in any spelling."""
 
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
-__all__ = ["companions_among", "is_plainly_split", "split_named", "splits_among"]
+__all__ = ["is_plainly_split", "plain_name", "split_named", "splits_among"]
 
 
-def _plain(text: str) -> str:
+def plain_name(text: str) -> str:
     """In lower case, without accents, so that an umlaut that macOS has written in two letters is one."""
     letters = unicodedata.normalize("NFD", text.lower())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
@@ -28,31 +28,19 @@ OTHER_LANGUAGES = {
     "val": "validacion validacao validierung validazione 验证 驗證 検証 검증 валидация",
     "test": "prueba pruebas teste testes 测试 測試 テスト 테스트 тест",
 }
-SPELLINGS |= {_plain(word): split for split, words in OTHER_LANGUAGES.items() for word in words.split()}
+SPELLINGS |= {plain_name(word): split for split, words in OTHER_LANGUAGES.items() for word in words.split()}
 # what names of splits have besides: seg_train, TrainingSet, train2017, test_images
 AROUND = {
     "data", "dataset", "files", "folder", "image", "images", "img", "imgs", "photos", "pictures", "raw", "seg", "set",
     "split", "daten", "bilder", "imagenes", "imagens", "fotos", "集", "数据", "数据集", "图片", "图像",
     "データ", "画像", "데이터", "이미지",
 }  # fmt: skip
-AROUND = {_plain(word) for word in AROUND}
-PICTURES = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures", "rgb"}
-OF_PICTURES = {  # what lies next to a folder of these, one file of an image's name each
-    "annotation", "annotations", "annots", "depth", "groundtruth", "gt", "label", "labels", "mask", "masks", "previews",
-    "segmentation", "segmentationclass", "segmentationobject", "segmentations", "thumbnails", "thumbs", "trimaps",
-}  # fmt: skip
-
-
-def companions_among(names: Iterable[str]) -> tuple[str, str] | None:
-    """Of folders next to each other: that of the images and one that belongs to it, such as images and masks."""
-    found = {re.sub(r"[\W_]", "", _plain(name)): name for name in names}
-    pictures, others = sorted(found.keys() & PICTURES), sorted(found.keys() & OF_PICTURES)
-    return (found[pictures[0]], found[others[0]]) if pictures and others else None
+AROUND = {plain_name(word) for word in AROUND}
 
 
 def is_plainly_split(name: str) -> bool:
     """Whether a name is a split's and nothing else: train, Validation; not train2017, test_images."""
-    return _plain(name) in SPELLINGS
+    return plain_name(name) in SPELLINGS
 
 
 def split_named(name: str) -> str | None:
@@ -81,7 +69,7 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
 
 def _take_apart(name: str) -> tuple[str | None, tuple[str, ...]]:
     """The split in a name, None where there is none or several; its other words, without numbers and single letters."""
-    words = re.findall(r"[^\W\d_]+", _plain(re.sub(r"([a-z])([A-Z])", r"\1 \2", name)))
+    words = re.findall(r"[^\W\d_]+", plain_name(re.sub(r"([a-z])([A-Z])", r"\1 \2", name)))
     found = {split for word in words if (split := _split_word(word))}
     others = tuple(word for word in words if len(word) > 1 and not _split_word(word))
     return (found.pop() if len(found) == 1 else None), others

@@ -1,4 +1,4 @@
-"""Labels of images in arrays: whole numbers, texts, one-hot rows."""
+"""Labels of samples in arrays: whole numbers, texts, one-hot rows."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ def _one_column(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         array = array[:, 0]
     if array.ndim == 2:
         if array.dtype.kind not in "biuf" or not (np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all()):
-            raise ValueError(f"labels of shape {array.shape} must be one-hot rows, or one number or text an image")
+            raise ValueError(f"labels of shape {array.shape} must be one-hot rows, or one number or text a sample")
         array = array.argmax(1)
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8")

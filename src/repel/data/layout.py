@@ -1,4 +1,4 @@
-"""Where the splits and classes of a folder of images lie."""
+"""Where the splits and classes of a folder of samples lie: of images, or of texts, each in a file of its own."""
 
 import os
 import unicodedata
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repel.base.collectives import rank
-from repel.images.decode import shown
-from repel.images.listing import Listing
-from repel.images.split_names import companions_among, is_plainly_split, split_named, splits_among
+from repel.base.terminal import shown
+from repel.data.listing import Listing
+from repel.data.split_names import is_plainly_split, split_named, splits_among
 
 __all__ = ["LAYOUTS", "SPLITS", "Part", "class_names", "empty_folders", "split_folders"]
 
@@ -21,14 +21,14 @@ LAYOUTS = ("splits", "classes", "imagenet")
 
 @dataclass(frozen=True)
 class Part:
-    """One split: a folder relative to data.root, "" for all of it, and its images, relative to that folder."""
+    """One split: a folder relative to data.root, "" for all of it, and its files, relative to that folder."""
 
     folder: str
     files: list[str]
 
 
 def split_folders(root: Path, listing: Listing, layout: str) -> dict[str, Part]:
-    """Each split's folder and images; where splits are not told apart by folders, all is train.
+    """Each split's folder and files; where splits are not told apart by folders, all is train.
 
     Args:
         layout: `splits`, `classes`: every folder is a class, whatever its name; or `imagenet`: val is the test split,
@@ -43,13 +43,13 @@ def split_folders(root: Path, listing: Listing, layout: str) -> dict[str, Part]:
     if layout == "imagenet" and "val" in names:
         names = {"train": names["train"], "test": names["val"]}
     if not names:
-        _refuse_other_folders(root, listing.files)
+        _refuse_other_folders(root, listing.files, listing)
         return {"train": Part("", listing.files)}
-    parts = {split: _part(root, split, name, listing.files) for split, name in names.items()}
+    parts = {split: _part(root, split, name, listing) for split, name in names.items()}
     if rank() == 0 and layout == "splits" and any(part.folder != split for split, part in parts.items()):
         print(f"note     data.root={root}: " + ", ".join(f"{p.folder} is the {s} split" for s, p in parts.items()))
-    if layout == "splits":  # of ImageNet no other images can stand in for val
-        _leave_out_unlabeled(root, parts)
+    if layout == "splits":  # of ImageNet no others can stand in for val
+        _leave_out_unlabeled(root, parts, listing.noun)
     return parts
 
 
@@ -74,8 +74,10 @@ def _folders_of_splits(root: Path, listing: Listing, last: str) -> dict[str, str
             )
     found = {split: by_split[split][0] for split in SPLITS if split in by_split}
     others = [name for name in top if name in filled and name not in found.values()]
-    if last == "val" and "test" in found and _is_flat(images := _below(found["test"], listing.files)):
-        _print_left_out(root / found.pop("test"), images, "val is the test split")  # as ImageNet's archive has it
+    if last == "val" and "test" in found and _is_flat(files := _below(found["test"], listing.files)):
+        _print_left_out(
+            root / found.pop("test"), files, "val is the test split", listing.noun
+        )  # as ImageNet's archive has it
     known = SPLITS[: SPLITS.index(last) + 1]
     if found and ("train" not in found or others or not found.keys() <= set(known)):
         raise ValueError(
@@ -92,22 +94,23 @@ def _below(folder: str, files: Iterable[str]) -> list[str]:
     return [file[len(prefix) :] for file in files if file.startswith(prefix)]
 
 
-def _part(root: Path, split: str, folder: str, files: list[str]) -> Part:
+def _part(root: Path, split: str, folder: str, listing: Listing) -> Part:
     """A split; one folder deeper where it holds only another of its name, as archives do: seg_train/seg_train/CLASS."""
-    found = _below(folder, files)
+    found = _below(folder, listing.files)
     inner = {file.split(os.sep, 1)[0] for file in found if os.sep in file}
     if len(inner) == 1 and split_named(only := inner.pop()) == split and all(os.sep in file for file in found):
         folder, found = os.path.join(folder, only), _below(only, found)
-    _refuse_other_folders(root / folder, found)
+    _refuse_other_folders(root / folder, found, listing)
     return Part(folder, found)
 
 
-def _refuse_other_folders(root: Path, files: list[str]) -> None:
+def _refuse_other_folders(root: Path, files: list[str], listing: Listing) -> None:
     """Raises ValueError where folders in the place of classes, or below, are clearly none.
 
-    Of images and their masks; and those that look like train and another split inside what would be a class.
+    Of samples and what belongs to them, such as masks; and those that look like train and another split inside what
+    would be a class.
     """
-    if pair := companions_among({file.split(os.sep, 1)[0] for file in files if os.sep in file}):
+    if pair := listing.companions({file.split(os.sep, 1)[0] for file in files if os.sep in file}):
         raise ValueError(
             f"{root} has {' and '.join(pair)}, which would be read as classes: move {pair[1]} out of it, or point "
             f"data.root at {root / pair[0]}; if they are classes, data.layout=classes"
@@ -129,11 +132,11 @@ def _refuse_other_folders(root: Path, files: list[str]) -> None:
 
 
 def _is_flat(files: Iterable[str]) -> bool:
-    """Whether no image is in a class folder."""
+    """Whether no file is in a class folder."""
     return not any(os.sep in file for file in files)
 
 
-def _leave_out_unlabeled(root: Path, parts: dict[str, Part]) -> None:
+def _leave_out_unlabeled(root: Path, parts: dict[str, Part], noun: str) -> None:
     """Take out val or test without class folders where all of train is in some; train then gives its share instead."""
     if not all(os.sep in file for file in parts["train"].files):
         return
@@ -141,22 +144,22 @@ def _leave_out_unlabeled(root: Path, parts: dict[str, Part]) -> None:
         if split in parts and parts[split].files and _is_flat(parts[split].files):
             part = parts.pop(split)
             instead = f"as many as data.{split}_fraction says are held out of train"
-            _print_left_out(root / part.folder, part.files, instead)
+            _print_left_out(root / part.folder, part.files, instead, noun)
 
 
-def _print_left_out(folder: Path, files: list[str], instead: str) -> None:
+def _print_left_out(folder: Path, files: list[str], instead: str, noun: str) -> None:
     if rank() == 0:
         print(
-            f"note     {folder} has no class folders: its {len(files):,} images are left out, and {instead}; "
+            f"note     {folder} has no class folders: its {len(files):,} {noun} are left out, and {instead}; "
             f"data.root={folder} reads them"
         )
 
 
-def class_names(root: Path, parts: dict[str, Part]) -> list[str]:
-    """The class folders of all splits, sorted; none when no image is in one. A note says which look like one class.
+def class_names(root: Path, parts: dict[str, Part], noun: str) -> list[str]:
+    """The class folders of all splits, sorted; none when no file is in one. A note says which look like one class.
 
     Raises:
-        ValueError: some images are in class folders and some are not.
+        ValueError: some files are in class folders and some are not.
     """
     flat = [part.folder for part in parts.values() if _is_flat(part.files)]
     for part in parts.values():
@@ -169,7 +172,7 @@ def class_names(root: Path, parts: dict[str, Part]) -> list[str]:
     if flat and len(flat) < len(parts):
         others = [part.folder for part in parts.values() if part.folder not in flat]
         raise ValueError(
-            f"data.root={root}: {' and '.join(flat)} has no class folders, {' and '.join(others)} has: move the images "
+            f"data.root={root}: {' and '.join(flat)} has no class folders, {' and '.join(others)} has: move the {noun} "
             f"of {flat[0]} into class folders, all others out of theirs, or read one split alone: "
             f"data.root={root / flat[0]}"
         )
@@ -195,7 +198,7 @@ def _note_alike(root: Path, known: set[str], new: set[str]) -> None:
 
 
 def empty_folders(listing: Listing, parts: dict[str, Part]) -> list[str]:
-    """Names of folders in the place of a class without an image below; none where no image is in a class."""
+    """Names of folders in the place of a class without a file below; none where no file is in a class."""
     found = []
     for part in parts.values():
         filled = {os.path.join(part.folder, file.split(os.sep, 1)[0]) for file in part.files if os.sep in file}

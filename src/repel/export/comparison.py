@@ -1,0 +1,23 @@
+"""Files against the encoder that they were made of."""
+
+from torch import Tensor, finfo, float32
+
+__all__ = ["TOLERANCE", "check_difference", "describe_error"]
+
+TOLERANCE = 1e-5  # of the largest feature
+
+
+def check_difference(file: str, features: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest feature.
+
+    Raises:
+        RuntimeError: it is above TOLERANCE, or not finite.
+    """
+    error = float((features - expected).abs().max() / expected.abs().max().clamp(min=finfo(float32).tiny))
+    if not error <= TOLERANCE:
+        raise RuntimeError(f"{file} {describe_error(error)}, more than {TOLERANCE}; no file is written")
+    return error
+
+
+def describe_error(error: float) -> str:
+    return f"differs from the original by at most {error:.1e} of the largest feature"
