@@ -15,7 +15,7 @@ SMALL = ["experiment=text", "data.vocabulary=200", "data.max_tokens=8", "data.ba
          "trainer.accelerator=cpu", "evaluators=[]", "data.val_fraction=0.1"]  # fmt: skip
 ENCODERS = {
     "bag": ["encoder=bag", "encoder.width=8"],
-    "ngrams": ["encoder=ngrams", "encoder.width=8", "encoder.buckets=64"],
+    "ngrams": ["encoder=bag_of_ngrams", "encoder.width=8", "encoder.buckets=64"],
     "transformer": ["encoder=transformer", "encoder.width=8", "encoder.heads=2", "encoder.dropout=0.2"],
 }
 
