@@ -184,6 +184,20 @@ def finished(tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "finished", make)
 
 
+@pytest.fixture(scope="session")
+def finished_text(tmp_path_factory) -> Path:
+    """A finished run on the bundled texts, of a few steps. Not to be changed."""
+    few = ["experiment=text", "trainer.max_epochs=1", "trainer.limit_train_batches=4", "callbacks.knn=null",
+           "evaluators=[]", "encoder.buckets=1000", "data.vocabulary=2000"]  # fmt: skip
+
+    def make(cwd: Path) -> Path:
+        result = command("train.py", *few, cwd=cwd)
+        assert result.returncode == 0, result.stderr
+        return run_folder(result, cwd)
+
+    return made_once(tmp_path_factory, "finished_text", make)
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before():
     """A command that runs in this process sets handlers; the next test finds those that were there."""
