@@ -53,7 +53,8 @@ def options_of(group: str, modality: str) -> list[str]:
             return found[1]
         if group == "experiment":
             data = re.search(r"override /data: (\w+)", text)
-            return room("data", data[1]) if data else "images"
+            base = re.search(r"^  - (\w+)$", text, re.MULTILINE)
+            return room("data", data[1]) if data else room("experiment", base[1]) if base else "images"
         bases = [base for base in (yaml.safe_load(text) or {}).get("defaults", []) if base != "_self_"]
         return next((room(group, base) for base in bases), modality)
 
