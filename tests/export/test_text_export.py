@@ -18,9 +18,10 @@ from repel.text.texts import RawTexts
 from repel.text.tokenizer import Tokenizer
 
 ENCODERS = {
-    "learned": ["encoder.token_weights=learned"],
-    "idf": ["encoder.token_weights=idf"],
-    "none": ["encoder.token_weights=none"],
+    "learned": ["encoder=bag", "encoder.token_weights=learned"],
+    "idf": ["encoder=bag", "encoder.token_weights=idf"],
+    "none": ["encoder=bag", "encoder.token_weights=none"],
+    "ngrams": ["encoder=bag_of_ngrams"],
     "transformer": ["encoder=transformer", "encoder.max_tokens=12", "encoder.heads=2", "encoder.layers=2"],
 }
 EMPTY = ["", "a bird"]
@@ -94,6 +95,12 @@ def test_sentence_transformers_loads_the_folder(runs, done, name):
         expected = F.normalize(expected, dim=1)
     assert torch.allclose(found, expected, atol=1e-5)
     assert not any(path.suffix == ".py" for path in folder.rglob("*"))
+
+
+def test_weights_by_position_have_no_module_of_sentence_transformers(runs, done):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    with pytest.raises(ValueError, match=r"has no module for encoder.position_decay; choose format=\[onnx\]"):
+        done(export, f"ckpt={runs['ngrams']}", "format=[sentence_transformers]")
 
 
 @pytest.mark.slow

@@ -19,9 +19,8 @@ HOSTILE = ["<script>alert('x')</script> & <b>bold</b>", "a | b \\| c ** d __ e `
            "two\nlines\tand a tab",
            "שלום עולם, a bird", "طائر صغير \u202e turned", "emoji 🐦👩‍👩‍👧 bird", "鳥は飛ぶ", "bell\x07 and \x00 null",
            "word " * 300]  # fmt: skip
-SMALL = ["experiment=text", "head=linear", "encoder=bag", "views=crop", "data.tokens=word",
-         "data.vocabulary=60", "data.max_tokens=12", "views.max_tokens=12",
-         "data.batch_size=8", "data.split_by=name"]  # fmt: skip
+SMALL = ["experiment=text", "head=linear", "data.tokens=word", "data.vocabulary=60", "data.max_tokens=12",
+         "views.max_tokens=12", "data.batch_size=8", "data.split_by=name"]  # fmt: skip
 
 
 def sentences(n: int, seed: int) -> list[str]:

@@ -9,10 +9,10 @@ from repel.text import datasets
 from repel.text.texts import TextInfo
 
 GLOSSES = datasets.wordnet_glosses
-# a run of a second
+# a run of a second; Adam divides gradients that are rounding alone by themselves: its steps are small
 SMALL = ["experiment=text", "data.vocabulary=200", "data.max_tokens=8", "data.batch_size=32", "head=linear",
          "head.out_features=4", "callbacks.pairs=null", "callbacks.progress=null", "logger.tensorboard=null",
-         "trainer.accelerator=cpu", "evaluators=[]", "data.val_fraction=0.1"]  # fmt: skip
+         "trainer.accelerator=cpu", "evaluators=[]", "data.val_fraction=0.1", "optimizer.lr=1.0e-3"]  # fmt: skip
 ENCODERS = {
     "bag": ["encoder=bag", "encoder.width=8"],
     "ngrams": ["encoder=bag_of_ngrams", "encoder.width=8", "encoder.buckets=64"],

@@ -73,7 +73,12 @@ def _static(encoder: BagOfTokens, tokenizer_json: str) -> list[nn.Module]:
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
     from tokenizers import Tokenizer as Library
 
-    vectors = encoder.vectors.weight[1:]
+    if encoder.position_decay:
+        raise ValueError(
+            "format=[sentence_transformers] has no module for encoder.position_decay; choose format=[onnx], or train "
+            "with encoder.position_decay=0"
+        )
+    vectors = encoder.table()[1:]
     if encoder.token_weights != "none":
         vectors = vectors * encoder.log_weights[1:].exp()[:, None]
     return [StaticEmbedding(Library.from_str(tokenizer_json), embedding_weights=vectors.clone()), Normalize()]

@@ -129,8 +129,9 @@ def _recipe(encoder: nn.Module, config: dict[str, Any]) -> tuple[Recipe, dict[st
         )
     state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
     if type(encoder) is BagOfTokens:
-        state.setdefault("log_weights", torch.zeros(len(encoder.vectors.weight)))
-        source = templates.BAG.substitute(_sizes(encoder))
+        table = encoder.table().detach()  # n-grams included
+        state = {"vectors.weight": table, "log_weights": state.get("log_weights", torch.zeros(len(table)))}
+        source = templates.BAG.substitute(_sizes(encoder), position_decay=float(encoder.position_decay))
     elif type(encoder) is TransformerEncoder:
         first: Any = encoder.layers[0]
         own = {"heads": first.heads, "hidden": first.mlp[0].out_features, "layers": len(encoder.layers)}

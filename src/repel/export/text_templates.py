@@ -63,7 +63,8 @@ class BagOfTokens(nn.Module):
         self.log_weights = nn.Parameter(torch.zeros($vocabulary))
 
     def forward(self, tokens):
-        weights = self.log_weights[tokens].exp() * (tokens != 0)
+        places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        weights = self.log_weights[tokens].exp() * (tokens != 0) * places**-$position_decay
         total = weights.sum(1, keepdim=True)
         shares = weights / total.masked_fill(total == 0, 1)
         return torch.bmm(shares[:, None], self.vectors(tokens))[:, 0]
