@@ -2,12 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hostile_texts import few_texts, text_run
+from hostile_texts import few_texts, sentences, text_run
 
 from repel.cli.search import parsed, search
 from repel.engine.pretrained import load_pretrained
@@ -48,6 +49,35 @@ def test_every_text_has_a_row_and_its_features(run, done, capsys):
     record = json.loads((folder / "embedding.json").read_text(encoding="utf-8"))
     assert (record["texts"], record["max_tokens"]) == (98, 12)
     assert "69 texts" in capsys.readouterr().out
+
+
+def own_texts(folder) -> tuple[dict[str, list[str]], list[str]]:
+    """What to type for them in a table, and as lines; the texts."""
+    texts = [*sentences(20, 3), "鳥は飛ぶ, a bird", 'a "quoted" <b>text</b>']
+    with (folder / "own.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("note", "review"), *(("x", text) for text in texts)])
+    (folder / "lines").mkdir()
+    for name, part in {"train": texts[:15], "test": texts[15:]}.items():
+        (folder / f"lines/{name}.txt").write_text("\n".join(part), encoding="utf-8")
+    return {
+        "csv": ["data=text_csv", f"data.root={folder / 'own.csv'}", "data.text=review"],
+        "lines": ["data=text_lines", f"data.root={folder / 'lines'}"],
+    }, texts
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("kind", ["csv", "lines"])
+def test_own_texts_are_embedded_and_searched(run, done, kind, cache, tmp_path, capsys):
+    typed, texts = own_texts(tmp_path)
+    out = done(embed, f"ckpt={run}", *typed[kind], f"data.cache={tmp_path / 'cache' if cache else 'null'}")
+    assert [row["text"] for row in rows(out)] == texts
+    assert [row["split"] for row in rows(out)] == ["train"] * 15 + ["test" if kind == "lines" else "train"] * 7
+    assert torch.allclose(torch.from_numpy(np.load(out / "features.npy")), features_of(run, texts), atol=1e-6)
+    assert (tmp_path / "cache").exists() == cache
+    shutil.move(tmp_path / "own.csv", tmp_path / "elsewhere.csv")  # a search reads the folder alone
+    capsys.readouterr()
+    search(*parsed([texts[20], str(out), "k=1"]))
+    assert capsys.readouterr().out.split(None, 2)[::2] == ["1.0000", texts[20] + "\n"]
 
 
 @pytest.mark.parametrize("typed", [["format=npy"], ["format=parquet"]])

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from export_runs import checkpoint
 from hostile_texts import WORDS, few_texts, text_run
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from repel.engine.pretrained import load_pretrained
 from repel.export import text_export, text_templates
@@ -17,11 +19,17 @@ from repel.export.export import export
 from repel.text.texts import RawTexts
 from repel.text.tokenizer import Tokenizer
 
+PLAIN = ["encoder.position_decay=0", "encoder.ngrams=null"]
 ENCODERS = {
-    "learned": ["encoder=bag", "encoder.token_weights=learned"],
-    "idf": ["encoder=bag", "encoder.token_weights=idf"],
-    "none": ["encoder=bag", "encoder.token_weights=none"],
-    "ngrams": ["encoder=bag_of_ngrams"],
+    "preset": ["encoder.buckets=40"],
+    "learned": [
+        "encoder.token_weights=learned",
+        "encoder.position_decay=1",
+        "encoder.ngrams=[2,3]",
+        "encoder.buckets=40",
+    ],
+    "idf": ["encoder.token_weights=idf", *PLAIN],
+    "no order": ["encoder.position_decay=0", "encoder.buckets=40"],
     "transformer": ["encoder=transformer", "encoder.max_tokens=12", "encoder.heads=2", "encoder.layers=2"],
 }
 EMPTY = ["", "a bird"]
@@ -53,8 +61,20 @@ def test_the_files_give_the_features_of_the_original(runs, done, name, capsys):
     assert torch.allclose(found, original(runs[name], texts), atol=1e-5)
 
 
+def test_what_n_grams_tell_of_a_token_is_in_its_vector(runs, done):
+    """So that the files need no n-grams, and no tokenizer to find them."""
+    folder, encoder = done(export, f"ckpt={runs['learned']}"), load_pretrained(str(runs["learned"])).encoder
+    state = load_file(folder / "encoder.safetensors")
+    assert state.keys() == {"vectors.weight", "log_weights"}
+    assert torch.equal(state["vectors.weight"], encoder.table())
+    assert not torch.allclose(state["vectors.weight"], encoder.vectors.weight, atol=0.1)
+    assert torch.equal(state["log_weights"], encoder.log_weights)
+    with safe_open(folder / "encoder.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["encoder"])["position_decay"] == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["learned", "transformer"])
+@pytest.mark.parametrize("name", ["preset", "learned", "transformer"])
 def test_onnx_takes_ids_and_a_mask_of_any_size(runs, done, name, capsys):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     from tokenizers import Tokenizer as Library
@@ -77,30 +97,46 @@ def test_onnx_takes_ids_and_a_mask_of_any_size(runs, done, name, capsys):
 LOADED = """
 import json, sys
 from sentence_transformers import SentenceTransformer
-print(json.dumps(SentenceTransformer(sys.argv[1]).encode(json.loads(sys.argv[2])).tolist()))
+folder, code, texts = json.loads(sys.argv[1])
+model = SentenceTransformer(folder, trust_remote_code=code)
+features = model.encode(texts).tolist()
+model.save(folder + "_again", create_model_card=False)
+again = SentenceTransformer(folder + "_again", trust_remote_code=code)
+assert again.encode(texts).tolist() == features
+prompted = model.encode(texts, prompt="red ").tolist() == model.encode(["red " + text for text in texts]).tolist()
+print(json.dumps([features, prompted, "repel" in sys.modules]))
 """
 
 
+@pytest.fixture
+def modules_here(monkeypatch, tmp_path):
+    """transformers copies modules of folders to a place of its own: not the user's."""
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf/modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["learned", "transformer"])
-def test_sentence_transformers_loads_the_folder(runs, done, name):
-    """In a Python that knows nothing of repel."""
-    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    folder = done(export, f"ckpt={runs[name]}", "format=[sentence_transformers]")
+@pytest.mark.parametrize(
+    ("name", "compared"),
+    [("preset", "data"), ("learned", "random"), ("idf", "random"), ("no order", "data"), ("transformer", "data")],
+)
+def test_sentence_transformers_loads_the_folder(runs, done, name, compared, modules_here):
+    """In a Python that knows nothing of repel; what it saves, too."""
+    folder = done(export, f"ckpt={runs[name]}", "format=[sentence_transformers]", f"compare_on={compared}")
+    early = name in ("preset", "learned")
     texts = [text for text in few_texts().test.texts if "\x00" not in text]
-    command = [sys.executable, "-c", LOADED, str(folder / "sentence_transformers"), json.dumps(texts)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    found, expected = torch.tensor(json.loads(result.stdout)), original(runs[name], texts)
-    if name != "transformer":  # the weighted sum has another length than the weighted mean
+    texts += EMPTY if name != "transformer" else []  # whose attention differs where there is nothing to attend to
+    typed = json.dumps([str(folder / "sentence_transformers"), early, texts])
+    result = subprocess.run([sys.executable, "-c", LOADED, typed], capture_output=True, text=True, check=True)
+    (found, *checks), expected = json.loads(result.stdout), original(runs[name], texts)
+    assert checks == [True, False]
+    if name in ("idf", "no order"):  # the weighted sum has another length than the weighted mean
         expected = F.normalize(expected, dim=1)
-    assert torch.allclose(found, expected, atol=1e-5)
-    assert not any(path.suffix == ".py" for path in folder.rglob("*"))
-
-
-def test_weights_by_position_have_no_module_of_sentence_transformers(runs, done):
-    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    with pytest.raises(ValueError, match=r"has no module for encoder.position_decay; choose format=\[onnx\]"):
-        done(export, f"ckpt={runs['ngrams']}", "format=[sentence_transformers]")
+    assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
+    assert [path.name for path in folder.glob("sentence_transformers/*.py")] == ["bag_of_tokens.py"] * early
+    assert ("trust_remote_code=True" in (folder / "README.md").read_text(encoding="utf-8")) == early
 
 
 @pytest.mark.slow
@@ -139,7 +175,7 @@ def word_tokenizer(words: list[str]):
 
 
 def test_a_file_that_differs_is_not_written(runs, done, monkeypatch):
-    wrong = text_templates.BAG.template.replace("self.log_weights[tokens].exp()", "self.log_weights[tokens]")
+    wrong = text_templates.BAG.template.replace("places**-self", "places**self")
     monkeypatch.setattr(text_templates, "BAG", type(text_templates.BAG)(wrong))
     with pytest.raises(RuntimeError, match=r"encoder\.safetensors differs from the original"):
         done(export, f"ckpt={runs['learned']}")

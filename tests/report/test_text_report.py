@@ -2,6 +2,7 @@
 
 import csv
 import json
+from importlib.util import find_spec
 
 import pytest
 from conftest import command, config, run_folder
@@ -30,7 +31,7 @@ def test_evaluators_for_other_data_are_left_out_unless_they_were_typed(capsys):
 @pytest.mark.slow
 def test_a_run_on_texts_from_training_to_search(tmp_path):
     quick = [option for option in SMALL if "vocabulary" not in option and "split_by" not in option]
-    few = ["trainer.max_epochs=1", "data.batch_size=512", "encoder.width=16", "head.out_features=8", "evaluators=[knn]"]
+    few = ["trainer.max_epochs=1", "data.batch_size=512", "encoder.width=16", "encoder.buckets=999", "evaluators=[knn]"]
 
     def done(script: str, *typed: str):
         result = command(script, *typed, cwd=tmp_path)
@@ -54,5 +55,9 @@ def test_a_run_on_texts_from_training_to_search(tmp_path):
     (tmp_path / "q.png").write_bytes(b"")
     wrong = command("scripts/search.py", "q.png", str(embedded), cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-    exported = done("export.py", f"ckpt={run}")
-    assert (exported / "encoder.safetensors").is_file()
+    needs = {"onnx": "onnxruntime", "sentence_transformers": "sentence_transformers"}
+    formats = ["safetensors", *(name for name, package in needs.items() if find_spec(package))]
+    exported = done("export.py", f"ckpt={run}", f"format=[{','.join(formats)}]", "compare_on=data")
+    files = {"safetensors": "encoder.safetensors", "onnx": "encoder.onnx", "sentence_transformers": "bag_of_tokens.py"}
+    for name in formats:
+        assert list(exported.rglob(files[name]))

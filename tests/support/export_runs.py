@@ -17,6 +17,7 @@ from repel.engine import checkpoint_io
 from repel.engine.build import build_module
 from repel.engine.configs import to_container
 from repel.export.embed import embed
+from repel.export.mine_negatives import mine_negatives
 from repel.images.shapes import height_width
 
 
@@ -63,7 +64,7 @@ def done(monkeypatch, tmp_path):
         cfg, folder = composed(task.__name__, list(typed)), tmp_path / name  # interpolations stay, as in the command
         folder.mkdir()
         prepare_output(cfg, folder)
-        task(cfg, folder, *([list(typed)] if task is embed else []))
+        task(cfg, folder, *([list(typed)] if task in (embed, mine_negatives) else []))
         return folder
 
     return call

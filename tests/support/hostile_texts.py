@@ -19,8 +19,9 @@ HOSTILE = ["<script>alert('x')</script> & <b>bold</b>", "a | b \\| c ** d __ e `
            "two\nlines\tand a tab",
            "שלום עולם, a bird", "طائر صغير \u202e turned", "emoji 🐦👩‍👩‍👧 bird", "鳥は飛ぶ", "bell\x07 and \x00 null",
            "word " * 300]  # fmt: skip
-SMALL = ["experiment=text", "head=linear", "data.tokens=word", "data.vocabulary=60", "data.max_tokens=12",
-         "views.max_tokens=12", "data.batch_size=8", "data.split_by=name"]  # fmt: skip
+FEW = ["data.tokens=word", "data.vocabulary=60", "data.max_tokens=12", "views.max_tokens=12", "data.batch_size=8",
+       "data.split_by=name"]  # fmt: skip
+SMALL = ["experiment=text", "head=linear", *FEW]
 
 
 def sentences(n: int, seed: int) -> list[str]:
@@ -52,7 +53,9 @@ def text_data(*overrides: str):
 def text_run(folder: Path, *overrides: str) -> Path:
     """A run folder with a checkpoint, as training leaves it."""
     width = [] if "encoder=hf" in overrides else ["encoder.width=8"]
-    cfg = config(*SMALL, "head.out_features=6", *width, *overrides)
+    other = any(override.startswith("encoder=") for override in overrides)  # which takes no options of the preset's
+    preset = ["data=wordnet_mini", "views=delete", *FEW] if other else SMALL
+    cfg = config(*preset, "head=mlp", "head.out_features=6", *width, *overrides)
     data, module = build_data(cfg), build_module(cfg)
     data.setup()
     module.give_data_info(data.splits.train.info())

@@ -20,7 +20,10 @@ EXAMPLES = {
         ("trainer.fast_dev_run=true", "does it run at all?"),
     ),
     "evaluate": (("ckpt=RUN", "measure a run again"), ("ckpt=RUN data=cifar10", "on other data")),
-    "embed": (("ckpt=RUN data=image_folder data.root=DIR", "features of your own images"),),
+    "embed": (
+        ("ckpt=RUN data=image_folder data.root=DIR", "features of your own images"),
+        ("ckpt=RUN data=text_csv data.root=FILE data.text=COLUMN", "of your own texts, by a run on texts"),
+    ),
     "export": (("ckpt=RUN format=[safetensors,onnx]", "the encoder as files"),),
     "mine_negatives": (("ckpt=RUN data=text_csv data.root=FILE data.positive=COLUMN", "hard negatives of texts"),),
     "show_views": (("data=cifar10 views=byol", "a picture of views"),),

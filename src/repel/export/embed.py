@@ -28,7 +28,7 @@ from repel.export.record import RECORD
 from repel.images.encoded import Encoded
 from repel.images.shapes import height_width
 
-__all__ = ["FeatureLayers", "embed", "split_parts"]
+__all__ = ["FeatureLayers", "embed", "label_words", "split_parts"]
 
 Columns = dict[str, list[str]]  # head -> what each row has
 
@@ -153,11 +153,17 @@ def split_parts(splits: Splits) -> dict[str, Samples]:
 
 def _describe(samples: Samples, split: str, classes: list[str], places: Tensor) -> Columns:
     """Names or texts, split and class of each sample that was read; the class is empty where unknown."""
-    labels = [-1] * len(samples) if samples.labels is None else samples.labels.tolist()
-    words = [("" if y < 0 else classes[y] if classes else str(y)) for y in labels]
+    words = label_words(samples, classes) or [""] * len(samples)
     read, known = places.tolist(), samples.modality.columns(samples, split)
     columns = {head: [values[i] for i in read] for head, values in known.items()}
     return columns | {"split": [split] * len(read), "label": [words[i] for i in read]}
+
+
+def label_words(samples: Samples, classes: list[str]) -> list[str] | None:
+    """The class of each sample, empty where unknown; None where the data has no labels."""
+    if samples.labels is None:
+        return None
+    return ["" if y < 0 else classes[y] if classes else str(y) for y in samples.labels.tolist()]
 
 
 def _describe_unread(samples: Samples, places: Tensor) -> list[str]:

@@ -16,7 +16,7 @@ from repel.engine.configs import load_config
 from repel.engine.modalities import modality_of
 from repel.engine.pretrained import load_pretrained, select_device
 from repel.evaluation.features import encode
-from repel.export.embed import FeatureLayers
+from repel.export.embed import FeatureLayers, label_words
 from repel.text.mining import Window, mine
 from repel.text.texts import Texts
 
@@ -60,23 +60,31 @@ def mine_negatives(cfg: DictConfig, folder: Path, overrides: Collection[str] = (
         _classes(cfg, texts, anchors, positives, candidates),
     )  # fmt: skip
     whole = (found.places >= 0).all(1)
-    rows = [row for row, good in enumerate(whole.tolist()) if good]
-    labels = None if texts.labels is None else texts.labels.tolist()
-    names = ["negative"] if cfg.k == 1 else [f"negative_{number}" for number in range(1, cfg.k + 1)]
-    header = ["text", *(["label"] if labels else []), *(["positive"] if positives else []), *names]
-    with (folder / FILE).open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(header)
-        for row in rows:
-            label = [] if labels is None else [splits.classes[labels[row]] if labels[row] >= 0 else ""]
-            second = [] if positives is None else [positives[row]]
-            table.writerow([anchors[row], *label, *second, *(candidates[p] for p in found.places[row].tolist())])
-    runs.write_json(folder / "mining.json", trained.source | {"texts": len(anchors), "written": len(rows)})
-    typed = "negative" if cfg.k == 1 else f"[{','.join(names)}]"
-    more = "data.positive=positive " * (positives is not None)
-    print(f"mined    {len(rows):,} of {len(anchors):,} texts have {cfg.k} negatives, mean cosine "
-          f"{float(found.cosines[whole].mean()) if rows else float('nan'):.3f}")  # fmt: skip
-    print(f"use      data=text_csv data.root={folder / FILE} data.text=text {more}data.negative={typed}")
+    columns = {"text": anchors, "label": label_words(texts, splits.classes), "positive": positives}
+    known = {name: column for name, column in columns.items() if column is not None}
+    _write(folder / FILE, known, [[candidates[p] for p in row] for row in found.places.tolist()], whole.tolist())
+    written, mean = int(whole.sum()), float(found.cosines[whole].mean())
+    runs.write_json(folder / "mining.json", trained.source | {"texts": len(anchors), "written": written})
+    names = _names(cfg.k)
+    typed = [f"data.{name}={name}" for name in known] + [
+        "data.negative=negative" if cfg.k == 1 else f"'data.negative=[{','.join(names)}]'"
+    ]
+    each = "a negative" if cfg.k == 1 else f"{cfg.k} negatives"
+    print(f"mined    {written:,} of {len(anchors):,} texts have {each}, mean cosine {mean:.3f}")
+    print("use      data=text_csv", f"data.root={folder / FILE}", *typed)
+
+
+def _names(k: int) -> list[str]:
+    return ["negative"] if k == 1 else [f"negative_{number}" for number in range(1, k + 1)]
+
+
+def _write(file: Path, known: dict[str, list[str]], negatives: list[list[str]], whole: list[bool]) -> None:
+    """A row for each text that has all its negatives."""
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        table = csv.writer(opened)
+        table.writerow([*known, *_names(len(negatives[0]))])
+        rows = zip(*known.values(), negatives, whole, strict=True)
+        table.writerows([*cells, *found] for *cells, found, good in rows if good)
 
 
 def _window(cfg: DictConfig) -> Window:

@@ -1,45 +1,64 @@
-"""A folder that sentence_transformers.SentenceTransformer loads, of its own modules alone: no code of this package."""
+"""A folder that sentence_transformers.SentenceTransformer loads: no code of this package."""
 
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from repel.export.sentence_module import SENTENCE_MODULE
 from repel.text.encoders import BagOfTokens
 from repel.text.hf import HuggingFaceEncoder
 from repel.text.tokenizer import Tokenizer
 from repel.text.transformer import TransformerEncoder
 
-__all__ = ["NEEDS", "write_sentence_folder"]
+__all__ = ["NEEDS", "SentenceFolder", "folded_bag", "write_sentence_folder"]
 
 NEEDS = "sentence-transformers"
 UNIT = (
     "A StaticEmbedding of each token's vector times its weight, then Normalize: a sum of weighted vectors points where "
     "their\nweighted mean points, so features have length 1 here and cosines are the original's."
 )
+PLACES = (
+    "In the library's own modules early tokens count no more than late ones, so the folder has one that does,\n"
+    "`bag_of_tokens.py`, which the library runs with `trust_remote_code=True` only. Its features are the original's."
+)
 MEGATRON = (
     "The weights as transformers' MegatronBERT, which is the same network: normalization first and learned positions;\n"
-    "then the mean of the tokens. Its features are the original's. It takes no batch that is all of empty texts."
+    "then the mean of the tokens. Its features are the original's, but those of texts without words; a batch of these\n"
+    "alone is an error."
 )
 OWN = "The model that was trained, as transformers saves it, and its pooling."
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 
+class SentenceFolder(NamedTuple):
+    """A folder that was written.
+
+    reopened: texts -> features (B, F), by the library.
+    note: what README.md says of it.
+    unit: its features have length 1.
+    has_code: a module of it is in the folder.
+    """
+
+    reopened: Callable[[list[str]], Tensor]
+    note: str
+    unit: bool
+    has_code: bool
+
+
 def write_sentence_folder(
     folder: Path, encoder: nn.Module, tokenizer: Tokenizer, tokenizer_json: str
-) -> tuple[Callable[[list[str]], Tensor], str, bool]:
+) -> SentenceFolder:
     """Write the folder, and read it again.
 
     Args:
         tokenizer_json: of the tokenizer, with truncation and without padding.
-
-    Returns:
-        Texts -> features (B, F) by the library; a note for README.md; whether features have length 1 there.
 
     Raises:
         ValueError: an encoder that the library has no modules for.
@@ -47,7 +66,11 @@ def write_sentence_folder(
     from sentence_transformers import SentenceTransformer
 
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    if type(encoder) is BagOfTokens:
+    modules: list[nn.Module] = []
+    if type(encoder) is BagOfTokens and encoder.position_decay:
+        note = PLACES
+        _write_own_module(folder, encoder, tokenizer_json)
+    elif type(encoder) is BagOfTokens:
         modules, note = _static(encoder, tokenizer_json), UNIT
     elif type(encoder) is TransformerEncoder:
         modules, note = _megatron(encoder, tokenizer, tokenizer_json), MEGATRON
@@ -58,30 +81,48 @@ def write_sentence_folder(
             f"format=[sentence_transformers] writes the encoders bag, transformer and hf, not "
             f"{type(encoder).__name__}; choose format=[onnx]"
         )
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    if modules:
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=not modules)
 
     def reopened(texts: list[str]) -> Tensor:
         found: Tensor = model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
         return found.float().cpu()
 
-    return reopened, note, note is UNIT
+    return SentenceFolder(reopened, note, unit=note is UNIT, has_code=not modules)
 
 
 @torch.no_grad()
+def folded_bag(encoder: BagOfTokens) -> dict[str, Tensor]:
+    """Each token's vector, with what its n-grams tell of it, and the logarithm of its weight."""
+    vectors = encoder.table().clone()
+    logs = torch.zeros(len(vectors)) if encoder.token_weights == "none" else encoder.log_weights.clone()
+    return {"vectors.weight": vectors, "log_weights": logs}
+
+
 def _static(encoder: BagOfTokens, tokenizer_json: str) -> list[nn.Module]:
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
     from tokenizers import Tokenizer as Library
 
-    if encoder.position_decay:
-        raise ValueError(
-            "format=[sentence_transformers] has no module for encoder.position_decay; choose format=[onnx], or train "
-            "with encoder.position_decay=0"
-        )
-    vectors = encoder.table()[1:]
-    if encoder.token_weights != "none":
-        vectors = vectors * encoder.log_weights[1:].exp()[:, None]
-    return [StaticEmbedding(Library.from_str(tokenizer_json), embedding_weights=vectors.clone()), Normalize()]
+    vectors, logs = (tensor[1:] for tensor in folded_bag(encoder).values())
+    weighted = vectors * logs.exp()[:, None]
+    return [StaticEmbedding(Library.from_str(tokenizer_json), embedding_weights=weighted), Normalize()]
+
+
+def _write_own_module(folder: Path, encoder: BagOfTokens, tokenizer_json: str) -> None:
+    """bag_of_tokens.py, and what it reads: no module of the library knows places."""
+    vectors, logs = (tensor[1:].contiguous() for tensor in folded_bag(encoder).values())
+    state = {"vectors": vectors, "log_weights": logs, "position_decay": torch.tensor(float(encoder.position_decay))}
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "bag_of_tokens.BagOfTokens"}]
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(save(state, {"format": "pt"}))
+    for name, text in {
+        "bag_of_tokens.py": SENTENCE_MODULE,
+        "tokenizer.json": tokenizer_json,
+        "modules.json": json.dumps(modules, indent=2),
+        "config_sentence_transformers.json": json.dumps({"model_type": "SentenceTransformer"}),
+    }.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _megatron(encoder: TransformerEncoder, tokenizer: Tokenizer, tokenizer_json: str) -> list[nn.Module]:

@@ -24,7 +24,7 @@ from repel.engine.pretrained import PretrainedEncoder
 from repel.evaluation.features import subset
 from repel.export import text_templates as templates
 from repel.export.comparison import check_difference, describe_error
-from repel.export.sentence_folder import NEEDS, write_sentence_folder
+from repel.export.sentence_folder import NEEDS, folded_bag, write_sentence_folder
 from repel.export.source import Recipe, recipe
 from repel.text.encoders import BagOfTokens
 from repel.text.hf import HuggingFaceEncoder
@@ -87,8 +87,10 @@ def _write(name: str, part: Path, trained: PretrainedEncoder, tokenizer: Tokeniz
     if name == "safetensors":
         return "encoder.safetensors", _write_safetensors(part, trained, tokenizer), templates.SAFETENSORS, False
     file = "sentence_transformers"
-    reopened, note, unit = write_sentence_folder(part / file, trained.encoder, tokenizer, plain_tokenizer(tokenizer))
-    return file, reopened, templates.SENTENCE_TRANSFORMERS.substitute(note=note), unit
+    folder = write_sentence_folder(part / file, trained.encoder, tokenizer, plain_tokenizer(tokenizer))
+    options = ", trust_remote_code=True" if folder.has_code else ""
+    use = templates.SENTENCE_TRANSFORMERS.substitute(note=folder.note, options=options)
+    return file, folder.reopened, use, folder.unit
 
 
 def plain_tokenizer(tokenizer: Tokenizer) -> str:
@@ -127,12 +129,11 @@ def _recipe(encoder: nn.Module, config: dict[str, Any]) -> tuple[Recipe, dict[st
             "encoder=hf is a model of transformers: format=[sentence_transformers] writes it so that transformers and "
             "sentence-transformers load it, format=[onnx] as one file"
         )
-    state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
     if type(encoder) is BagOfTokens:
-        table = encoder.table().detach()  # n-grams included
-        state = {"vectors.weight": table, "log_weights": state.get("log_weights", torch.zeros(len(table)))}
+        state = folded_bag(encoder)
         source = templates.BAG.substitute(_sizes(encoder), position_decay=float(encoder.position_decay))
     elif type(encoder) is TransformerEncoder:
+        state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
         first: Any = encoder.layers[0]
         own = {"heads": first.heads, "hidden": first.mlp[0].out_features, "layers": len(encoder.layers)}
         source = templates.TRANSFORMER.substitute(_sizes(encoder), **own, positions=len(encoder.positions))

@@ -55,16 +55,18 @@ BAG = Template('''from torch import nn
 
 
 class BagOfTokens(nn.Module):
-    """The weighted mean of a text's token vectors."""
+    """The weighted mean of a text's token vectors; a token at place i, from 1, counts i**-position_decay."""
+
+    position_decay = $position_decay
 
     def __init__(self):
         super().__init__()
-        self.vectors = nn.Embedding($vocabulary, $features)
+        self.vectors = nn.Embedding($vocabulary, $features)  # what character n-grams tell of a token is in its vector
         self.log_weights = nn.Parameter(torch.zeros($vocabulary))
 
     def forward(self, tokens):
         places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        weights = self.log_weights[tokens].exp() * (tokens != 0) * places**-$position_decay
+        weights = self.log_weights[tokens].exp() * (tokens != 0) * places**-self.position_decay
         total = weights.sum(1, keepdim=True)
         shares = weights / total.masked_fill(total == 0, 1)
         return torch.bmm(shares[:, None], self.vectors(tokens))[:, 0]
@@ -168,7 +170,7 @@ After `pip install sentence-transformers`:
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("sentence_transformers")
+model = SentenceTransformer("sentence_transformers"$options)
 features = model.encode(["a small bird", "a plane"])
 ```
 
