@@ -247,6 +247,6 @@ def test_no_head_finds_the_width_of_a_model_in_a_folder(tmp_path):
     typed = ["experiment=text", "encoder=hf"]
     assert config(*typed, f"encoder.name={tmp_path}").head.out_features == 24
     assert config("experiment=text", "encoder.width=16").head.out_features == 16
-    with pytest.raises(Exception, match="type head.out_features=N, or head=linear"):
+    with pytest.raises(Exception, match=r"type head.out_features=N, or head=linear"):
         config(*typed, "encoder.name=elsewhere")
     assert config(*typed, "encoder.name=elsewhere", "head.out_features=8").head.out_features == 8
