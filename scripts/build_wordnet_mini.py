@@ -45,7 +45,7 @@ def noun_file(package: bytes) -> str:
         name, size = package[place : place + 16].strip(), int(package[place + 48 : place + 58])
         place += 60
         if name.startswith(b"data.tar"):
-            with tarfile.open(fileobj=io.BytesIO(package[place : place + size])) as archive:
+            with tarfile.open(fileobj=io.BytesIO(package[place : place + size]), encoding="utf-8") as archive:
                 return archive.extractfile("./usr/share/wordnet/data.noun").read().decode("latin-1")
         place += size + size % 2  # members begin at even places
     raise SystemExit("error: the package has no data.tar")

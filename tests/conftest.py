@@ -51,10 +51,12 @@ def options_of(group: str, modality: str) -> list[str]:
         text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
         if found := re.search(r"repel\.(images|text)\.", text):
             return found[1]
-        if group == "experiment":
-            data = re.search(r"override /data: (\w+)", text)
-            return room("data", data[1]) if data else "images"
-        bases = [base for base in (yaml.safe_load(text) or {}).get("defaults", []) if base != "_self_"]
+        if data := re.search(r"override /data: (\w+)", text):
+            return room("data", data[1])
+        listed = (yaml.safe_load(text) or {}).get("defaults", [])
+        bases = [base for base in listed if isinstance(base, str) and base != "_self_"]
+        if group == "experiment" and not bases:
+            return "images"
         return next((room(group, base) for base in bases), modality)
 
     return [name for name in options(group) if room(group, name) == modality]
@@ -180,6 +182,29 @@ def finished(tmp_path_factory) -> Path:
         return run_folder(result, cwd)
 
     return made_once(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture(scope="session")
+def finished_text(tmp_path_factory) -> Path:
+    """A finished run on the bundled texts, of a few steps. Not to be changed."""
+    few = ["experiment=text", "trainer.max_epochs=1", "trainer.limit_train_batches=4", "callbacks.knn=null",
+           "evaluators=[]", "encoder.buckets=1000", "data.vocabulary=2000"]  # fmt: skip
+
+    def make(cwd: Path) -> Path:
+        result = command("train.py", *few, cwd=cwd)
+        assert result.returncode == 0, result.stderr
+        return run_folder(result, cwd)
+
+    return made_once(tmp_path_factory, "finished_text", make)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """A command that runs in this process sets handlers; the next test finds those that were there."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

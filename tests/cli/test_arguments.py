@@ -109,6 +109,7 @@ SLIPS = {  # command and what is typed -> what the line must hold
     ("train", "+experiment=moco"): ["leave out the +, experiment=moco"],
     ("evaluate", "+data=cifar10 ckpt=x"): ["leave out the +, data=cifar10"],
     ("train", "experiment=[moco,hcl]"): ["moco sets loss=infonce", "hcl sets loss=ntxent"],
+    ("train", "experiment=[text_hard,moco]"): ["text_hard sets loss=ntxent", "moco sets loss=infonce"],
     ("train", "-m experiment=[moco,hcl]"): ["choose one"],
     ("train", "loss=["): ["brackets", "'loss=\"[\"'"],
     ("train", "trainer.max_epochs 5"): ["'trainer.max_epochs' is not KEY=VALUE", "spaces"],

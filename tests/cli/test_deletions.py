@@ -57,7 +57,7 @@ def test_every_key_may_be_left_out_or_is_needed(name):
         assert kept <= refused.keys()
         assert lines["callbacks"].endswith("; type callbacks=none, or ~callbacks.NAME for one")
         assert lines["target"].endswith("; target=none leaves it out")
-        assert lines["head"].endswith("; choose one of: linear, mlp")
+        assert lines["head"].endswith("; choose one of: identity, linear, mlp")
         assert {"optimizer.weight_decay", "callbacks.progress", "loss.temperature"} <= lines.keys() - refused.keys()
 
 

@@ -97,9 +97,18 @@ def test_a_stopped_process_begins_no_other_job(job):
     assert stop.value.number == signal.SIGTERM
 
 
+def wait_for_signal(ready) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ready.set()
+    signal.pause()
+
+
 def test_a_signal_stops_the_jobs_and_waits_for_them(monkeypatch, capsys):
-    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    child = fork.Process(target=wait_for_signal, args=(ready,))
     child.start()
+    ready.wait()
     assert child.pid in side_by_side._children()
     monkeypatch.setattr(side_by_side, "_children", lambda: [child.pid])
     left = [0, 1, 2]  # jobs that are running, whenever it looks

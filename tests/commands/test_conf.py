@@ -11,13 +11,13 @@ from conftest import CONF, ROOT, config, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from runs_here import status
+from text_runs import text_info
 
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_compose_and_build(name, tmp_path):
     from repel.data.samples import give_info
     from repel.engine.build import build_module
-    from repel.text.texts import TextInfo
 
     changes = ["encoder.weights=null"] if name == "founding" else []  # the weights would be downloaded
     if "override /data: text_csv" in (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8"):
@@ -31,7 +31,7 @@ def test_experiments_compose_and_build(name, tmp_path):
         x = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
     else:
         x = torch.tensor([[3, 1, 0], [1, 0, 0]])
-        give_info(module, TextInfo(train_size=2, vocabulary=4, counts=torch.ones(4)))
+        give_info(module, text_info(4))
     assert module.head(module(x)).shape == (2, cfg.head.out_features)
 
 

@@ -21,7 +21,7 @@ HOSTILE = ["<script>alert('x')</script> & <b>bold</b>", "a | b \\| c ** d __ e `
            "word " * 300]  # fmt: skip
 FEW = ["data.tokens=word", "data.vocabulary=60", "data.max_tokens=12", "views.max_tokens=12", "data.batch_size=8",
        "data.split_by=name"]  # fmt: skip
-SMALL = ["experiment=text", *FEW]
+SMALL = ["experiment=text", "head=linear", *FEW]
 
 
 def sentences(n: int, seed: int) -> list[str]:

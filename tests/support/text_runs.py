@@ -2,17 +2,29 @@
 
 from pathlib import Path
 
+import torch
+from tokenizers import Tokenizer, models
+
 from repel.text import datasets
+from repel.text.texts import TextInfo
 
 GLOSSES = datasets.wordnet_glosses
-# a run of a second
+# a run of a second; Adam divides gradients that are rounding alone by themselves: its steps are small
 SMALL = ["experiment=text", "data.vocabulary=200", "data.max_tokens=8", "data.batch_size=32", "head=linear",
          "head.out_features=4", "callbacks.pairs=null", "callbacks.progress=null", "logger.tensorboard=null",
-         "trainer.accelerator=cpu", "evaluators=[]", "data.val_fraction=0.1"]  # fmt: skip
+         "trainer.accelerator=cpu", "evaluators=[]", "data.val_fraction=0.1", "optimizer.lr=1.0e-3"]  # fmt: skip
 ENCODERS = {
     "bag": ["encoder=bag", "encoder.width=8"],
+    "ngrams": ["encoder=bag_of_ngrams", "encoder.width=8", "encoder.buckets=64"],
     "transformer": ["encoder=transformer", "encoder.width=8", "encoder.heads=2", "encoder.dropout=0.2"],
 }
+
+
+def text_info(vocabulary: int = 30) -> TextInfo:
+    """Of 50 texts with words w2, w3, ..., whose number of tokens is given."""
+    words = ["[UNK]", "[MASK]", *(f"w{number}" for number in range(2, vocabulary - 1))]
+    library = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, "[UNK]"))
+    return TextInfo(50, vocabulary=vocabulary, counts=torch.ones(vocabulary), tokenizer=library.to_str())
 
 
 def few_glosses() -> tuple:

@@ -46,8 +46,8 @@ def test_a_few_texts_are_read_and_said_to_be_few(folder):
         data = build_data(config("experiment=text", "data=text_lines", f"data.root={folder({'t.txt': lines})}/t.txt"))
         data.setup()
         assert len(data.splits.test) >= 1
-        with pytest.raises(ValueError, match=r"data\.batch_size=512 is larger than the [01] training texts"):
-            check_data(config("experiment=text"), None, data, 1)
+        with pytest.raises(ValueError, match=r"data\.batch_size=64 is larger than the [01] training texts"):
+            check_data(config("experiment=text", "data.batch_size=64"), None, data, 1)
 
 
 def test_files_of_splits_hold_lines(folder):

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 import torch
-from conftest import CONF, options_of
+from conftest import CONF, config, options_of
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models
@@ -21,11 +21,11 @@ from repel.text.transformer import TransformerEncoder
 VOCABULARY = 30
 SIZES = {
     "bag": {"width": 8},
-    "bag_of_ngrams": {"width": 8, "position_decay": 0.5, "ngrams": [2, 3], "buckets": 64},
+    "bag_of_ngrams": {"width": 8, "ngrams": [2, 3], "buckets": 64},
     "transformer": {"width": 8, "heads": 2},
 }
 ELSEWHERE = {"hf"}  # test_hf.py: it needs a package
-NAMES = [*(name for name in options_of("encoder", "text") if name not in ELSEWHERE), "bag_of_ngrams"]
+NAMES = [name for name in options_of("encoder", "text") if name not in ELSEWHERE]
 
 
 WORDS = ["[UNK]", "[MASK]", "##s", "bird", "birds", *(f"word{i}" for i in range(VOCABULARY - 6))]
@@ -46,8 +46,7 @@ def build(name: str, **changes) -> nn.Module:
 
 def unsized(name: str, **changes) -> nn.Module:
     """Before it is told of the data."""
-    node = OmegaConf.load(CONF / f"encoder/{name.removesuffix('_of_ngrams')}.yaml")
-    cfg = OmegaConf.create({"data": {"max_tokens": 12}, "encoder": node})
+    cfg = config("data=wordnet_mini", "views=delete", f"encoder={name}", "data.max_tokens=12")
     return instantiate(cfg.encoder, **SIZES[name] | changes)
 
 
@@ -185,7 +184,7 @@ def test_a_token_counts_less_the_later_it_comes():
 
 def test_ngrams_are_fasttexts():
     """The mean of the vectors of a word's n-grams, with marks where it begins and ends, is added to its own."""
-    encoder = float64(build("bag_of_ngrams", token_weights="none"))
+    encoder = float64(build("bag_of_ngrams", position_decay=0))
     own, parts = encoder.vectors.weight, encoder.ngrams.weight
     grams = {"bird": ["<b", "bi", "ir", "rd", "d>", "<bi", "bir", "ird", "rd>"], "##s": ["s>"]}
     for word, found in grams.items():

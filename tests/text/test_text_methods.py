@@ -6,11 +6,10 @@ import pytest
 import torch
 from conftest import config, options
 from loss_cases import REFUSED, make
-from text_runs import ENCODERS, SMALL
+from text_runs import ENCODERS, SMALL, text_info
 
 from repel.data.pair import Pair
 from repel.engine.build import build_module
-from repel.text.texts import TextInfo
 
 VOCABULARY, STEPS, B = 30, 20, 8
 
@@ -34,7 +33,7 @@ def test_every_loss_with_every_strategy_learns_from_texts(loss):
     """20 steps of the bag, with explicit negatives where the loss takes them; what is refused is in test_methods.py."""
     around = ["predictor=mlp", "target=ema"] if loss == "byol" else []
     first = build_module(config(*SMALL, *ENCODERS["bag"], *around))
-    first.give_data_info(TextInfo(train_size=50, vocabulary=VOCABULARY, counts=torch.ones(VOCABULARY)))
+    first.give_data_info(text_info(VOCABULARY))
     takes = make(loss).takes_negatives
     for strategy in options("negatives"):
         if (loss, strategy) in REFUSED or (strategy == "own_negatives" and not takes):

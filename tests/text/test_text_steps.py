@@ -8,20 +8,15 @@ import ranks
 import torch
 from conftest import TINY, config, same
 from runs_here import history, train
-from text_runs import ENCODERS, SMALL, fit_few, train_until_killed
+from text_runs import ENCODERS, SMALL, fit_few, text_info, train_until_killed
 from token_modality import on_ranks
 
 from repel.data.pair import Pair
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_module
 from repel.engine.configs import to_container
-from repel.text.texts import TextInfo
 
 VOCABULARY = 30
-
-
-def info() -> TextInfo:
-    return TextInfo(train_size=50, vocabulary=VOCABULARY, counts=torch.ones(VOCABULARY))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -31,7 +26,7 @@ def test_a_step_does_not_wait_for_the_host(name, loss):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     module = build_module(config(*SMALL, *ENCODERS[name], *loss))
-    module.give_data_info(info())
+    module.give_data_info(text_info(VOCABULARY))
     with FakeTensorMode(allow_non_fake_inputs=True):
         own = {key: torch.empty(p.shape, device="cuda", requires_grad=p.requires_grad)
                for key, p in module.named_parameters()}  # fmt: skip
@@ -57,7 +52,7 @@ def test_a_step_does_not_wait_for_the_host(name, loss):
 def test_padding_changes_no_gradient(name):
     """A batch that is cut to its longest text and one that is not."""
     module = build_module(config(*SMALL, *ENCODERS[name], "loss=ntxent")).double()
-    module.give_data_info(info())
+    module.give_data_info(text_info(VOCABULARY))
     module.double().eval()  # the same without dropout, whose draws are by position
     tokens = torch.randint(1, VOCABULARY, (2, 6, 5), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     tokens[:, 2, 3:] = 0

@@ -109,9 +109,9 @@ def test_the_vocabulary_is_of_training_texts_alone(few_glosses):
 def test_a_run_keeps_its_tokenizer(few_glosses, tmp_path, monkeypatch):
     """In its folder and in its checkpoints; a resumed run and one that starts from its weights take it."""
     folder = tmp_path / "run"
-    quick = ["experiment=text", "data.vocabulary=300", "trainer.limit_train_batches=2", "callbacks.pairs=null",
-             "callbacks.knn=null", "logger.tensorboard=null", "data.tokens=word", "data.max_tokens=8",
-             "data.batch_size=64"]  # fmt: skip
+    quick = ["experiment=text", "head=linear", "data.vocabulary=300", "trainer.limit_train_batches=2",
+             "callbacks.pairs=null", "callbacks.knn=null", "logger.tensorboard=null", "data.tokens=word",
+             "data.max_tokens=8", "data.batch_size=64"]  # fmt: skip
     train(folder, *quick, "trainer.max_epochs=1")
     contents = checkpoint_io.load(folder / "checkpoints/last.ckpt")
     kept = (folder / "tokenizer.json").read_text(encoding="utf-8")

@@ -88,12 +88,14 @@ def default_groups(name: str) -> dict[str, Any]:
 
 
 def groups_of_recipe(recipe: str) -> dict[str, str]:
-    """group -> choice, of those that conf/experiment/RECIPE.yaml, or one of the user's own, sets."""
+    """group -> choice that conf/experiment/RECIPE.yaml, or one of the user's own, sets, and what it is made from."""
     files = [folder / "experiment" / f"{recipe}.yaml" for folder in (CONF, *own_folders())]
     loaded = [OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.is_file()]
-    members = (member for content in loaded if isinstance(content, dict) for member in content.get("defaults", []))
+    members = [member for content in loaded if isinstance(content, dict) for member in content.get("defaults", [])]
+    bases = [groups_of_recipe(member) for member in members if isinstance(member, str) and member != "_self_"]
     pairs = (pair for member in members if isinstance(member, dict) for pair in member.items())
-    return {str(key).removeprefix("override /"): str(choice) for key, choice in pairs if "override /" in str(key)}
+    own = {str(key).removeprefix("override /"): str(choice) for key, choice in pairs if "override /" in str(key)}
+    return {group: choice for groups in (*bases, own) for group, choice in groups.items()}
 
 
 def command_groups(name: str) -> list[str]:

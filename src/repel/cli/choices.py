@@ -26,7 +26,8 @@ TABLE = {  # group -> (names, what to type)
     ),
     "encoder": (
         (("simple cnn", "cnn", "convnet", "resnet", "default", "tiny"), "encoder=small or encoder=resnet18"),
-        (("bow", "bag of words", "fasttext", "word2vec", "glove", "mean"), "encoder=bag"),
+        (("bow", "bag of words", "word2vec", "glove", "mean"), "encoder=bag"),
+        (("fasttext", "subwords", "ngrams"), "encoder=bag_of_ngrams"),
         (("bert", "roberta", "minilm", "mpnet", "sentence transformers", "huggingface", "transformers"),
          "encoder=hf encoder.name=FOLDER"),
     ),
