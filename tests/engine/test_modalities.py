@@ -13,7 +13,7 @@ from repel.engine.outcomes import MISTAKE
 @pytest.mark.parametrize(("typed", "line"), [
     (["data=wordnet_mini"], "encoder=small is for images, and data=wordnet_mini is texts: choose parts for texts"),
     (["experiment=text", "views=simclr"], "views=simclr is for images, and data=wordnet_mini is texts"),
-    (["experiment=text", "data=fashion_mini"], "encoder=bag is for texts, and data=fashion_mini is images: leave"),
+    (["experiment=text", "data=fashion_mini"], "encoder=bag_of_ngrams is for texts, and data=fashion_mini is images"),
     (["encoder=bag"], "encoder=bag is for texts, and data=fashion_mini is images: leave it out; experiment=text"),
     (["experiment=text", "evaluators=[corruptions]"], "evaluators.corruptions is for images"),
 ])  # fmt: skip
