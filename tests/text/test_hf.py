@@ -84,6 +84,17 @@ def test_features_are_the_models_own_of_each_text_alone(model, pooling):
         torch.testing.assert_close(row, expected, rtol=1e-6, atol=1e-6)  # some compute norms in float32
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 2, "alpha": 2}])
+def test_it_trains_with_dropout(bert, lora):
+    """SimCSE's views differ by nothing else; transformers loads a model without."""
+    if lora:
+        pytest.importorskip("peft", reason="the extra text-hf is not installed")
+    encoder, tokens = HuggingFaceEncoder(str(bert), lora=lora), texts()
+    assert all(part.training for part in encoder.modules())
+    assert not torch.equal(encoder(tokens), encoder(tokens))
+    assert torch.equal(encoder.eval()(tokens), encoder(tokens))
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_padding_changes_nothing(model, dtype):
     encoder, tokens = HuggingFaceEncoder(str(model[0])).eval(), texts().to(dtype)

@@ -71,6 +71,7 @@ class HuggingFaceEncoder(nn.Module):
         self.mask_form = _mask_form(self.net)
         if lora is not None:
             self.net = _with_lora(self.net, lora)
+        self.train()  # transformers loads a model in eval mode, and Lightning would leave it so, without dropout
 
     def on_data(self, info: DataInfo) -> None:
         from tokenizers import Tokenizer
