@@ -16,6 +16,7 @@ EXAMPLES = {
         ("", "train on the bundled images, and evaluate"),
         ("loss=infonce negatives=hcl", "choices and options, as many as you like"),
         ("data=image_folder data.root=DIR", "your own images"),
+        ("experiment=text data=text_csv data.root=FILE", "your own texts: docs/text.md"),
         ("-m loss=ntxent,barlow seed=1,2", "a sweep: all combinations"),
         ("trainer.fast_dev_run=true", "does it run at all?"),
     ),

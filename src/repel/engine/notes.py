@@ -101,7 +101,7 @@ def end_notes(module: Contrastive, epochs: float) -> Iterator[str]:
     if warmup >= epochs:
         yield (
             f"schedule.warmup_epochs={warmup:g} takes all of training, {epochs:.3g} epochs: the learning rate only "
-            "rises; use fewer"
+            "rises; type schedule.warmup_epochs=X, below that"
         )
     elif end is not None and epochs < math.inf and not math.isclose(end, epochs):
         early = "does not come down to its last value" if end > epochs else "stays at its last value from there on"
