@@ -29,6 +29,7 @@ EXAMPLES = {
     "mine_negatives": (("ckpt=RUN data=text_csv data.root=FILE data.positive=COLUMN", "hard negatives of texts"),),
     "show_views": (("data=cifar10 views=byol", "a picture of views"),),
 }
+IN_SCRIPTS = ("mine_negatives", "show_views")
 KEYS = "seed name resume=RUN data.batch_size optimizer.lr trainer.max_epochs trainer.devices"
 
 
@@ -55,7 +56,10 @@ def help_page(name: str, arguments: list[str]) -> str:
 
 
 def _screen(name: str) -> str:
-    program, width = " ".join(runs.program()), min(shutil.get_terminal_size((100, 24)).columns, 120)
+    program = " ".join(runs.program())
+    if name in IN_SCRIPTS and program.startswith("python "):
+        program = program.replace(" ", " scripts/", 1)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     examples = EXAMPLES[name]
     longest = max(len(typed) for typed, _ in examples)
     choices = ["groups"] if name == "train" else []

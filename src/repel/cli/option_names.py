@@ -93,6 +93,8 @@ OF_TEXTS = {  # the same, of sentence-transformers, transformers and SetFit
     "type data.positive=COLUMN": "positive_column data.sentence2 data.answer data.hypothesis data.entailment",
     "type data.negative=COLUMN": "negative_column data.contradiction data.hard_negative",
     "type data.text=COLUMN data.label=COLUMN": "column_mapping",
+    "the first row says what separates columns; there is nothing to set": "data.sep data.delimiter data.separator",
+    "texts are lowercased; data.tokenizer=FILE takes another tokenizer": "data.lowercase data.lower do_lower_case",
     "type data.vocabulary=N": "vocab_size vocabulary_size",
     "type data.tokenizer=FILE": "tokenizer tokenizer_name tokenizer_file",
     "python export.py ckpt=RUN 'format=[sentence_transformers]' writes a folder to upload": "push_to_hub hub_model_id",
