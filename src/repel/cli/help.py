@@ -13,7 +13,7 @@ __all__ = ["help_page"]
 
 EXAMPLES = {
     "train": (
-        ("", "train on the bundled images, and evaluate"),
+        ("", "train on bundled images, evaluate"),
         ("loss=infonce negatives=hcl", "choices and options, any number"),
         ("data=image_folder data.root=DIR", "your own images"),
         ("experiment=text data=text_csv data.root=FILE", "your own texts: docs/text.md"),
