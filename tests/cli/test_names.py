@@ -71,6 +71,24 @@ TYPED = {  # (command, what is typed) -> what the line must hold
     ("train", "-m seed=1,2 loss=ntxent,hcl"): ["for HCL type experiment=hcl"],  # before Hydra makes a sweep's folder
     ("train", "pin_memory=true"): ["there is nothing to set"],
     ("train", "projection_dim=64"): ["type head.out_features=N"],
+    ("train", "max_seq_length=128"): ["type data.max_tokens=N", "text_csv"],
+    ("train", "num_train_epochs=3"): ["type trainer.max_epochs=N"],
+    ("train", "warmup_ratio=0.1"): ["type schedule.warmup_epochs=N, in epochs"],
+    ("train", "model_name_or_path=bert"): ["type encoder=hf encoder.name=FOLDER"],
+    ("train", "encoder=sentence-transformers/all-MiniLM-L6-v2"): ["type encoder=hf encoder.name=FOLDER"],
+    ("train", "encoder=distilbert-base-uncased"): ["type encoder=hf encoder.name=FOLDER"],
+    ("train", "experiment=text pooling=cls"): ["encoder.pooling=mean, cls or last"],
+    ("train", "loss=MultipleNegativesRankingLoss"): ["type experiment=mnrl"],
+    ("train", "loss=SimCSE"): ["type experiment=simcse"],
+    ("train", "experiment=sup_simcse"): ["type experiment=simcse_sup"],
+    ("train", "loss=BatchHardTripletLoss"): ["type loss=triplet negatives=hardest"],
+    ("train", "loss=MatryoshkaLoss"): ["type loss.dims=[128,64,32]"],
+    ("train", "loss=CoSENTLoss"): ["CoSENT is not part of this project"],
+    ("train", "loss.scale=20"): ["type loss.temperature=X, which is 1 / scale"],
+    ("train", "experiment=text data=text_csv data.column=a"): ["type data.text=COLUMN"],
+    ("train", "experiment=text data=text_csv data.label_column=a"): ["data.label=COLUMN"],
+    ("train", "experiment=text data.root=a.csv"): ["data=text_csv data.root=FILE"],
+    ("train", "data=reviews.csv"): ["data=text_csv data.root=reviews.csv"],
     ("evaluate", "ckpt=x dataset=cifar10"): ["type data=cifar10"],
     ("evaluate", "ckpt=x loss.temperature=1"): ["it is the run's own"],
     ("evaluate", "ckpt=x schedule=cosin"): ["it is the run's own"],
@@ -113,7 +131,7 @@ def test_what_the_table_says_can_be_typed(row):
 
     found = next(method for method in METHODS if method.name == row)
     for typed in found.typed.split(" or "):
-        build_module(config(*typed.split(), "encoder.width=2", "head.out_features=8"))
+        build_module(config(*typed.split(), "encoder.width=4", "++head.out_features=4", "++data.root=x"))
         choices = (option.split("=") for option in typed.split())
         files = [CONF / f"{group}/{choice}.yaml" for group, choice in choices if "." not in group]
         headers = "".join(file.read_text(encoding="utf-8") for file in files)

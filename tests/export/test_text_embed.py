@@ -107,10 +107,16 @@ def test_mistakes_are_one_line(run, done, tmp_path, monkeypatch):
             text_feature(query, embedded, None)
     with pytest.raises(ValueError, match=r"holds texts, and picture\.png is a file"):
         parsed(["picture.png", folder])
+    with pytest.raises(ValueError, match=r"it comes last, after the words"):
+        parsed([folder, "a funny movie"])
+    with pytest.raises(ValueError, match=r"holds no features: python embed\.py"):
+        parsed(["a funny movie", str(tmp_path)])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/embedding.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"out= is for a drawing of images"):
         parsed(["a bird", folder, "out=x.png"])
     with pytest.raises(ValueError, match="there is no image a small bird; words search texts"):
-        parsed(["a small bird", str(tmp_path)])
+        parsed(["a small bird", str(tmp_path / "images")])
     with pytest.raises(ValueError, match="name an image, or words in quotes"):
         parsed(["a", "small", "bird", folder])
 

@@ -352,6 +352,9 @@ def test_without_labels_only_what_needs_none_is_measured(tmp_path, monkeypatch, 
     printed = capsys.readouterr().out
     assert "no labels" in printed
     assert "count" in printed
+    monkeypatch.setattr(report, "build_evaluators", lambda nodes: {"count": Count()})
+    make_report(cfg, job, {}, {"last": {}}, select_device("cpu"), data)
+    assert "no labels" not in capsys.readouterr().out  # nothing is left out
 
 
 MISTAKES = {

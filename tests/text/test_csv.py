@@ -34,11 +34,11 @@ def test_columns_are_named_and_what_lacks_a_cell_is_left_out_and_counted(write, 
     assert (list(store.positives), [list(column) for column in store.negatives]) == (
         ["a2", "c2", "g2"], [["b1", "d1", "h1"], ["b2", "d2", "h2"]])  # fmt: skip
     line = capsys.readouterr().out
-    assert line == ("texts    texts.csv: found 6 rows, read 3; left out: 1 without a text, 1 without a positive, 1 "
-                    "without a negative; 1 repeat an earlier text\n")  # fmt: skip
+    assert line == ("texts    texts.csv: found 6 rows, read 3, of which 1 repeat an earlier text; left out: 1 "
+                    "without a text, 1 without a positive, 1 without a negative\n")  # fmt: skip
     plain = text_csv(write(ROWS))
     assert (plain.train.texts, plain.train.labels, plain.train.store.positives) == (list("abade"), None, None)
-    assert "columns not read: kind, other, bad, worse" in capsys.readouterr().out
+    assert "columns not read: kind, other, bad, worse; data.label=COLUMN takes labels" in capsys.readouterr().out
 
 
 LETTERS = ["emoji 👩‍👩‍👧",

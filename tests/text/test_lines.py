@@ -31,7 +31,7 @@ def test_a_text_a_line(folder, tmp_path, capsys):
     assert parts(splits) == [["one", "two words", "שלום", "one", "last"], None, None]
     assert (splits.train.labels, splits.train.names, splits.classes) == (None, None, [])
     assert capsys.readouterr().out == (
-        "texts    t.txt: found 8 lines, read 5; left out: 3 without a text; 1 repeat an earlier text\n"
+        "texts    t.txt: found 8 lines, read 5, of which 1 repeat an earlier text; left out: 3 without a text\n"
     )
     (tmp_path / "u.txt").write_text("x\ny\n", encoding="utf-16")
     assert parts(text_lines(str(tmp_path / "u.txt")))[0] == ["x", "y"]

@@ -8,6 +8,8 @@ import torch
 from conftest import config, options_of
 from runs_here import status
 
+from repel.engine.build import build_module
+from repel.engine.notes import notes
 from repel.text.datasets import wordnet_glosses
 from repel.text.texts import text_ids
 
@@ -40,6 +42,17 @@ def table(tmp_path):
 
 def test_required_presets_are_there():
     assert {"text", "simcse", "simcse_sup", "mnrl", "gist", "text_supcon", "text_hard", "text_soft"} <= set(PRESETS)
+
+
+@pytest.mark.parametrize(("typed", "says"), [([], False), (["encoder=bag"], True), (["encoder.dropout=0"], True),
+                                             (["encoder=bag", "views=delete"], False)])  # fmt: skip
+def test_simcse_of_a_network_without_dropout_gets_a_note(typed, says):
+    cfg = config("experiment=simcse", *typed)
+    assert any("no dropout" in line for line in notes(cfg, build_module(cfg), 1)) == says
+
+
+def test_simcse_takes_any_encoder():
+    assert "dropout" not in config("experiment=simcse", "encoder=hf", "encoder.name=x").encoder
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ __all__ = ["instead_of_choice"]
 _OWN_IMAGES = "data=image_folder data.root=DIR for images of your own"
 _IMAGENET = "data=imagenet data.root=DIR, for any folder with ImageNet's layout"
 _DDP = "trainer=ddp trainer.devices=N: several devices train by DDP"
+_HF = "encoder=hf encoder.name=FOLDER data.tokenizer=FOLDER"
 _KEPT = "callbacks=default, which has callbacks.last and callbacks.best"
 TABLE = {  # group -> (names, what to type)
     "callbacks": (
@@ -22,14 +23,18 @@ TABLE = {  # group -> (names, what to type)
         (("tiny imagenet", "imagenet100", "imagenette", "imagenet1k", "imagenet21k", "ilsvrc2012"), _IMAGENET),
         (("csv", "tsv", "own texts", "sentences"), "experiment=text data=text_csv data.root=FILE data.text=COLUMN"),
         (("txt", "text", "text folder", "lines"), "experiment=text data=text_lines data.root=FILE_OR_FOLDER"),
+        (("pairs", "triplets", "nli", "snli", "allnli"),
+         "experiment=mnrl data.root=FILE data.text=COLUMN data.positive=COLUMN"),
+        (("json", "jsonl", "parquet", "huggingface", "imdb", "sst2", "ag news", "trec", "wikipedia", "c4"),
+         "experiment=text data=text_hf data.root=FOLDER for texts that are on disk"),
         (("webdataset", "litdata", "wds", "shards", "streaming"), "data=stream data.root=SHARDS"),
     ),
     "encoder": (
         (("simple cnn", "cnn", "convnet", "resnet", "default", "tiny"), "encoder=small or encoder=resnet18"),
         (("bow", "bag of words", "word2vec", "glove", "mean"), "encoder=bag"),
         (("fasttext", "subwords", "ngrams"), "encoder=bag_of_ngrams"),
-        (("bert", "roberta", "minilm", "mpnet", "sentence transformers", "huggingface", "transformers"),
-         "encoder=hf encoder.name=FOLDER"),
+        (("lstm", "gru", "rnn"), "encoder=transformer"),
+        (("huggingface", "transformers", "sentence transformer", "sentence transformers", "auto model"), _HF),
     ),
     "head": ((("projection", "projection head", "projector", "mlp2", "nonlinear", "default"), "head=mlp"),),
     "logger": (
@@ -39,7 +44,16 @@ TABLE = {  # group -> (names, what to type)
         (("many loggers", "all"), "'logger=[default,wandb,mlflow]'"),
         (("neptune", "comet"), "'+logger.NAME={_target_:lightning.pytorch.loggers.CLASS,...}'"),
     ),
-    "negatives": ((("all", "none", "no", "off", "random", "in-batch", "default"), "negatives=uniform"),),
+    "evaluators": (
+        (("sts b", "spearman", "embedding similarity", "embedding similarity evaluator"),
+         "'evaluators=[sts]' evaluators.sts.root=FILE"),
+        (("information retrieval", "information retrieval evaluator", "recall", "map"), "'evaluators=[retrieval]'"),
+    ),
+    "loss": ((("matryoshka", "matryoshka loss", "mrl"), "loss.dims=[128,64,32] beside the loss of your choice"),),
+    "negatives": (
+        (("mined", "bm25", "explicit"), "data.negative=COLUMN, which scripts/mine_negatives.py writes"),
+        (("all", "none", "no", "off", "random", "in-batch", "default"), "negatives=uniform"),
+    ),
     "optimizer": (
         (("momentum", "nesterov", "sgd momentum"), "optimizer=sgd"),
         (("adam w", "default"), "optimizer=adamw"),
@@ -48,6 +62,7 @@ TABLE = {  # group -> (names, what to type)
     "schedule": (
         (("warmup cosine", "cosine warmup", "linear warmup cosine", "cosine annealing", "cosine annealing lr",
           "cosine decay", "warmup"), "schedule=cosine"),
+        (("linear", "linear decay", "polynomial"), "schedule=cosine, which comes down to 0 as well"),
         (("none", "no", "off", "fixed", "flat", "linear warmup", "constant lr"), "schedule=constant"),
     ),
     "target": ((("momentum", "momentum encoder", "teacher", "moving average", "moco", "byol"), "target=ema"),),
@@ -60,6 +75,12 @@ TABLE = {  # group -> (names, what to type)
     ),
     "views": (
         (("none", "no", "identity", "off"), "views=plain"),
+        (("eda", "word dropout", "random deletion", "deletion", "cutoff", "token cutoff"), "views=delete"),
+        (("span", "spans", "cropping", "random crop", "ict", "contriever"), "views=crop"),
+        (("simcse", "noise", "same"), "views=dropout"),
+        (("pairs", "positive", "positives"), "views=pair"),
+        (("consert", "reorder", "permute"), "views=shuffle"),
+        (("mlm", "masking"), "views=mask"),
         (("swav", "dino"), "views=multi_crop"),
         (("barlow", "barlow twins", "vicreg"), "views=byol"),
         (("default", "color"), "views=simclr, or views=simclr_no_blur for small images"),
@@ -70,6 +91,7 @@ TABLE = {  # group -> (names, what to type)
 TORCH_OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop")
 RESNETS = r"(resnet|resnext|wide_?resnet)\d\w*"
 VIT = r"vit(ti|tiny|t|s|small|b|base|l|large)(?:patch)?(8|14|16|32)"  # vit_b_16, vit-small-patch16
+OF_HF = r"(.+/)?[\w.-]*(bert|minilm|mpnet|electra|bge|gte|e5)([-_].*)?"
 OF_TIMM = r"(vit|deit|beit|swin|convnext|efficientnet|mobilenet|densenet|vgg|regnet|maxvit|mixer|dinov2|eva|xcit)\w*"
 
 
@@ -89,6 +111,8 @@ def instead_of_choice(group: str, choice: str, options: list[str]) -> str:
             return f"; type {typed}"
     if group == "optimizer" and (found := [known for known in TORCH_OPTIMIZERS if plain(known) == name]):
         return f"; type optimizer=adam optimizer._target_=torch.optim.{found[0]}"
+    if (group == "encoder" and re.fullmatch(OF_HF, choice, re.IGNORECASE)) or group.startswith("encoder/"):
+        return f"; type {_HF}: transformers' models"
     if group == "encoder" and re.fullmatch(RESNETS, choice, re.IGNORECASE):
         return f"; type encoder=resnet18 encoder.name={choice.lower()}"
     if group == "encoder" and (vit := re.fullmatch(VIT, name)):

@@ -28,7 +28,7 @@ KEYS = {  # the last part of a key -> what to type
     "num_workers": "type data.workers=N",
     "learning_rate": "type optimizer.lr=X",
     "model": "type encoder=NAME for the network, loss=NAME for the method, or experiment=NAME for a recipe",
-    "model_name": "type encoder=NAME",
+    "model_name": "type encoder=NAME; a model of transformers is encoder=hf encoder.name=FOLDER",
     "dataset": "type data=NAME",
     "datamodule": "type data=NAME",
     "data_dir": "type data=image_folder data.root=DIR",
@@ -44,6 +44,7 @@ KEYS = {  # the last part of a key -> what to type
     "early_stopping": f"type {STOP_EARLY}",
     "torch_compile": "type compile=true",
     "amp": "type trainer.precision=bf16-mixed or 16-mixed",
+    "bf16": "type trainer.precision=bf16-mixed",
     "fp16": "type trainer.precision=16-mixed",
     "output_dir": "type name=NAME, or hydra.run.dir=DIR",
 }

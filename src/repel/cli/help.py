@@ -13,9 +13,10 @@ __all__ = ["help_page"]
 
 EXAMPLES = {
     "train": (
-        ("", "train on the bundled images, and evaluate"),
-        ("loss=infonce negatives=hcl", "choices and options, as many as you like"),
+        ("", "train on bundled images, evaluate"),
+        ("loss=infonce negatives=hcl", "choices and options, any number"),
         ("data=image_folder data.root=DIR", "your own images"),
+        ("experiment=text data=text_csv data.root=FILE", "your own texts: docs/text.md"),
         ("-m loss=ntxent,barlow seed=1,2", "a sweep: all combinations"),
         ("trainer.fast_dev_run=true", "does it run at all?"),
     ),
@@ -28,6 +29,7 @@ EXAMPLES = {
     "mine_negatives": (("ckpt=RUN data=text_csv data.root=FILE data.positive=COLUMN", "hard negatives of texts"),),
     "show_views": (("data=cifar10 views=byol", "a picture of views"),),
 }
+IN_SCRIPTS = ("mine_negatives", "show_views")
 KEYS = "seed name resume=RUN data.batch_size optimizer.lr trainer.max_epochs trainer.devices"
 
 
@@ -54,7 +56,10 @@ def help_page(name: str, arguments: list[str]) -> str:
 
 
 def _screen(name: str) -> str:
-    program, width = " ".join(runs.program()), min(shutil.get_terminal_size((100, 24)).columns, 120)
+    program = " ".join(runs.program())
+    if name in IN_SCRIPTS and program.startswith("python "):
+        program = program.replace(" ", " scripts/", 1)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     examples = EXAMPLES[name]
     longest = max(len(typed) for typed, _ in examples)
     choices = ["groups"] if name == "train" else []

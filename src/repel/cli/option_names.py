@@ -18,9 +18,10 @@ TABLE = {  # what to type -> the last parts of keys
     "encoder=resnet18 has encoder.weights=DEFAULT, encoder=timm encoder.pretrained=true": "pretrained use_pretrained",
     "type negatives=NAME": "hard_negatives negative_mode negative_sampling miner mining hard_mining",
     "type optimizer=NAME": "optim opt optimizer_name optimizer.name optimizer.type",
-    "type schedule=NAME": "scheduler lr_scheduler lr_schedule schedule.name schedule.type",
+    "type schedule=NAME": "lr_scheduler_type scheduler lr_scheduler lr_schedule schedule.name schedule.type",
     "type schedule.warmup_epochs=N": "warmup warmup_steps num_warmup_steps",
-    "type optimizer.lr=X": "base_lr init_lr max_lr",
+    "type schedule.warmup_epochs=N, in epochs: 0.1 of 25 epochs are 2.5": "warmup_ratio warmup_proportion",
+    "type optimizer.lr=X": "base_lr init_lr max_lr body_learning_rate head_learning_rate",
     "type optimizer.weight_decay=X": "wd l2",
     "type optimizer=sgd optimizer.momentum=X, or target=ema target.momentum=X": "momentum",
     "type target=ema target.momentum=X":
@@ -34,11 +35,13 @@ TABLE = {  # what to type -> the last parts of keys
     "type data=NAME": "dataset_name data.name dataset.name data.type",
     "type data.root=DIR":
         "data_path dataset_path root_dir data_folder train_dir image_dir dataset.root data.dir data.path",
-    "type data.batch_size=N, of all devices together": "bs batchsize per_device_train_batch_size",
+    "type data.batch_size=N, of all devices together":
+        "bs batchsize per_device_train_batch_size train_batch_size per_gpu_train_batch_size mini_batch_size",
     "type data.image_size=N": "img_size input_size resolution crop_size im_size imsize size",
     "the data has it": "num_classes n_classes classes in_channels",
-    "images lie in memory or are decoded by data.workers; there is nothing to set":
-        "pin_memory persistent_workers prefetch_factor drop_last shuffle",
+    "data lies in memory, or images are decoded by data.workers; there is nothing to set":
+        "pin_memory persistent_workers prefetch_factor drop_last shuffle dataloader_num_workers dataloader_drop_last "
+        "dataloader_pin_memory",
     "data=cifar10 and others are downloaded on first use; there is nothing to set": "download",
     "type name=NAME": "tags run_name exp_name task_name experiment_name notes",
     "type name=NAME, or hydra.run.dir=DIR": "save_dir log_dir logdir workdir work_dir results_dir",
@@ -48,7 +51,8 @@ TABLE = {  # what to type -> the last parts of keys
     "train.py trains and then measures; 'evaluators=[]' measures nothing": "train test",
     "type 'evaluators=[knn,linear]'": "eval evaluator evaluation metrics metric",
     "callbacks.last and callbacks.best keep the last checkpoint and the best by val/knn_top1":
-        "monitor model_checkpoint save_top_k save_best checkpoint_callback",
+        "monitor model_checkpoint save_top_k save_best checkpoint_callback save_steps save_strategy save_total_limit "
+        "load_best_model_at_end metric_for_best_model",
     f"type {STOP_EARLY}": "early_stopping early_stop patience",
     "type callbacks.progress=null for none": "rich_progress_bar progress_bar tqdm",
     "type --cfg job, which prints the config": "print_config",
@@ -56,7 +60,46 @@ TABLE = {  # what to type -> the last parts of keys
     "type 'logger=[default,mlflow]'": "mlflow use_mlflow",
     "logger=default has TensorBoard": "use_tensorboard",
 }  # fmt: skip
-NAMES = {name: typed for typed, names in TABLE.items() for name in names.split()}
+OF_TEXTS = {  # the same, of sentence-transformers, transformers and SetFit
+    "type data.max_tokens=N": "max_seq_length max_seq_len max_length max_len seq_len block_size",
+    "type trainer.max_epochs=N": "num_train_epochs n_epochs",
+    "type trainer.accumulate_grad_batches=N; negatives come from one batch, data.batch_size=N has more":
+        "gradient_accumulation_steps accumulation_steps",
+    "type trainer.gradient_clip_val=X": "max_grad_norm grad_clip",
+    "type trainer.val_check_interval=N, in batches, or trainer.check_val_every_n_epoch=N":
+        "eval_strategy evaluation_strategy eval_steps evaluation_steps",
+    "type trainer.log_every_n_steps=N": "logging_steps",
+    "type logger=NAME": "report_to",
+    "type encoder=hf encoder.name=FOLDER data.tokenizer=FOLDER":
+        "model_name_or_path model_id pretrained_model pretrained_model_name_or_path encoder.model_name",
+    "type encoder=hf encoder.pooling=mean, cls or last; other text encoders take the mean":
+        "pooling pooling_mode pooler pooler_type pooling_strategy",
+    "type encoder.width=N": "hidden_size d_model hidden_dim vector_size encoder.dim encoder.embedding_dim",
+    "type encoder=transformer encoder.layers=N": "num_hidden_layers num_layers n_layers",
+    "type encoder=transformer encoder.heads=N": "num_attention_heads num_heads n_heads",
+    "type encoder=transformer encoder.dropout=X": "dropout",
+    "type loss.temperature=X, which is 1 / scale": "scale loss.scale logit_scale",
+    "embeddings are compared by their cosine; there is nothing to set": "similarity_fct distance_metric",
+    "type loss=triplet loss.margin=X": "margin triplet_margin",
+    "type loss.dims=[128,64,32]": "matryoshka_dims",
+    "type negatives=own_negatives negatives.weight=X, which is e^hard_negative_weight": "hard_negative_weight",
+    "type python scripts/mine_negatives.py ckpt=RUN, and train on what it writes": "mine_hard_negatives",
+    "equal texts are one entity, which is never its own negative; there is nothing to set": "batch_sampler",
+    "pairs are those of a batch; there is nothing to set": "num_iterations sampling_strategy",
+    "type data.root=FILE": "train_file data_file data_files csv_file validation_file test_file data.file data.csv",
+    "type data.text=COLUMN": "text_column text_col text_column_name data.column data.texts data.sentence "
+    "data.sentence1 data.anchor data.question data.query data.premise",
+    "type data.label=COLUMN": "label_column label_col labels_column label_column_name data.target data.target_column",
+    "type data.positive=COLUMN": "positive_column data.sentence2 data.answer data.hypothesis data.entailment",
+    "type data.negative=COLUMN": "negative_column data.contradiction data.hard_negative",
+    "type data.text=COLUMN data.label=COLUMN": "column_mapping",
+    "the first row says what separates columns; there is nothing to set": "data.sep data.delimiter data.separator",
+    "texts are lowercased; data.tokenizer=FILE takes another tokenizer": "data.lowercase data.lower do_lower_case",
+    "type data.vocabulary=N": "vocab_size vocabulary_size",
+    "type data.tokenizer=FILE": "tokenizer tokenizer_name tokenizer_file",
+    "python export.py ckpt=RUN 'format=[sentence_transformers]' writes a folder to upload": "push_to_hub hub_model_id",
+}  # fmt: skip
+NAMES = {name: typed for typed, names in (TABLE | OF_TEXTS).items() for name in names.split()}
 PLACES = ("dataset", "datamodule", "paths", "extras", "config", "cfg", "args", "hparams", "net", "model.net")
 PARTS = ("loss", "encoder", "head", "projector", "callbacks", "logger")
 OF_METHODS = ("model", "method", "algorithm", "algo", "approach", "framework", "recipe", "preset", "criterion",

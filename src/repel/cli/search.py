@@ -71,7 +71,12 @@ def _query(typed: str, folder: Path, options: dict[str, str]) -> Path | str:
             raise ValueError(f"out= is for a drawing of images, and {folder} holds texts; leave it out")
         return typed
     if not _exists(str(file)) or not file.is_file():
-        words = "; words search texts, and this folder holds images" * (" " in typed and not file.suffix)
+        if _exists(str(file / RECORD)):
+            raise ValueError(f"{shown(file)} is the folder of features: it comes last, after the words")
+        are_words = " " in typed and not file.suffix
+        if are_words and not (folder / RECORD).is_file():
+            raise ValueError(f"{shown(folder)} holds no features: python embed.py ckpt=RUN writes the folder to search")
+        words = "; words search texts, and this folder holds images" * are_words
         raise ValueError(f"there is no image {shown(file)}{words}")
     return file
 

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,6 +17,12 @@ from repel.engine.configs import CONF
 __all__ = ["nearest", "no_such_choice", "unknown_option"]
 
 ADD_CALLBACK = "'+callbacks.NAME={_target_:CLASS}' adds one, such as lightning.pytorch.callbacks.EarlyStopping"
+
+OWN_DATA = {  # key -> what else to say where the chosen data has no such option
+    "data.root": "; data=image_folder data.root=DIR reads your own images, "
+    "experiment=text data=text_csv data.root=FILE your own texts",
+    "data.label_column": "; for texts type data.label=COLUMN",
+}
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -37,8 +44,16 @@ def no_such_choice(group: str, choice: str, options: list[str] | None = None) ->
     options = group_options(group) if options is None else options
     plugin = "; others are plugins, such as hydra-joblib-launcher" if group == "hydra/launcher" else ""
     own = f"; {ADD_CALLBACK}" if group == "callbacks" else ""
-    instead = instead_of_choice(group, choice, options) or nearest(choice.lower(), options)
+    instead = instead_of_choice(group, choice, options) or _of_file(group, choice) or nearest(choice.lower(), options)
     return f"{group}={choice}: there is no such choice{instead} (there are: {', '.join(options)}{plugin}){own}"
+
+
+def _of_file(group: str, choice: str) -> str:
+    """'; ' and what to type for a file in place of a choice of data, or nothing."""
+    reader = {".csv": "text_csv", ".tsv": "text_csv", ".txt": "text_lines", ".npz": "array", ".npy": "array"}
+    found = reader.get(Path(choice).suffix.lower()) if group.partition("/")[0] == "data" else None
+    texts = "experiment=text " * str(found).startswith("text")
+    return f"; type {texts}data={found} data.root={choice}" if found else ""
 
 
 def unknown_option(key: str, name: str, value: Any = "") -> str:
@@ -58,7 +73,7 @@ def unknown_option(key: str, name: str, value: Any = "") -> str:
     group, _, rest = key.partition(".")
     has_group = group in command_groups(name) or any(one.startswith(f"{group}.") for one in known)
     if has_group and (choices := choices_with(key)):
-        own = "; data=image_folder data.root=DIR reads your own images" if key == "data.root" else ""
+        own = OWN_DATA.get(key, "")
         return f"{key}: the chosen {group} has no {rest}; these have: {', '.join(choices)}{own}"
     instead = instead_of_name(key, name, known, value) or _of_group(group, rest) or nearest(key, known)
     return f"unknown option {key}" + (instead or _where_listed(group))

@@ -53,7 +53,10 @@ def _text(path: str, encoding: str | None) -> str:
     try:
         content = Path(path).expanduser().read_bytes()
     except OSError as error:
-        raise ValueError(f"data.labels={path} cannot be read ({error})") from error
+        raise ValueError(
+            f"data.labels={path} cannot be read ({error}); it is a file with a table of labels; data.label or "
+            "data.label_column is the column of labels that the data has itself"
+        ) from error
     marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding or marked)

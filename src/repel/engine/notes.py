@@ -52,6 +52,7 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
             "the optimizer; bf16-mixed keeps them in float32"
         )
     found += _scaled_rate_note(cfg)
+    found += _same_views_note(cfg, module)
     tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
     if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
         found.append(
@@ -67,6 +68,17 @@ def _scaled_rate_note(cfg: DictConfig) -> Iterator[str]:
         rate, ratio = cfg.optimizer.lr, f"{batch} / 256" if rule == "linear" else f"sqrt({batch} / 256)"
         result = scaled_rate(rate, rule, batch)
         yield f"optimizer.scale_lr={rule}: the learning rate is {rate:g} * {ratio} = {result:.4g}"
+
+
+def _same_views_note(cfg: DictConfig, module: Contrastive) -> Iterator[str]:
+    """On texts whose views are the text itself, and a network that treats them alike."""
+    crop = OmegaConf.select(cfg, "views.crop")
+    changed = any(cfg.views.get(key) for key in ("delete", "shuffle", "mask", "pair", "per_view"))
+    drops = any(getattr(part, "rate", 0) or getattr(part, "p", 0)
+                for part in module.modules() if "Dropout" in type(part).__name__)  # fmt: skip
+    if crop in (1.0, [1.0, 1.0]) and not changed and not drops:
+        yield ("all views of a text are the same, and the network has no dropout, so that positives teach nothing; "
+               "views=delete makes different ones, encoder=transformer has dropout")  # fmt: skip
 
 
 def length_notes(module: Contrastive, now: TrainingLength, before: TrainingLength | None = None) -> Iterator[str]:
@@ -101,7 +113,7 @@ def end_notes(module: Contrastive, epochs: float) -> Iterator[str]:
     if warmup >= epochs:
         yield (
             f"schedule.warmup_epochs={warmup:g} takes all of training, {epochs:.3g} epochs: the learning rate only "
-            "rises; use fewer"
+            "rises; type schedule.warmup_epochs=X, below that"
         )
     elif end is not None and epochs < math.inf and not math.isclose(end, epochs):
         early = "does not come down to its last value" if end > epochs else "stays at its last value from there on"

@@ -98,7 +98,7 @@ def make_report(
     if data is None:
         data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
     splits, figures, kept = data.splits, [], []
-    labelled = _has_labels(data)
+    labelled = _has_labels(data, any(one.needs_labels for one in evaluators.values()))
     evaluators = {name: one for name, one in evaluators.items() if labelled or not one.needs_labels}
     if not evaluators:
         return Report([], [], None, [])
@@ -124,13 +124,14 @@ def make_report(
     return Report(measurements, figures, kept[0] if kept else None, splits.classes)
 
 
-def _has_labels(data: PairData) -> bool:
-    """Whether every split has labels; where one has none, a line says so."""
+def _has_labels(data: PairData, needed: bool) -> bool:
+    """Whether every split has labels; where one has none and an evaluator needs them, a line says so."""
     test = data.splits.test
     if data.labelled and test.labels is not None and len(test.labelled):
         return True
     one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
-    print(f"no labels{one}: there is no label metric to report")
+    if needed or one:
+        print(f"no labels{one}: there is no label metric to report")
     return False
 
 

@@ -62,6 +62,7 @@ def text_csv(
     files = {split: file for split, file in files.items() if _has_columns(file, columns, split, *options)}
     unread = [name for name in header if name and name not in (named, *used)]
     note = f"columns not read: {', '.join(map(shown, unread))}" if unread else ""
+    note += "; data.label=COLUMN takes labels" * bool(unread and not label and not positive)
     sources = {
         split: Source(file.name, [file], partial(_rows, file, columns, *options), "rows", note * (split == "train"))
         for split, file in files.items()

@@ -111,13 +111,13 @@ def _check_and_print(source: Source, kept: Kept) -> None:
         ValueError: none is left.
     """
     found, read = kept.facts["found"], len(kept.arrays.get("labels", ()))
+    repeated = read - len(np.unique(kept.arrays["text.ids"])) if read else 0
     words = [f"found {found:,} {source.unit}, read {read:,}"]
+    words[0] += f", of which {repeated:,} repeat an earlier text" if repeated else ""
     if kept.facts["left_out"]:
         words.append("left out: " + ", ".join(f"{count:,} {why}" for why, count in kept.facts["left_out"].items()))
     if not read:
         raise ValueError(f"data.root: no texts in {shown(source.name)}: {'; '.join(words)}")
-    if repeated := read - len(np.unique(kept.arrays["text.ids"])):
-        words.append(f"{repeated:,} repeat an earlier text")
     if source.note:
         words.append(source.note)
     if rank() == 0:
