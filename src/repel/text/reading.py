@@ -176,7 +176,7 @@ def choose_text_column(where: str, columns: Sequence[str], typed: str | None, us
     Raises:
         ValueError: there is none, or several could be.
     """
-    there = ", ".join(map(shown, columns))
+    there = ", ".join(map(shown, columns)) or "none"
     if typed is not None:
         if typed not in columns:
             raise ValueError(f"data.text={typed}: {where} has no such column; it has {there}")
