@@ -28,7 +28,9 @@ WITH_COMMANDS = [page for page in PAGES if page != ADDING]  # whose commands nee
 ROOMS = {path.name for path in (ROOT / "src/repel").iterdir() if path.is_dir()}
 TOPS = {"src", "conf", "docs", "tests", "scripts", "notebooks"}
 SHELL_CHARACTERS = set("[]{}*?~;&<>()$`!")
-COMMAND = re.compile(r"(?:^|\s)(?:python )?(train|evaluate|embed|export|scripts/show_views)\.py (.*)")
+COMMAND = re.compile(
+    r"(?:^|\s)(?:python )?(train|evaluate|embed|export|scripts/show_views|scripts/mine_negatives)\.py (.*)"
+)
 CONSOLE = re.compile(r"^repel (train|evaluate|embed|export) (.*)")
 
 
@@ -78,7 +80,8 @@ def sweep_jobs(overrides):
 
 def test_commands_are_found():
     assert len(COMMANDS) > 40
-    assert {command for command, _ in COMMANDS} == {"train", "evaluate", "embed", "export", "show_views"}
+    known = {"train", "evaluate", "embed", "export", "show_views", "mine_negatives"}
+    assert {command for command, _ in COMMANDS} == known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT, config, options_of
 from hydra.utils import instantiate
 from image_sizes import cases, sizes_seen
+from loss_cases import make
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -143,7 +144,7 @@ def test_earlier_configs_get_the_size_of_their_run():
 
 
 def test_views_of_another_size_are_told():
-    module = type("Module", (), {"target": None})()
+    module = type("Module", (), {"target": None, "loss": make("ntxent")})()
     assert notes(config(), module, 1) == []
     (note,) = notes(config("trainer.check_val_every_n_epoch=99"), module, 1)
     assert "nothing is validated: the last epoch counts as the best" in note

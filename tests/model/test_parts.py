@@ -240,3 +240,13 @@ def test_these_can_be_annealed(typed, key):
     assert torch.equal(*values) is (key == "target.momentum")
     changed = module.target.momentum if key == "target.momentum" else None
     assert changed is None or changed == pytest.approx(0.9 * now)
+
+
+def test_no_head_finds_the_width_of_a_model_in_a_folder(tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": 24}', encoding="utf-8")
+    typed = ["experiment=text", "encoder=hf"]
+    assert config(*typed, f"encoder.name={tmp_path}").head.out_features == 24
+    assert config("experiment=text", "encoder.width=16").head.out_features == 16
+    with pytest.raises(Exception, match=r"type head.out_features=N, or head=linear"):
+        config(*typed, "encoder.name=elsewhere")
+    assert config(*typed, "encoder.name=elsewhere", "head.out_features=8").head.out_features == 8

@@ -53,9 +53,7 @@ def text_data(*overrides: str):
 def text_run(folder: Path, *overrides: str) -> Path:
     """A run folder with a checkpoint, as training leaves it."""
     width = [] if "encoder=hf" in overrides else ["encoder.width=8"]
-    other = any(override.startswith("encoder=") for override in overrides)  # which takes no options of the preset's
-    preset = ["data=wordnet_mini", "views=delete", *FEW] if other else SMALL
-    cfg = config(*preset, "head=mlp", "head.out_features=6", *width, *overrides)
+    cfg = config(*SMALL, "head.out_features=6", *width, *overrides)
     data, module = build_data(cfg), build_module(cfg)
     data.setup()
     module.give_data_info(data.splits.train.info())

@@ -3,11 +3,13 @@
 A saved config holds the results. Imported wherever a config is composed.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["array_channels", "array_size", "for_channels"]
+__all__ = ["array_channels", "array_size", "encoder_width", "for_channels"]
 
 
 def array_channels(root: str, axes: str | None, key: str | None) -> int:
@@ -41,5 +43,25 @@ def for_channels(channels: int, gray: Sequence[float], color: Sequence[float]) -
     return ListConfig(list(gray if channels == 1 else color))  # of a plain list OmegaConf makes no part of the config
 
 
-for resolver in (array_channels, array_size, for_channels):
+def encoder_width(encoder: DictConfig) -> int:
+    """The features of an encoder: its option `width`, or what the model says of itself in the folder `name`.
+
+    Raises:
+        ValueError: neither is there.
+
+    >>> encoder_width(OmegaConf.create({"width": 128}))
+    128
+    """
+    if "width" in encoder:
+        return encoder.width
+    file = Path(str(encoder.get("name"))).expanduser() / "config.json"
+    if file.is_file():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        for name in ("hidden_size", "d_model", "dim", "n_embd"):  # as models of transformers call it
+            if isinstance(known.get(name), int):
+                return known[name]
+    raise ValueError("head=identity: this encoder has no option width; type head.out_features=N, or head=linear or mlp")
+
+
+for resolver in (array_channels, array_size, encoder_width, for_channels):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
