@@ -18,9 +18,6 @@ from repel.engine.outcomes import MISTAKE, one_line
 __all__ = ["config_mistake", "explain"]
 
 SEVERAL_AT_ONCE = ("callbacks", "evaluators", "experiment", "logger")  # groups
-REFERENCES = {  # key that this encoder's options lack -> what to type
-    "encoder.width": "head=identity needs as many features as the encoder has: type head.out_features=N, or head=mlp",
-}
 LAUNCHERS = {name: name.split("_")[0] for name in ("joblib", "submitit_slurm", "submitit_local", "ray")}
 
 
@@ -65,8 +62,6 @@ def config_mistake(error: Exception, name: str) -> str:
     if found := re.search(r"^\w+ raised while resolving interpolation: (.*)", text):
         return found[1]  # raised by a resolver of ours
     if found := re.search(r"Interpolation key '([^']+)' not found", text):
-        if found[1] in REFERENCES:
-            return REFERENCES[found[1]]
         variable = f"; an environment variable is ${{oc.env:{found[1]}}}" if found[1] in os.environ else ""
         return f"{found[1]} is missing from the config, and another option refers to it{variable}"
     if found := re.search(r"Error resolving interpolation '([^']+)'", text):  # between groups
