@@ -48,6 +48,8 @@ MISTAKES = {  # what is typed -> what the line must hold
     "trainer.devices=1,2": ["trainer.devices=1,2"],
     "loss=[": ["["],
     "encoder=timm": ["encoder.name is not set"],
+    "experiment=text encoder=transformer encoder.max_tokens=many": ["encoder.max_tokens", "whole number"],
+    "experiment=text encoder=hf encoder.name=MODEL": ["head=identity", "type head.out_features=N"],
     "loss._target_=torch.load": ["_target_", "torch.load"],
     "loss._target_=repel.engine.fit.torch.hub.load": ["_target_", "torch.hub.load"],
     "+temperature=0.1": ["temperature", "did you mean"],
@@ -177,6 +179,7 @@ LATER = {  # mistakes that a part, the data or the machine shows
     "evaluators.knn.others=[0]": ["evaluators.knn", "k >= 1"],
     "evaluators.linear.l2=[]": ["evaluators.linear.l2"],
     "+loss.color=red": ["color"],
+    "experiment=simcse encoder.max_tokens=9": ["encoder.max_tokens=9", "data.max_tokens=32"],
 }
 
 

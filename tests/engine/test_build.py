@@ -4,8 +4,9 @@ import torch
 from composing import composed
 from conftest import TINY, config, same
 
-from repel.engine.build import build_module, with_data
+from repel.engine.build import build_module
 from repel.engine.configs import to_container
+from repel.engine.data_identity import with_data
 
 
 def test_the_jobs_own_seed_decides_the_weights():

@@ -4,8 +4,8 @@ import pytest
 from conftest import TINY, config
 from runs_here import status
 
-from repel.engine.build import with_data
 from repel.engine.configs import to_container
+from repel.engine.data_identity import with_data
 from repel.engine.modalities import modality_of, other_modality
 from repel.engine.outcomes import MISTAKE
 
@@ -36,3 +36,13 @@ def test_parts_of_ones_own_are_of_any_modality():
     assert modality_of(mine) is None
     nodes = {"a": mine, "b": {"_target_": "repel.text.encoders.BagOfTokens"}, "c": images["encoder"], "d": None}
     assert other_modality(images, nodes) == ["b"]
+
+
+def test_a_run_is_evaluated_with_its_own_tokenizer(tmp_path):
+    run = to_container(config("experiment=text"))
+    typed = ["data=text_csv", f"data.root={tmp_path}", "data.vocabulary=9"]
+    other = config("experiment=text", *typed)
+    other["data_root"] = None
+    with pytest.raises(ValueError, match=r"data\.vocabulary= is of training: the run's own tokenizer is taken"):
+        with_data(other, run, typed)
+    assert with_data(other, run, typed[:2])["data"]["root"] == str(tmp_path)

@@ -77,6 +77,11 @@ REFUSED = {  # content, options -> what the line says
         {"label": "c"},
         r"data\.label=c: texts\.csv has no such column; it has text, b",
     ),
+    "one column as two": (
+        "text,b\n1,2\n",
+        {"positive": "b", "negative": ["b"]},
+        r"data\.positive and data\.negative: the column b is named twice",
+    ),
     "another text": ("text,b\n1,2\n", {"text": "c"}, r"data\.text=c: texts\.csv has no such column; it has text, b"),
     "a name twice": ("text,b,b\n1,2,3\n", {"label": "b"}, r"data\.label=b: texts\.csv has two columns of this name"),
     "long row": ("text,b\n1,2\n3,4,5\n", {}, r"texts\.csv, line 3: 3 cells, and the first row names 2 columns"),

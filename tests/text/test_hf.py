@@ -180,7 +180,7 @@ def test_what_cannot_be_loaded_says_what_to_do(bert, tmp_path):
         key, value = changes
         with pytest.raises(ValueError, match=words):
             HuggingFaceEncoder(str(bert), **{key: dict(value) if key == "lora" else value})
-    with pytest.raises(ValueError, match=r"a text has 19 tokens, and this model takes 18; cut by data\.max_tokens"):
+    with pytest.raises(ValueError, match=r"may have 19 tokens, and this model takes 18; cut by data\.max_tokens"):
         HuggingFaceEncoder(str(bert))(torch.ones(1, 19, dtype=torch.int32))
 
 

@@ -13,7 +13,7 @@ def plain(queries, corpus, own, positive, window, k, classes=None):
     for i, query in enumerate(F.normalize(queries, dim=1)):
         ranked = sorted(
             ((float(query @ c), j) for j, c in enumerate(F.normalize(corpus, dim=1))
-             if j not in own[i] and (classes is None or classes[0][i] != classes[1][j])),
+             if j not in own[i] and (classes is None or classes[0][i] != classes[1][j] or classes[0][i] < 0)),
             reverse=True,
         )[window.ranks[0] - 1 : window.ranks[1]]  # fmt: skip
         kept = [
@@ -40,7 +40,7 @@ def test_negatives_are_those_of_the_plain_search(window, with_positive, monkeypa
     queries, corpus = torch.randn(10, 4, generator=g), torch.randn(20, 4, generator=g)
     own = [[i, (i + 3) % 20] for i in range(10)]
     positive = torch.rand(10, generator=g) if with_positive else None
-    classes = (torch.arange(10) % 3, torch.arange(20) % 3)
+    classes = (torch.arange(10) % 4 - 1, torch.arange(20) % 4 - 1)  # -1: nobody knows
     for labels in (None, classes):
         found = mine(queries, corpus, own, positive, window, 4, classes=labels)
         assert found.places.tolist() == plain(queries, corpus, own, positive, window, 4, labels)

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from repel.engine.build import build_data
+from repel.engine.initial_weights import Weights
 from repel.text import tokenizer as room
 from repel.text.texts import RawTexts
 from repel.text.tokenizer import Tokenizer
@@ -112,3 +113,26 @@ def test_a_vocabulary_of_evenly_spaced_texts():
     assert {*made.library.get_vocab()} == {"[UNK]", "[MASK]", "w0", "w25", "w50", "w75"}
     with pytest.raises(ValueError, match=r"data\.tokenizer_texts"):
         Tokenizer(texts=0)
+
+
+def test_weights_bring_their_tokenizer(tmp_path):
+    """A new run that starts from them takes no other, as their tables know tokens by their ids."""
+    made = Tokenizer(kind="word")
+    made.fit(RawTexts.of(["a bird", "a plane"]))
+    source = {"file": str(tmp_path / "encoder.safetensors")}
+    cfg = config("experiment=text", f"init={tmp_path}")
+    with pytest.raises(ValueError, match=r"init=\S+: these weights know tokens by their ids, and no tokenizer.json"):
+        Weights({}, source).give_learned(Tokenizer(), cfg)
+    (tmp_path / "tokenizer.json").write_text(made.json, encoding="utf-8")
+    for weights in (Weights({}, source), Weights({}, {"file": "last.ckpt"}, made.state_dict())):
+        new = Tokenizer()
+        weights.give_learned(new, cfg)
+        assert new.json == made.json
+        own = Tokenizer(file=str(tmp_path))
+        weights.give_learned(own, cfg)
+        word_level().save(str(tmp_path / "other.json"))
+        with pytest.raises(ValueError, match=r"data.tokenizer=\S+other.json has other tokens than init="):
+            weights.give_learned(Tokenizer(file=str(tmp_path / "other.json")), cfg)
+    cfg.init_parts = ["head"]
+    weights.give_learned(new := Tokenizer(), cfg)
+    assert not new.fitted

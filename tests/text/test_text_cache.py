@@ -136,8 +136,9 @@ def test_auto_keeps_large_files_alone(monkeypatch, tmp_path):
     assert cache_folder("auto", cache.LARGE + 1) == tmp_path / "repel"
     assert cache_folder(None, 10**12) is None
     assert cache_folder(str(tmp_path), 1) == tmp_path
-    with pytest.raises(ValueError, match=r"data\.cache must be auto, null or a folder"):
-        cache_folder(False, 1)
+    for typed in (False, "false", "True", ""):
+        with pytest.raises(ValueError, match=r"data\.cache must be auto, null or a folder"):
+            cache_folder(typed, 1)
 
 
 def test_what_changed_is_said_without_names(file):

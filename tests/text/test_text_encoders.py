@@ -14,7 +14,7 @@ from torch import nn
 from repel.base.dropout import CountedDropout, DrawCounters, counted_parts, give_counters
 from repel.data.samples import give_info
 from repel.model.optim import parameter_groups
-from repel.text.encoders import BagOfTokens, TokenVectors
+from repel.text.encoders import BagOfTokens, NGramVectors, TokenVectors
 from repel.text.texts import TextInfo
 from repel.text.transformer import TransformerEncoder
 
@@ -206,6 +206,16 @@ def test_a_rare_word_learns_from_its_parts():
             p -= 0.1 * p.grad
     assert (encoder(unseen) - before).max() < -1e-3
     assert not encoder.ngrams.weight.grad[0].any()  # of padding
+
+
+def test_a_word_of_thousands_of_letters_makes_no_step_dear():
+    """All tokens have room for as many n-grams as the longest one."""
+    words = ["[UNK]", "[MASK]", "bird", "".join(map(chr, range(0x4E00, 0x5E00)))]
+    library = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, "[UNK]"))
+    vectors = NGramVectors(4, [3, 5], 16)
+    vectors.on_data(TextInfo(train_size=1, vocabulary=5, tokenizer=library.to_str()))
+    assert vectors.units.shape == (5, 32 + 31 + 30)
+    assert (vectors.units != 0).sum(1).tolist()[3] == 9
 
 
 def test_weights_of_tokens_do_not_decay():

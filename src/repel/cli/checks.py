@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError
 
 from repel.cli import trainer_options
 from repel.cli.baseline import baseline, is_group, task_overrides
@@ -199,7 +199,8 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
             continue
         if override.is_add() and not reaches_a_part(cfg, key):
             raise ValueError(f"+{key}: nothing would read it{nearest(key, list(flatten(defaults[0])))}")
-        expected, got = [_default_of(default, key) for default in defaults], OmegaConf.select(cfg, key)
+        found, got = [_default_of(default, key) for default in defaults], OmegaConf.select(cfg, key)
+        expected = [value for value in found if value is not ...] or [None]
         if key in OF_SEVERAL_KINDS or (got is None and key in RANGES and "null" in RANGES[key][1]):
             continue
         if got is not None and key in trainer_options.RANGES and trainer_options.RANGES[key][0](got):
@@ -210,9 +211,13 @@ def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str
 
 
 def _default_of(cfg: DictConfig, key: str) -> Any:
-    """A default; None, which takes anything, for one that is read of a file that another option names."""
+    """A default; None, which takes anything, for one that is read of a file that another option names; ... for one that
+    is another option's value, which the experiment brings.
+    """
     try:
         return OmegaConf.select(cfg, key)
+    except InterpolationKeyError:
+        return ...
     except InterpolationToMissingValueError:
         return None
 

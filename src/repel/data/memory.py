@@ -66,7 +66,7 @@ class TensorSamples:
         yield torch.randperm(len(self), generator=generator)
 
     def fetch(self, places: Tensor, draws: ViewDraws) -> Fetched:
-        return Fetched(places, self.x[places.to(self.x.device)])
+        return Fetched(places, self.x[places.to(self.x.device, non_blocking=True)])
 
     def plain(self, places: list[Tensor]) -> Iterator[tuple[Any, Tensor]]:
         """Rows of x at each of the places, and which could be read, (b,): all."""

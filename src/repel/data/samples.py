@@ -139,7 +139,11 @@ class Transform(Protocol):
     """What is learned from training samples, after validation and test are held out, and applied to all: a tokenizer.
 
     Its state is in checkpoints and in the run folder, from where it is loaded instead of learned again.
+
+    files: names of the files of its state.
     """
+
+    files: tuple[str, ...]
 
     @property
     def fitted(self) -> bool:
@@ -159,6 +163,16 @@ class Transform(Protocol):
 
     def load_state_dict(self, state: Mapping[str, str]) -> None:
         """What state_dict returned."""
+
+    def inherit(self, state: Mapping[str, str] | None, source: str) -> None:
+        """Take the state with which weights were trained, from which a new run starts; None: it is not known.
+
+        Args:
+            source: what the user typed, for messages.
+
+        Raises:
+            ValueError: an option asks for another state, or there is none.
+        """
 
 
 @dataclass(frozen=True)

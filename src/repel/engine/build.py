@@ -1,6 +1,5 @@
 """The parts of a run, built from its config."""
 
-import copy
 import os
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -12,11 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from repel.base.cores import limit_threads
 from repel.base.signals import DeferredSignals
-from repel.engine.configs import to_container, with_data_root
-from repel.engine.modalities import NOUNS, modality_of
+from repel.engine.configs import to_container
 from repel.engine.targets import check_objects
 
-__all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu", "with_data"]
+__all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu"]
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -26,35 +24,6 @@ if TYPE_CHECKING:
     from repel.data.datamodule import PairData
     from repel.evaluation.protocol import Evaluator
     from repel.module import Contrastive
-
-
-ENCODER_INPUT = ("channels", "mean", "std", "image_size", "range", "max_tokens")  # options of data that it depends on
-
-
-def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
-    """A run's config with the data that a command names in place of its own, as input of the run's encoder.
-
-    What the encoder's input depends on, such as channels and image size, is the run's, as the encoder knows nothing
-    else, unless it was typed.
-
-    Args:
-        cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, the new place
-            of the run's own data, or null.
-        run: the run's config, as its checkpoint holds it.
-        overrides: what was typed.
-    """
-    run = copy.deepcopy(run)
-    if cfg.data_root is not None:
-        run = with_data_root(run, cfg.data_root)
-    if cfg.get("data") is None:
-        return run
-    ours, theirs = modality_of(run["data"]["datamodule"]["read"]), modality_of(to_container(cfg.data.datamodule.read))
-    if ours and theirs and ours != theirs:
-        raise ValueError(f"data= is {NOUNS[theirs]}, and the run learned from {NOUNS[ours]}: choose such data")
-    typed = {override.split("=")[0] for override in overrides}
-    keys = [key for key in ENCODER_INPUT if key in run["data"] and key in cfg.data]
-    kept = {key: run["data"][key] for key in keys if f"data.{key}" not in typed}
-    return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 
 def _instantiate(node: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,19 +1,54 @@
 """A run's data, read again: at its place of now, without what was trained on where something is tested."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from repel.base.collectives import rank
 from repel.data.datamodule import PairData
 from repel.data.identity import changes, overlap, without_trained
 from repel.data.samples import Splits
 from repel.engine.build import build_data
+from repel.engine.configs import to_container, with_data_root
+from repel.engine.modalities import NOUNS, modality_of
 
-__all__ = ["data_option", "hint_of_data_root", "is_own_data", "print_changes", "read_to_evaluate"]
+__all__ = ["data_option", "hint_of_data_root", "is_own_data", "print_changes", "read_to_evaluate", "with_data"]
+
+
+ENCODER_INPUT = ("channels", "mean", "std", "image_size", "range", "max_tokens")  # options of data that it depends on
+LEARNED = ("tokenizer", "tokens", "vocabulary", "tokenizer_texts")  # options of what a run's checkpoint has learned
+
+
+def with_data(cfg: DictConfig, run: dict[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
+    """A run's config with the data that a command names in place of its own, as input of the run's encoder.
+
+    What the encoder's input depends on, such as channels and image size, is the run's, as the encoder knows nothing
+    else, unless it was typed.
+
+    Args:
+        cfg: the command's config, with a group `data`, or null for the run's own data, and `data_root`, the new place
+            of the run's own data, or null.
+        run: the run's config, as its checkpoint holds it.
+        overrides: what was typed.
+    """
+    run = copy.deepcopy(run)
+    if cfg.data_root is not None:
+        run = with_data_root(run, cfg.data_root)
+    if cfg.get("data") is None:
+        return run
+    ours, theirs = modality_of(run["data"]["datamodule"]["read"]), modality_of(to_container(cfg.data.datamodule.read))
+    if ours and theirs and ours != theirs:
+        raise ValueError(f"data= is {NOUNS[theirs]}, and the run learned from {NOUNS[ours]}: choose such data")
+    typed = {override.split("=")[0].lstrip("+") for override in overrides}
+    if ignored := sorted(typed & {f"data.{key}" for key in LEARNED}):
+        raise ValueError(f"{ignored[0]}= is of training: the run's own tokenizer is taken; leave it out")
+    keys = [key for key in ENCODER_INPUT if key in run["data"] and key in cfg.data]
+    kept = {key: run["data"][key] for key in keys if f"data.{key}" not in typed}
+    return run | {"data": to_container(OmegaConf.merge(cfg, {"data": kept}))["data"]}
 
 
 def data_option(cfg: DictConfig) -> str:

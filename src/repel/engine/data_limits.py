@@ -22,11 +22,12 @@ def check_data(cfg: DictConfig, module: Contrastive, data: PairData, world: int)
         ValueError: one line that names the key.
     """
     batch_size, train, val = cfg.data.batch_size, len(data.splits.train), len(data.splits.val)
+    noun = data.splits.train.modality.noun
+    if not train:
+        raise ValueError(f"no training {noun} are left after validation and test were held out; training needs more")
     if batch_size > train:
-        noun = data.splits.train.modality.noun
         raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training {noun}; use a smaller one")
     if val < 2 * world:
-        noun = data.splits.val.modality.noun
         raise ValueError(
             f"{val} validation {noun} are too few for {world} ranks; raise data.val_fraction or add {noun}"
         )

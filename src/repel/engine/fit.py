@@ -7,6 +7,7 @@ import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import Trainer
@@ -64,20 +65,16 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     resume_from = (last, checkpoint_io.load(last)) if resume else None
     build_evaluators(cfg.get("evaluators"))  # whose mistakes should not show only after training
     weights = read_weights(cfg.init) if cfg.get("init") and not resume else None
-    learned = weights.learned if weights else resume_from and resume_from[1].get("learned")
+    learned = resume_from and resume_from[1].get("learned")
     signals, module, data = DeferredSignals(), build_module(cfg), build_data(cfg, learned)
+    if weights is not None:
+        weights.give_learned(data.transform, cfg)
     trainer = build_trainer(cfg, folder, resume_from, signals)
     if cfg.get("compile"):
         check_compiler(trainer.strategy.root_device)
     step = None if resume_from is None else resume_from[1]["global_step"]
     data.trainer = trainer  # as Lightning does on fit; the checks need it before
-    data.repeats_batches = bool(cfg.trainer.get("overfit_batches"))
-    with hint_of_data_root(cfg) if resume else nullcontext():
-        data.setup()
-    if resume_from is not None and "samples" in resume_from[1]:  # version 0.1 kept none
-        check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))
-    check_data(cfg, module, data, trainer.world_size)
-    data.try_views()
+    _read_data(cfg, data, module, trainer.world_size, resume_from and resume_from[1])
     if trainer.is_global_zero and data.transform is not None:
         for name, text in data.transform.state_dict().items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -102,6 +99,23 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
         print_profile(trainer.profiler, folder)  # type: ignore[attr-defined]
         _record_end(cfg, folder, trainer, module, data, seconds)
     return data
+
+
+def _read_data(
+    cfg: DictConfig, data: PairData, module: Contrastive, world: int, resumed: dict[str, Any] | None
+) -> None:
+    """Read the data and check it.
+
+    Args:
+        resumed: contents of the checkpoint that the run resumes from.
+    """
+    data.repeats_batches = bool(cfg.trainer.get("overfit_batches"))
+    with hint_of_data_root(cfg) if resumed else nullcontext():
+        data.setup()
+    if resumed and "samples" in resumed:  # version 0.1 kept none
+        check_unchanged(resumed["samples"], data.splits, data_option(cfg))
+    check_data(cfg, module, data, world)
+    data.try_views()
 
 
 def _record_end(

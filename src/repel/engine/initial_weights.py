@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from repel.data.samples import Transform
 from repel.engine import checkpoint_io, runs
 from repel.module import Contrastive
 
@@ -30,6 +31,21 @@ class Weights(NamedTuple):
     tensors: dict[str, Tensor]
     source: dict[str, Any]
     learned: dict[str, str] | None = None
+
+    def give_learned(self, transform: Transform | None, cfg: DictConfig) -> None:
+        """What a new run's data need not learn, as its encoder starts from these weights; of a safetensors file from
+        files beside it, as export.py writes them.
+
+        Raises:
+            ValueError: it is not there, or an option asks for another.
+        """
+        if transform is None or "encoder" not in cfg.init_parts:
+            return
+        beside = [Path(self.source["file"]).with_name(name) for name in transform.files]
+        learned = self.learned
+        if learned is None and all(file.is_file() for file in beside):
+            learned = {file.name: file.read_text(encoding="utf-8") for file in beside}
+        transform.inherit(learned, f"init={cfg.init}")
 
 
 class Fit(NamedTuple):

@@ -18,9 +18,9 @@ from repel.data.datamodule import PairData
 from repel.data.samples import Samples, Splits
 from repel.data.splits import label_by_table
 from repel.engine import runs
-from repel.engine.build import build_data, with_data
+from repel.engine.build import build_data
 from repel.engine.configs import load_config
-from repel.engine.data_identity import hint_of_data_root, is_own_data, print_changes
+from repel.engine.data_identity import hint_of_data_root, is_own_data, print_changes, with_data
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained, select_device
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Modality

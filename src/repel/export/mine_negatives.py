@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from repel.engine import runs
-from repel.engine.build import build_data, with_data
+from repel.engine.build import build_data
 from repel.engine.configs import load_config
+from repel.engine.data_identity import with_data
 from repel.engine.modalities import modality_of
 from repel.engine.pretrained import load_pretrained, select_device
 from repel.evaluation.features import encode

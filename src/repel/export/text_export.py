@@ -18,8 +18,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from repel.base.installation import install_extra
-from repel.engine.build import build_data, with_data
+from repel.engine.build import build_data
 from repel.engine.configs import load_config
+from repel.engine.data_identity import with_data
 from repel.engine.pretrained import PretrainedEncoder
 from repel.evaluation.features import subset
 from repel.export import text_templates as templates

@@ -11,8 +11,8 @@ from repel.base.collectives import rank, world_size
 from repel.base.drawing import attempt, is_drawable
 from repel.data.datamodule import PairData
 from repel.engine import runs
-from repel.engine.build import with_data
 from repel.engine.configs import load_config, to_container
+from repel.engine.data_identity import with_data
 from repel.engine.launch import check_devices, start_ranks
 from repel.engine.modalities import NOUNS, modality_of, other_modality
 from repel.engine.outcomes import one_line

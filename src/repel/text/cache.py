@@ -73,7 +73,7 @@ def cache_folder(cache: str | None, size: int) -> Path | None:
     """
     if cache is None:
         return None
-    if not isinstance(cache, str):
+    if not isinstance(cache, str) or cache.lower() in ("", "true", "false"):  # the option takes words as they are
         raise ValueError(f"data.cache must be auto, null or a folder, got {cache!r}")
     if cache != "auto":
         return Path(cache).expanduser()

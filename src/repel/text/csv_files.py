@@ -15,7 +15,7 @@ from repel.data.samples import Splits
 from repel.data.split_names import splits_among
 from repel.data.tables import DELIMITERS
 from repel.text.packed import Row
-from repel.text.reading import Source, choose_text_column, column_names, listed, read_splits
+from repel.text.reading import Source, check_roles, choose_text_column, column_names, listed, read_splits
 from repel.text.text_files import check_encoding, opened
 
 __all__ = ["split_files", "text_csv"]
@@ -59,6 +59,7 @@ def text_csv(
     used = [name for names in typed.values() for name in names]
     named = choose_text_column(shown(files["train"].name), header, text, used)
     columns = {"text": [named], **typed}
+    check_roles(columns)
     files = {split: file for split, file in files.items() if _has_columns(file, columns, split, *options)}
     unread = [name for name in header if name and name not in (named, *used)]
     note = f"columns not read: {', '.join(map(shown, unread))}" if unread else ""

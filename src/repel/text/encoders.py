@@ -15,6 +15,7 @@ from repel.text.texts import TextInfo
 __all__ = ["BagOfTokens", "NGramVectors", "TokenVectors", "mean_of_real", "real_tokens"]
 
 WEIGHTS = ("none", "idf", "learned")
+LETTERS = 34  # of a token with its marks, whose n-grams count: the longest token decides what a step costs
 
 
 def real_tokens(tokens: Tensor) -> Tensor:
@@ -65,8 +66,9 @@ class NGramVectors(SizedByData):
     """What the character n-grams of a token tell of it: the mean of their vectors (Bojanowski et al. 2017, fastText,
     arXiv:1607.04606, eq. 2, there a sum), so that rare words share what their parts have learned.
 
-    `<` and `>` mark where a token begins and ends; a piece (`##s`) has no beginning. n-grams share vectors at random,
-    by CRC-32, if there are more of them than vectors.
+    `<` and `>` mark where a token begins and ends; a piece (`##s`) has no beginning. Of longer tokens, such as web
+    addresses, the first 33 letters count. n-grams share vectors at random, by CRC-32, if there are more of them than
+    vectors.
 
     Args:
         width: F, dimensions of a vector.
@@ -89,7 +91,7 @@ class NGramVectors(SizedByData):
         assert isinstance(info, TextInfo)
         rows: list[list[int]] = [[] for _ in range(info.vocabulary)]
         for token, place in Library.from_str(info.tokenizer).get_vocab().items():
-            marked = f"{token[2:]}>" if token.startswith("##") else f"<{token}>"
+            marked = (f"{token[2:]}>" if token.startswith("##") else f"<{token}>")[:LETTERS]
             grams = {marked[i : i + n] for n in range(self.low, self.high + 1) for i in range(len(marked) - n + 1)}
             rows[place + 1] = [zlib.crc32(gram.encode()) % (len(self.weight) - 1) + 1 for gram in sorted(grams)]
         units = torch.zeros(info.vocabulary, max(1, *map(len, rows)), dtype=torch.int32, device=self.units.device)

@@ -80,6 +80,7 @@ class HuggingFaceEncoder(nn.Module):
         own = Tokenizer.from_file(self.tokenizer_file).get_vocab()
         if not info.tokenizer or Tokenizer.from_str(info.tokenizer).get_vocab() != own:
             raise ValueError(f"encoder=hf takes its own model's tokens; add data.tokenizer={self.tokenizer_file}")
+        self._check_length(info.max_tokens)
 
     def forward(self, tokens: Tensor) -> Tensor:
         groups = min(GROUPS, tokens.shape[0] // GROUP_SIZE)
@@ -111,17 +112,17 @@ class HuggingFaceEncoder(nn.Module):
         """
         before, after, B = len(self.prefix), len(self.suffix), tokens.shape[0]
         length = before + tokens.shape[1] + after
-        if self.longest is not None and length > self.longest:
-            longest = self.longest - before - after
-            raise ValueError(
-                f"a text has {tokens.shape[1]} tokens, and this model takes {longest}; cut by data.max_tokens"
-            )
+        self._check_length(tokens.shape[1])
         ends = before + (tokens != 0).sum(1, keepdim=True)
         own = torch.where(tokens != 0, tokens.long() - 1, self.padding)
         ids = torch.cat([self.prefix.expand(B, -1), own, own.new_full((B, after), self.padding)], 1)
         places = torch.arange(max(length, after), device=tokens.device)
         ids = ids.scatter(1, ends + places[:after], self.suffix.expand(B, -1))
         return ids, (places < ends + after) | (places == 0)
+
+    def _check_length(self, tokens: int) -> None:
+        if self.longest is not None and (most := self.longest - len(self.prefix) - len(self.suffix)) < tokens:
+            raise ValueError(f"a text may have {tokens} tokens, and this model takes {most}; cut by data.max_tokens")
 
 
 def _load(name: str, pretrained: bool, local_files_only: bool) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from repel.data.huggingface import load_splits, read_labels
 from repel.data.samples import Splits
 from repel.text.packed import Row
-from repel.text.reading import Source, choose_text_column, column_names, listed, read_splits
+from repel.text.reading import Source, check_roles, choose_text_column, column_names, listed, read_splits
 
 __all__ = ["text_hf"]
 
@@ -46,6 +46,7 @@ def text_hf(
     used = [*others, *listed(label)]
     left = [name for name in strings if name not in used]
     named = left[0] if text is None and len(left) == 1 else choose_text_column(where, strings, text, used)
+    check_roles({"text": [named], "label": listed(label), "positive": listed(positive), "negative": listed(negative)})
     for option, column in [("text", named), *(("positive", n) for n in listed(positive)),
                            *(("negative", n) for n in listed(negative))]:  # fmt: skip
         for split, part in read.items():

@@ -69,7 +69,8 @@ def mine(
         rows = [row for row, mine in enumerate(own[block]) for _ in mine]
         similarity[rows, [place for mine in own[block] for place in mine]] = -torch.inf
         if classes is not None:
-            similarity[classes[0][block, None] == classes[1]] = -torch.inf
+            own_class = classes[0][block, None]
+            similarity[(own_class == classes[1]) & (own_class >= 0)] = -torch.inf
         values, found = similarity.topk(min(last, len(corpus)), dim=1)
         values, found = values[:, first - 1 :], found[:, first - 1 :]
         bound = None if positive is None else positive[block, None]

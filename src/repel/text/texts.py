@@ -45,12 +45,14 @@ class TextInfo(DataInfo):
     counts: (vocabulary,) float32, in how many training texts each token occurs.
     mask: the token that stands for a masked one; -1: the tokenizer has none.
     tokenizer: in the JSON of the package `tokenizers`; its own ids are ours less 1.
+    max_tokens: of a text, at most; 0: not known.
     """
 
     vocabulary: int = 0
     counts: Tensor | None = None
     mask: int = -1
     tokenizer: str = ""
+    max_tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +164,7 @@ class Texts(TensorSamples):
         """A batch, cut to its longest text; its views show the texts, or, with views.pair, texts and positives."""
         assert self.ids is not None
         assert self.tokenizer is not None
-        here, longest = places.to(self.x.device), _longest(self.lengths, places)
+        here, longest = places.to(self.x.device, non_blocking=True), _longest(self.lengths, places)
         tokens, ids = self.x[here, :longest], self.ids[here]
         positives = negatives = negative_ids = None
         if self.positives is not None and self.positive_ids is not None and getattr(draws.views, "pair", False):
@@ -187,7 +189,8 @@ class Texts(TensorSamples):
             counts += torch.bincount(ordered.flatten(), minlength=len(counts))
         counts[0] = 0
         negatives = 0 if self.negatives is None else self.negatives.shape[1]
-        return TextInfo(len(self), negatives, self.tokenizer.size, counts, self.tokenizer.mask, self.tokenizer.json)
+        cut = self.tokenizer
+        return TextInfo(len(self), negatives, cut.size, counts, cut.mask, cut.json, cut.max_tokens)
 
     def without_pairs(self) -> "Texts":
         """The texts alone."""

@@ -53,6 +53,8 @@ class Tokenizer:
     [[3, 5, 0, 0], [3, 1, 1, 3]]
     """
 
+    files = (FILE,)
+
     def __init__(
         self,
         kind: str = "wordpiece",
@@ -99,6 +101,20 @@ class Tokenizer:
 
     def load_state_dict(self, state: Mapping[str, str]) -> None:
         self._take(Library.from_str(state[FILE]))
+
+    def inherit(self, state: Mapping[str, str] | None, source: str) -> None:
+        """Take the tokenizer of weights from which a new run starts: they know tokens by their ids alone."""
+        if self.file is None and state is None:
+            raise ValueError(
+                f"{source}: these weights know tokens by their ids, and no {FILE} lies beside them; name theirs: "
+                "data.tokenizer=FILE"
+            )
+        if self.file is None:
+            self.load_state_dict(state or {})
+        elif state is not None and Library.from_str(state[FILE]).get_vocab() != _read(self.file).get_vocab():
+            raise ValueError(
+                f"data.tokenizer={self.file} has other tokens than {source} was trained with; leave it out"
+            )
 
     def _take(self, library: Library) -> None:
         library.no_padding()

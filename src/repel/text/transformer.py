@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repel.base.dropout import CountedDropout, Packed
+from repel.data.samples import DataInfo
 from repel.text.encoders import TokenVectors, mean_of_real, real_tokens
+from repel.text.texts import TextInfo
 
 __all__ = ["TransformerEncoder"]
 
@@ -62,6 +64,11 @@ class TransformerEncoder(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         return {"positions"}
+
+    def on_data(self, info: DataInfo) -> None:
+        assert isinstance(info, TextInfo)
+        if info.max_tokens > len(self.positions):
+            raise ValueError(f"encoder.max_tokens={len(self.positions)} is less than data.max_tokens={info.max_tokens}")
 
     def forward(self, tokens: Tensor) -> Tensor:
         length, longest = tokens.shape[1], len(self.positions)
