@@ -149,7 +149,7 @@ LATER = {  # mistakes that a part, the data or the machine shows
     "loss.temperature=-1": ["loss.temperature", "> 0"],
     "queue.size=-1": ["queue.size", "0 or more"],
     "anneal.epochs=0": ["anneal.epochs", "> 0"],
-    "data.batch_size=6000": ["data.batch_size=6000", "5400 training images"],
+    "data.batch_size=6000": ["data.batch_size=6000", "5400 training samples"],
     "trainer.limit_train_batches=0.0001": ["trainer.limit_train_batches"],
     "data=image_folder data.root=nowhere": ["data.root=nowhere", "no such folder"],
     "trainer.precision=16-mixed trainer.accelerator=cpu": ["trainer.precision=16-mixed", "bf16-mixed"],

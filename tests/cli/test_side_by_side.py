@@ -174,7 +174,7 @@ def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
 def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     """^C while two jobs of two ranks each are trained: both save, nothing is left, and a resume trains what is left."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    options = [*small(tmp_path), "trainer.max_epochs=3", "trainer.devices=2", "seed=1,2,3", "sweep=parallel"]
+    options = [*small(tmp_path), "trainer.max_epochs=12", "trainer.devices=2", "seed=1,2,3", "sweep=parallel"]
     sweep = tmp_path / "sweep"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "-m", *options, f"hydra.sweep.dir={sweep}"], cwd=tmp_path,
@@ -198,4 +198,4 @@ def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     result = command("train.py", "-m", *options, f"sweep.resume={sweep}", cwd=tmp_path, PYTHONHASHSEED="0")
     assert result.returncode == 0, result.stderr
     assert [run.state for run in compare.read(sweep)] == ["finished"] * 3
-    assert [steps(sweep / name) for name in "012"] == [list(range(3 * BATCHES))] * 3
+    assert [steps(sweep / name) for name in "012"] == [list(range(12 * BATCHES))] * 3

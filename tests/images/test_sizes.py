@@ -144,7 +144,8 @@ def test_earlier_configs_get_the_size_of_their_run():
 
 
 def test_views_of_another_size_are_told():
-    module = type("Module", (), {"target": None, "loss": make("ntxent")})()
+    module = torch.nn.Module()
+    module.target, module.loss = None, make("ntxent")
     assert notes(config(), module, 1) == []
     (note,) = notes(config("trainer.check_val_every_n_epoch=99"), module, 1)
     assert "nothing is validated: the last epoch counts as the best" in note

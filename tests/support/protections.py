@@ -61,7 +61,7 @@ PROTECTIONS = [
     _one("weights compared at resume", f"{ENGINE}/extension.py", "checkpoint_io.check_fits(module, contents, path)",
          "pass", f"{CHECKPOINTS}::test_a_checkpoint_of_another_network_is_refused"),
     _one("data compared at resume", f"{ENGINE}/fit.py",
-         'check_unchanged(resume_from[1]["samples"], data.splits, data_option(cfg))', "pass",
+         'check_unchanged(resumed["samples"], data.splits, data_option(cfg))', "pass",
          "engine/test_data_identity.py::test_resume_refuses_data_that_changed"),
     _one("nothing tested that was trained on", f"{ENGINE}/data_identity.py",
          "data.splits, words = without_trained(", "_, words = without_trained(",

@@ -46,7 +46,7 @@ def test_a_few_texts_are_read_and_said_to_be_few(folder):
         data = build_data(config("experiment=text", "data=text_lines", f"data.root={folder({'t.txt': lines})}/t.txt"))
         data.setup()
         assert len(data.splits.test) >= 1
-        with pytest.raises(ValueError, match=r"larger than the 1 training texts|no training texts are left"):
+        with pytest.raises(ValueError, match=r"larger than the 1 training samples|no training samples are left"):
             check_data(config("experiment=text", "data.batch_size=64"), None, data, 1)
 
 

@@ -22,15 +22,12 @@ def check_data(cfg: DictConfig, module: Contrastive, data: PairData, world: int)
         ValueError: one line that names the key.
     """
     batch_size, train, val = cfg.data.batch_size, len(data.splits.train), len(data.splits.val)
-    noun = data.splits.train.modality.noun
     if not train:
-        raise ValueError(f"no training {noun} are left after validation and test were held out; training needs more")
+        raise ValueError("no training samples are left after validation and test were held out; training needs more")
     if batch_size > train:
-        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training {noun}; use a smaller one")
+        raise ValueError(f"data.batch_size={batch_size} is larger than the {train} training samples; use a smaller one")
     if val < 2 * world:
-        raise ValueError(
-            f"{val} validation {noun} are too few for {world} ranks; raise data.val_fraction or add {noun}"
-        )
+        raise ValueError(f"{val} validation samples are too few for {world} ranks; raise data.val_fraction or add some")
     check_batches(cfg.trainer, data)
     check_shared_memory(cfg, data.splits.train.workers)
     if module.loss.supervised and not data.labelled:

@@ -109,24 +109,6 @@ class Loss(nn.Module):
         Raises:
             ValueError: shapes do not fit, or the loss does not take these arguments.
         """
-        self._check(z, ids, crops, negatives, negative_ids)
-        with torch.autocast(z.device.type, enabled=False):
-            embed = unit if self.normalizes else _at_least_float32
-            raw, z = z, embed(z)
-            keys = z if target is None else embed(target).detach()
-            ids = ids[None] if ids is not None and ids.ndim == 1 else ids
-            crops = None if crops is None else embed(crops)
-            if negatives is not None:
-                negatives = embed(negatives) if target is None else embed(negatives).detach()
-            batch = Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)
-            if self.dims is None:
-                return self.losses(batch).mean()
-            return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()
-
-    def _check(
-        self, z: Tensor, ids: Tensor | None, crops: Tensor | None, negatives: Tensor | None, negative_ids: Tensor | None
-    ) -> None:
-        """Raises ValueError where forward's arguments do not fit."""
         views, samples, _ = z.shape
         if views < 2 or samples < 2:
             raise ValueError(f"a contrastive batch needs at least 2 views of 2 samples, got z {tuple(z.shape)}")
@@ -140,6 +122,18 @@ class Loss(nn.Module):
             raise ValueError(f"ids must be ({samples},) or ({views}, {samples}), got {tuple(ids.shape)}")
         if self.dims is not None and max(self.dims) > z.shape[-1]:
             raise ValueError(f"loss.dims={list(self.dims)}: the embeddings have {z.shape[-1]} dimensions")
+        with torch.autocast(z.device.type, enabled=False):
+            embed = unit if self.normalizes else _at_least_float32
+            raw, z = z, embed(z)
+            keys = z if target is None else embed(target).detach()
+            ids = ids[None] if ids is not None and ids.ndim == 1 else ids
+            crops = None if crops is None else embed(crops)
+            if negatives is not None:
+                negatives = embed(negatives) if target is None else embed(negatives).detach()
+            batch = Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)
+            if self.dims is None:
+                return self.losses(batch).mean()
+            return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()
 
     @abstractmethod
     def losses(self, batch: Batch) -> Tensor:
