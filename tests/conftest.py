@@ -49,7 +49,7 @@ def options_of(group: str, modality: str) -> list[str]:
 
     def room(group: str, name: str) -> str:
         text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-        if found := re.search(r"repel\.(images|text)\.", text):
+        if found := re.search(r"repel\.(images|text|interactions)\.", text):
             return found[1]
         if data := re.search(r"override /data: (\w+)", text):
             return room("data", data[1])

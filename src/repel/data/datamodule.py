@@ -194,11 +194,12 @@ class PairData(LabeledSplits, LightningDataModule):
         views = to_float_dtype(viewed.views, dtype)
         crops = None if viewed.crops is None else viewed.crops.to(dtype)
         negatives = None if viewed.negatives is None else to_float_dtype(viewed.negatives, dtype)
-        ids = fetched.ids
+        ids = fetched.ids if viewed.ids is None else viewed.ids
+        negative_ids = fetched.negative_ids if viewed.negative_ids is None else viewed.negative_ids
         if ids is None:  # validation samples' ids come after the training samples', so that no two samples share one
             ids = batch.indices.places + (0 if self.active_trainer.training else len(self.splits.train))
         ids, total = ids.expand(len(views), -1), batch.indices.total
-        return Pair(views, ids, batch.labels, crops, negatives, fetched.negative_ids, total)
+        return Pair(views, ids, batch.labels, crops, negatives, negative_ids, total)
 
 
 def _as_it_is(x: Any) -> Any:

@@ -24,8 +24,9 @@ class Viewed(NamedTuple):
     """Views with crops or explicit negatives, see data.pair.Pair.
 
     views (V, B, ...), crops (L, B, ...), anchors only, and negatives (M, B, ...), candidates only; None without.
+    ids (V, B) and negative_ids (M, B): the entities that these show, where the views decide it; None: see Fetched.
 
-    >>> views, crops, _ = Viewed(torch.zeros(2, 4, 1, 8, 8), crops=torch.zeros(6, 4, 1, 4, 4))
+    >>> views, crops, *_ = Viewed(torch.zeros(2, 4, 1, 8, 8), crops=torch.zeros(6, 4, 1, 4, 4))
     >>> crops.shape
     torch.Size([6, 4, 1, 4, 4])
     """
@@ -33,6 +34,8 @@ class Viewed(NamedTuple):
     views: ViewBatch
     crops: Tensor | None = None
     negatives: ViewBatch | None = None
+    ids: Tensor | None = None
+    negative_ids: Tensor | None = None
 
 
 class Views(Protocol):

@@ -6,10 +6,11 @@ from typing import Any
 
 __all__ = ["NOUNS", "check_modality", "modality_of", "other_modality"]
 
-NOUNS = {"images": "images", "text": "texts"}  # room -> what its samples are
+NOUNS = {"images": "images", "text": "texts", "interactions": "users and items"}  # room -> what its samples are
 FIX = {
-    "images": "leave it out; experiment=text trains on texts",
+    "images": "leave it out; experiment=text trains on texts, experiment=recommendation on users and items",
     "text": "choose parts for texts, as experiment=text does",
+    "interactions": "choose parts for users and items, as experiment=recommendation does",
 }
 
 

@@ -1,0 +1,45 @@
+"""What a report shows of users and items besides numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from repel.data.samples import Samples
+from repel.evaluation.modality import Baseline, Plot
+from repel.evaluation.protocol import Part
+from repel.evaluation.text_table import TextTable, on_one_line
+
+__all__ = ["INTERACTIONS", "InteractionModality"]
+
+
+class InteractionModality:
+    """Rankings, see evaluation.modality.Modality."""
+
+    noun = "pairs"
+    input_options: tuple[str, ...] = ()
+
+    def view_pairs(self, data: Any, n: int) -> TextTable:
+        """The first n training pairs, by name."""
+        train = data.splits.train
+        pairs = train.x[:n].tolist()
+        rows = [[train.store.user_name(user), train.store.item_name(item)] for user, item in pairs]
+        return TextTable(["user", "item"], [[on_one_line(cell) for cell in row] for row in rows], [""] * len(rows))
+
+    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
+        return []
+
+    def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
+        raise NotImplementedError
+
+    def thumbnails(self, samples: Samples, places: Tensor, side: int) -> None:
+        return None
+
+    def captions(self, samples: Samples, places: Tensor) -> dict[str, list[str]]:
+        return {}
+
+    def columns(self, samples: Samples, split: str) -> dict[str, list[str]]:
+        return {}
+
+
+INTERACTIONS = InteractionModality()

@@ -1,0 +1,135 @@
+"""Interactions: pairs of a user and an item. Users and items are the nodes of one graph."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repel.data.memory import TensorSamples
+from repel.data.samples import DataInfo, Fetched
+from repel.data.views import ViewDraws
+
+if TYPE_CHECKING:
+    from repel.interactions.modality import InteractionModality
+
+__all__ = ["Entities", "EntityStore", "InteractionInfo", "Interactions", "PairBatch"]
+
+
+class PairBatch(NamedTuple):
+    """Pairs as views take them.
+
+    nodes: (B, 2) int64, the user and the item of each; items are counted on from the users.
+    users, items: how many there are.
+    """
+
+    nodes: Tensor
+    users: int
+    items: int
+
+
+@dataclass(frozen=True)
+class InteractionInfo(DataInfo):
+    """What an encoder, a loss or a strategy may have to know of the training pairs.
+
+    pairs: (E, 2) int32, the user, 0 .. users - 1, and the item, 0 .. items - 1, of each; no pair twice.
+    As an entity or a node, item i is users + i.
+    """
+
+    users: int = 0
+    items: int = 0
+    pairs: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EntityStore:
+    """Users and items of a log, which its splits share.
+
+    Args:
+        users, items: how many there are.
+        user_names, item_names: what people know them by; empty: by their numbers.
+        item_labels: (items,) int64, what kind each item is of, -1 where unknown; or None.
+        classes: names of these kinds.
+    """
+
+    users: int
+    items: int
+    user_names: Sequence[str] = ()
+    item_names: Sequence[str] = ()
+    item_labels: Tensor | None = None
+    classes: list[str] = field(default_factory=list)
+
+    def user_name(self, user: int) -> str:
+        return self.user_names[user] if len(self.user_names) else str(user)
+
+    def item_name(self, item: int) -> str:
+        return self.item_names[item] if len(self.item_names) else str(item)
+
+    def all_users(self) -> "Entities":
+        """Every user, for an encoder."""
+        return Entities(_as_input(torch.arange(self.users)), names=_array(self.user_names))
+
+    def all_items(self) -> "Entities":
+        """Every item, for an encoder, with its kind as label."""
+        nodes = self.users + torch.arange(self.items)
+        return Entities(_as_input(nodes), self.item_labels, _array(self.item_names))
+
+
+@dataclass(frozen=True)
+class Entities(TensorSamples):
+    """Users, or items, by themselves: x (N, 2) int64, an encoder's input, see views.PairViews."""
+
+    @property
+    def description(self) -> str:
+        return "users or items"
+
+    @property
+    def modality(self) -> "InteractionModality":
+        from repel.interactions.modality import INTERACTIONS
+
+        return INTERACTIONS
+
+
+@dataclass(frozen=True)
+class Interactions(TensorSamples):
+    """Pairs: x (N, 2) int32, user and item, each counted from 0; without labels."""
+
+    store: EntityStore = EntityStore(0, 0)
+
+    @property
+    def modality(self) -> "InteractionModality":
+        from repel.interactions.modality import INTERACTIONS
+
+        return INTERACTIONS
+
+    @property
+    def description(self) -> str:
+        return f"pairs of {self.store.users:,} users and {self.store.items:,} items"
+
+    def keys(self) -> Tensor:
+        return self.x[:, 0].long() * self.store.items + self.x[:, 1]
+
+    def fetch(self, places: Tensor, draws: ViewDraws) -> Fetched:
+        nodes = self.x[places.to(self.x.device, non_blocking=True)].long()
+        nodes[:, 1] += self.store.users
+        return Fetched(places, PairBatch(nodes, self.store.users, self.store.items), ids=nodes.T)
+
+    def plain(self, places: list[Tensor]) -> Iterator[tuple[Any, Tensor]]:
+        """The items of the pairs."""
+        for some in places:
+            items = self.store.users + self.x[some, 1].long()
+            yield _as_input(items), torch.ones(len(some), dtype=torch.bool)
+
+    def info(self) -> InteractionInfo:
+        return InteractionInfo(len(self), users=self.store.users, items=self.store.items, pairs=self.x)
+
+
+def _as_input(nodes: Tensor) -> Tensor:
+    """Nodes (n,) as an encoder takes them outside training: (n, 2), in graph 0, the one that is not augmented."""
+    return torch.stack([nodes, torch.zeros_like(nodes)], 1)
+
+
+def _array(names: Sequence[str]) -> np.ndarray | None:
+    return np.array(names) if len(names) else None
