@@ -153,16 +153,18 @@ class PairData(LabeledSplits, LightningDataModule):
             moved = moved._replace(fetched=fetched)
         return moved
 
-    def try_views(self) -> None:
-        """Make the views of two training samples that are held in memory: options that the data does not fit show here.
+    def try_views(self) -> Viewed | None:
+        """The views of two training samples; None where these are not held in memory.
 
         Raises:
-            ValueError: the user's mistake.
+            ValueError: the user's mistake: options that the data does not fit show here.
         """
-        if isinstance(samples := self.splits.train, TensorSamples):
-            places = torch.arange(2)
-            draws = ViewDraws(self.views, self.seed, seeding.PREVIEW, BatchIndices(0, 0, places, slice(0, 2), 2))
-            self.views.apply(samples.fetch(places, draws).x, draws.params())
+        if not isinstance(samples := self.splits.train, TensorSamples):
+            return None
+        places = torch.arange(2)
+        draws = ViewDraws(self.views, self.seed, seeding.PREVIEW, BatchIndices(0, 0, places, slice(0, 2), 2))
+        made = self.views.apply(samples.fetch(places, draws).x, draws.params())
+        return made if isinstance(made, Viewed) else Viewed(made)
 
     def note(self, skipped: Sequence[str]) -> None:
         """Write samples that cannot be read into the run's skipped.txt, each once."""
@@ -199,7 +201,8 @@ class PairData(LabeledSplits, LightningDataModule):
         if ids is None:  # validation samples' ids come after the training samples', so that no two samples share one
             ids = batch.indices.places + (0 if self.active_trainer.training else len(self.splits.train))
         ids, total = ids.expand(len(views), -1), batch.indices.total
-        return Pair(views, ids, batch.labels, crops, negatives, negative_ids, total)
+        catalog = viewed.catalog, viewed.catalog_ids
+        return Pair(views, ids, batch.labels, crops, negatives, negative_ids, total, *catalog)
 
 
 def _as_it_is(x: Any) -> Any:

@@ -24,6 +24,7 @@ class Viewed(NamedTuple):
     """Views with crops or explicit negatives, see data.pair.Pair.
 
     views (V, B, ...), crops (L, B, ...), anchors only, and negatives (M, B, ...), candidates only; None without.
+    catalog (E, ...), all items there are, of integers, and catalog_ids (E,), see data.pair.Pair.
     ids (V, B) and negative_ids (M, B): the entities that these show, where the views decide it; None: see Fetched.
 
     >>> views, crops, *_ = Viewed(torch.zeros(2, 4, 1, 8, 8), crops=torch.zeros(6, 4, 1, 4, 4))
@@ -36,6 +37,8 @@ class Viewed(NamedTuple):
     negatives: ViewBatch | None = None
     ids: Tensor | None = None
     negative_ids: Tensor | None = None
+    catalog: Tensor | None = None
+    catalog_ids: Tensor | None = None
 
 
 class Views(Protocol):

@@ -49,7 +49,7 @@ class Monitor(Callback):
             return
         assert isinstance(module, Contrastive)
         step = module.step_output
-        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
+        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors, **step.further)
         values = _embedding_metrics(step, self.anchors) | _similarity_metrics(seen) | _negative_metrics(seen)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
         if seen.temperature is not None and not learned:  # a learned one is among the loss's own statistics
