@@ -1,6 +1,7 @@
 """From samples to pairs: one LightningDataModule for every modality."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,8 +20,8 @@ from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
 from repel.data.pair import Pair, to_float_dtype
 from repel.data.sampler import BatchIndices, GlobalBatches, ValidationBatches
-from repel.data.samples import Samples, Splits, Transform, UnreadableSample
-from repel.data.views import ViewDraws, Viewed, Views
+from repel.data.samples import DataInfo, Samples, Splits, Transform, UnreadableSample
+from repel.data.views import BringsNegatives, ViewDraws, Viewed, Views
 
 __all__ = ["PairData", "pair_data"]
 
@@ -91,6 +92,14 @@ class PairData(LabeledSplits, LightningDataModule):
         full = len(self.splits.train) // self.batch_size
         limit = self.active_trainer.limit_train_batches
         return min(full, limit) if isinstance(limit, int) else int(full * limit)
+
+    def info(self) -> DataInfo:
+        """What parts must know of the training samples, with explicit negatives that their views bring."""
+        found = self.splits.train.info()
+        drawn = self.views.negatives if isinstance(self.views, BringsNegatives) else 0
+        return replace(
+            found, negatives=found.negatives + (views.negatives if isinstance(views, BringsNegatives) else 0)
+        )
 
     def sizes(self) -> dict[str, int]:
         """What must be the same on all ranks."""

@@ -6,7 +6,7 @@ batch and applies its own slice.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from repel.base import seeding
 from repel.data.pair import ViewBatch
 from repel.data.sampler import BatchIndices
 
-__all__ = ["Params", "ViewDraws", "Viewed", "Views", "slice_params"]
+__all__ = ["BringsNegatives", "Params", "ViewDraws", "Viewed", "Views", "slice_params"]
 
 Params = list[dict[str, Tensor]]  # of each view the drawn parameters, each of first dimension n
 
@@ -49,6 +49,16 @@ class Views(Protocol):
 
     def apply(self, x: Any, params: Params) -> ViewBatch | Viewed:
         """The views (V, B, ...) of samples as `Samples.fetch` gives them, on their device."""
+
+
+@runtime_checkable
+class BringsNegatives(Protocol):
+    """Views that bring explicit negatives of their own.
+
+    negatives: for each sample so many.
+    """
+
+    negatives: int
 
 
 @dataclass(frozen=True)

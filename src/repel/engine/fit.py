@@ -78,7 +78,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     if trainer.is_global_zero and data.transform is not None:
         for name, text in data.transform.state_dict().items():
             (folder / name).write_text(text, encoding="utf-8")
-    module.give_data_info(data.splits.train.info())
+    module.give_data_info(data.info())
     if getattr(data.views, "progressive", None):
         data.views.check_encoder(module.encoder)  # type: ignore[attr-defined]
     if weights is not None:

@@ -88,6 +88,12 @@ class RowwiseLoss(Loss):
         # of 1 / t relative to its start
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
 
+    def on_data(self, info: Any) -> None:
+        if info.sides > 1 and self.queue.size and self.symmetric:
+            raise ValueError(
+                "a queue of users and items has negatives of both kinds for each: set loss.symmetric=false"
+            )
+
     @abstractmethod
     def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
         """Losses (m,) of a block of anchors; begins with self.negatives.weigh(block). Without negatives, add nothing.
