@@ -44,10 +44,12 @@ class Modality(Protocol):
 
     noun: the plural, such as "images".
     input_options: options of `data` that say what the encoder takes, such as the size of images.
+    sides: what views 0, 1, ... show where they differ in kind, such as users and items; else empty.
     """
 
     noun: str
     input_options: tuple[str, ...]
+    sides: tuple[str, ...]
 
     def view_pairs(self, data: Any, n: int) -> "Image | TextTable":
         """The first n samples of a run's first batch with their views."""

@@ -25,6 +25,7 @@ class ImageModality:
 
     noun = "images"
     input_options = ("image_size", "channels", "mean", "std")
+    sides: tuple[str, ...] = ()
 
     def view_pairs(self, data: Any, n: int) -> "Image":
         from repel.images.contact_sheet import contact_sheet, preview

@@ -18,6 +18,7 @@ class InteractionModality:
 
     noun = "pairs"
     input_options: tuple[str, ...] = ()
+    sides = ("users", "items")
 
     def view_pairs(self, data: Any, n: int) -> TextTable:
         """The first n training pairs, by name."""

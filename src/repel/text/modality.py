@@ -18,6 +18,7 @@ class TextModality:
 
     noun = "texts"
     input_options = ("max_tokens",)
+    sides: tuple[str, ...] = ()
 
     def view_pairs(self, data: Any, n: int) -> TextTable:
         from repel.text.figures import view_table
