@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch.nn.functional as F
-from pair_runs import ITEMS, USERS, pair_run, weights
+from item_runs import ITEMS, USERS, pair_run, weights
 
 from repel.cli import search as command
 from repel.export.embed import embed

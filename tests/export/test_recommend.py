@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from pair_runs import ITEMS, USERS, pair_run, weights
+from item_runs import ITEMS, USERS, pair_run, weights
 
 from repel.cli import recommend as command
 from repel.export.recommend import Catalog, open_catalog, recommend_for_items, recommend_for_user

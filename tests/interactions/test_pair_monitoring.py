@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pair_runs import pair_run
+from item_runs import pair_run
 from runs_here import health_lines, history
 
 from repel.evaluation import geometry
