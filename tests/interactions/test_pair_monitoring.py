@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pair_runs import pair_run
+from item_runs import pair_run
 from runs_here import health_lines, history
 
 from repel.evaluation import geometry
@@ -111,11 +111,13 @@ def test_each_entity_counts_once_for_geometry():
 
 
 def test_a_run_logs_both_sides(tmp_path):
-    rows = [row for row in history(pair_run(tmp_path / "a")) if row["train/loss"]]
-    assert len(rows) == 6
+    logged = history(pair_run(tmp_path / "a"))
+    rows, validated = ([row for row in logged if row[name]] for name in ("train/loss", "val/loss"))
+    assert (len(rows), len(validated)) == (6, 2)
     for side in ("users", "items"):
         for name in ("uniformity", "effective_rank", "deviation", "norm"):
             assert all(math.isfinite(float(row[f"geometry/{side}/{name}"])) for row in rows)
+        assert all(math.isfinite(float(row[f"val/h_{side}_uniformity"])) for row in validated)
     assert "geometry/uniformity" not in rows[0]
     assert all(0 < float(row["negatives/known_rate"]) < 1 for row in rows)
     assert all(math.isfinite(float(row["negatives/popularity_of_push"])) for row in rows)

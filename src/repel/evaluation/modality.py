@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from repel.data.samples import Samples
+    from repel.data.samples import Samples, Splits
 
 __all__ = ["Baseline", "Modality", "Plot"]
 
@@ -74,6 +74,10 @@ class Modality(Protocol):
 
     def captions(self, samples: "Samples", places: Tensor) -> dict[str, list[str]]:
         """What the projector says of each of n points besides its class, by heads: n strings each; often nothing."""
+        ...
+
+    def embedded(self, splits: "Splits") -> tuple[dict[str, "Samples"], list[str]]:
+        """What embed.py writes features of: parts by name, in the order of the rows, and the names of their classes."""
         ...
 
     def columns(self, samples: "Samples", split: str) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from repel.data.datamodule import PairData, pair_data
 from repel.evaluation.geometry import shares
+from repel.evaluation.top_items import KnownItems
 from repel.interactions.pairs import InteractionInfo
 from repel.losses.gradient_weights import NegativeWeights
 
@@ -60,22 +61,17 @@ class TrainingPairs:
 
     def __init__(self, info: InteractionInfo):
         assert info.pairs is not None
-        user, item = info.pairs.cpu().unbind(1)
-        self.users, self.item_count = info.users, info.items
-        self.items = item[user.argsort(stable=True)].long()
-        counts = user.bincount(minlength=info.users)
-        self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        popularity = item.bincount(minlength=info.items).clamp(min=1).log()  # new items as those with one pair
+        self.users, self.items = info.users, info.items
+        self.known = KnownItems.of(info.pairs.cpu(), info.users)
+        popularity = (
+            info.pairs[:, 1].cpu().bincount(minlength=info.items).clamp(min=1).log()
+        )  # new items as those with one pair
         self.popularity = (popularity - popularity.mean()).float()
 
     def items_of(self, users: Tensor) -> Tensor:
         """(m, items) bool of users (m,): which items each has a pair with."""
-        users = users.cpu()
-        first, counts = self.starts[users], self.starts[users + 1] - self.starts[users]
-        row = torch.arange(len(users)).repeat_interleave(counts)
-        place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row] + first[row]
-        table = torch.zeros(len(users), self.item_count, dtype=torch.bool)
-        table[row, self.items[place]] = True
+        table = torch.zeros(len(users), self.items, dtype=torch.bool)
+        table[self.known.cells(users.cpu())] = True
         return table
 
     def negatives(self, seen: NegativeWeights) -> ItemNegatives | None:

@@ -18,6 +18,7 @@ from repel.losses.rowwise import RowwiseLoss
 from repel.module import Contrastive, StepOutput
 from repel.monitoring.item_negatives import ItemNegatives, training_pairs
 from repel.monitoring.validation_knn import ValidationKNN
+from repel.monitoring.validation_ranking import ValidationRanking
 
 __all__ = ["Monitor", "evenly_spaced_rows", "optimizer_step_follows"]
 
@@ -34,7 +35,7 @@ class Monitor(Callback):
 
     Args:
         anchors: at most so many of the batch, evenly spaced, against all candidates.
-        features: at most so many validation features.
+        features: at most so many validation features; of pairs so many users and so many items.
     """
 
     def __init__(self, anchors: int, features: int):
@@ -74,17 +75,29 @@ class Monitor(Callback):
             module.log("train/gradient_norm", get_total_norm(gradients), rank_zero_only=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        h = next((c.features for c in trainer.callbacks if isinstance(c, ValidationKNN)), None)  # type: ignore[attr-defined]
-        if h is None or trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        h = evenly_spaced_rows(h, self.features)
-        values = {
-            "val/h_effective_rank": geometry.effective_rank(h).float(),
-            "val/h_uniformity": geometry.uniformity(h),
-            "val/h_deviation": geometry.deviation(h).mean(),
-            "val/h_dead_dimensions": geometry.dead_dimensions(h),
-        }
-        module.log_dict(values, rank_zero_only=True)
+        for side, features in _validation_features(trainer).items():
+            h = evenly_spaced_rows(features, self.features)
+            values = {
+                "effective_rank": geometry.effective_rank(h).float(),
+                "uniformity": geometry.uniformity(h),
+                "deviation": geometry.deviation(h).mean(),
+                "dead_dimensions": geometry.dead_dimensions(h),
+            }
+            module.log_dict({f"val/h_{side}{name}": value for name, value in values.items()}, rank_zero_only=True)
+
+
+def _validation_features(trainer: Trainer) -> dict[str, Tensor]:
+    """What the validation has encoded: of pairs each side by itself, with its name; empty where nothing has."""
+    found: dict[str, Tensor] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ValidationKNN) and callback.features is not None:
+            found[""] = callback.features
+        if isinstance(callback, ValidationRanking) and callback.user_features is not None:
+            assert callback.item_features is not None
+            found |= {"users_": callback.user_features, "items_": callback.item_features}
+    return found
 
 
 def optimizer_step_follows(trainer: Trainer, batch_idx: int) -> bool:
