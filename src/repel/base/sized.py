@@ -20,3 +20,9 @@ class SizedByData(nn.Module):
                 empty = torch.empty(saved.shape, dtype=own.dtype, device=own.device)
                 setattr(self, name, nn.Parameter(empty, own.requires_grad) if isinstance(own, nn.Parameter) else empty)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def names_from_data(module: nn.Module) -> list[str]:
+    """Names of the buffers, at any depth, that parts of a module have from the data."""
+    own = [buffer for part in module.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
+    return [name for name, buffer in module.named_buffers() if any(buffer is other for other in own)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "Transform",
     "UnreadableSample",
     "give_info",
+    "split_parts",
 ]
 
 
@@ -55,7 +56,7 @@ class DataInfo:
 
     train_size: int
     negatives: int = 0
-    sides: int = 1
+    sides: ClassVar[int] = 1
 
 
 @runtime_checkable
@@ -200,3 +201,9 @@ class CompleteSplits:
     val: Samples
     classes: list[str]
     skipped: list[str]
+
+
+def split_parts(splits: Splits) -> dict[str, Samples]:
+    """Name -> split, of those that exist, in the order of embed.py's rows."""
+    named = {"train": splits.train, "val": splits.val, "test": splits.test}
+    return {name: part for name, part in named.items() if part is not None}
