@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from repel.losses.anchor_groups import AnchorGroup, Candidates
+from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
 from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
@@ -71,7 +71,9 @@ class RowwiseLoss(Loss):
         if candidates == "queue" and queue.size == 0:
             raise ValueError("loss.candidates=queue needs a queue: set queue.size, such as queue.size=4096")
         if candidates == "catalog":
-            _check_catalog(self, symmetric, queue)
+            if not self.compares_catalog:
+                raise ValueError(f"loss.candidates=catalog has no meaning for {type(self).__name__}; set others")
+            check_catalog(symmetric, queue, negatives)
         if row_chunk not in (None, "auto") and (not isinstance(row_chunk, int) or row_chunk < 1):
             raise ValueError(f"loss.row_chunk must be null, auto or at least 1, got {row_chunk}")
         if negatives.corrects and not self.takes_correction:
@@ -89,7 +91,7 @@ class RowwiseLoss(Loss):
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
 
     def on_data(self, info: Any) -> None:
-        if info.sides > 1 and self.queue.size and self.symmetric:
+        if self.queue.size and self.symmetric and info.sides > 1:
             raise ValueError("a queue of users and items makes negatives of both for each: set loss.symmetric=false")
 
     @abstractmethod
@@ -146,7 +148,7 @@ class RowwiseLoss(Loss):
             others_show = None if batch.ids is None else own[others.where(others < len(own), 0), sample[:, None]]
             labels = None if batch.labels is None else batch.labels[sample]
             rows = anchors[view, sample], batch.keys[others, sample[:, None]]
-            group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample)
+            group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample, view)
             groups.append(group)
         return groups
 
@@ -197,8 +199,8 @@ class RowwiseLoss(Loss):
         labels = (None, None) if group.labels is None else (group.labels[part], group.candidates.labels)
         block = LogitBlock(logits, positives.mean(1), negative, scale, anchors, candidates, *ids, *labels)
         shown = None if group.positive_ids is None else group.positive_ids[part]
-        own = None if group.samples is None else group.samples[part]
-        block = block._replace(positive_ids=shown, row_samples=own, positives=positives)
+        own, view = (None if t is None else t[part] for t in (group.samples, group.views))
+        block = block._replace(positive_ids=shown, row_samples=own, row_views=view, positives=positives)
         return block._replace(explicit=group.candidates.explicit, catalog=group.candidates.catalog), positives
 
     def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared: Any) -> Tensor:
@@ -235,13 +237,3 @@ class RowwiseLoss(Loss):
         if self.log_factor is not None:
             learned["train/temperature"] = self.temperature * (-self._bounded(self.log_factor.detach())).exp()
         return learned | self.negatives.statistics()
-
-
-def _check_catalog(loss: RowwiseLoss, symmetric: bool, queue: Queue) -> None:
-    """Raises ValueError where a loss cannot have all items of a catalog as its candidates."""
-    if not loss.compares_catalog:
-        raise ValueError(f"loss.candidates=catalog has no meaning for {type(loss).__name__}; set others")
-    if symmetric:
-        raise ValueError("loss.candidates=catalog compares the first view with all items: set loss.symmetric=false")
-    if queue.size:
-        raise ValueError("loss.candidates=catalog compares with all items already: leave out queue.size")
