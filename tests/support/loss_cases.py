@@ -122,7 +122,7 @@ def make(loss: str, negatives="uniform", queue: int = 0, **changes):
     if negatives == "guide":
         made.negatives.set_embeddings(*GUIDE)
     elif isinstance(negatives, str) and negatives in OF_PAIRS:
-        give_info(made, DATA)
+        give_info(made.negatives, DATA)
     if isinstance(negatives, str) and torch.equal(before, torch.get_rng_state()):
         _made[key] = copy.deepcopy(made)
     return made
