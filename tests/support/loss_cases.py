@@ -138,7 +138,7 @@ def make(loss: str, negatives="uniform", queue: int = 0, **changes):
     for part in rowwise(made) if negatives in ("guide", *OF_PAIRS) else ():
         if negatives == "guide":
             part.negatives.set_embeddings(*GUIDE)
-        else:  # to the strategy alone: with images a queue may hold both views
+        else:
             give_info(part.negatives, DATA)
     if isinstance(negatives, str) and torch.equal(before, torch.get_rng_state()):
         _made[key] = copy.deepcopy(made)
