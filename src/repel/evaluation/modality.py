@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from repel.data.samples import Samples
+    from repel.data.samples import Samples, Splits
 
 __all__ = ["Baseline", "Modality", "Plot"]
 
@@ -49,10 +49,12 @@ class Modality(Protocol):
 
     noun: the plural, such as "images".
     input_options: options of `data` that say what the encoder takes, such as the size of images.
+    sides: what views 0, 1, ... show where they differ in kind, such as users and items; else empty.
     """
 
     noun: str
     input_options: tuple[str, ...]
+    sides: tuple[str, ...]
 
     def view_pairs(self, data: Any, n: int) -> "Image | TextTable":
         """The first n samples of a run's first batch with their views."""
@@ -78,6 +80,10 @@ class Modality(Protocol):
 
     def captions(self, samples: "Samples", places: Tensor) -> dict[str, list[str]]:
         """What the projector says of each of n points besides its class, by heads: n strings each; often nothing."""
+        ...
+
+    def embedded(self, splits: "Splits") -> tuple[dict[str, "Samples"], list[str]]:
+        """What embed.py writes features of: parts by name, in the order of the rows, and the names of their classes."""
         ...
 
     def columns(self, samples: "Samples", split: str) -> dict[str, list[str]]:

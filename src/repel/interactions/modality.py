@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from repel.data.samples import Samples
+from repel.data.samples import Samples, Splits
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Part
 from repel.evaluation.text_table import TextTable, on_one_line
@@ -21,6 +21,7 @@ class InteractionModality:
 
     noun = "pairs"
     input_options: tuple[str, ...] = ()
+    sides = ("users", "items")
 
     def view_pairs(self, data: Any, n: int) -> TextTable:
         """The first n training pairs, by name."""
@@ -43,8 +44,16 @@ class InteractionModality:
     def captions(self, samples: Samples, places: Tensor) -> dict[str, list[str]]:
         return {}
 
+    def embedded(self, splits: Splits) -> tuple[dict[str, Samples], list[str]]:
+        """All users and all items, with how many pairs of each split they have."""
+        from repel.interactions.counted import counted_entities
+
+        return counted_entities(splits), splits.train.store.classes  # type: ignore[attr-defined]
+
     def columns(self, samples: Samples, split: str) -> dict[str, list[str]]:
-        return {}
+        counts = {f"{name}_pairs": list(map(str, of.tolist())) for name, of in samples.counts.items()}  # type: ignore[attr-defined]
+        assert samples.names is not None
+        return {"name": samples.names.tolist(), **counts}
 
 
 INTERACTIONS = InteractionModality()
