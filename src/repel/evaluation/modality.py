@@ -1,12 +1,14 @@
 """What a report asks of a kind of data, so that it knows no images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from repel.evaluation.protocol import Encode, Part
 from repel.evaluation.text_table import TextTable
+from repel.evaluation.top_items import Scorer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,17 +20,20 @@ __all__ = ["Baseline", "Modality", "Plot"]
 
 
 class Baseline(NamedTuple):
-    """Features without an encoder.
+    """Features without an encoder, or what ranks items without features.
 
     source: in metric names, such as raw. label: for people. layer: the kind of features, such as pixels.
     encode: what is fitted to the training samples is fitted at its first call. Features that are a sparse tensor are
     measured by the evaluators that take it, see Evaluator.takes_sparse.
+    scorer: in place of encode, fits and returns what ranks items on a device, and the options that were chosen; it is
+    measured by the evaluators that take it, see Evaluator.takes_scorers.
     """
 
     source: str
     label: str
     layer: str
-    encode: Encode
+    encode: Encode | None = None
+    scorer: Callable[[torch.device], tuple[Scorer, dict[str, Any]]] | None = None
 
 
 class Plot(NamedTuple):
@@ -55,11 +60,12 @@ class Modality(Protocol):
         """The first n samples of a run's first batch with their views."""
         ...
 
-    def baselines(self, train: "Samples", bank: int | None) -> list[Baseline]:
-        """Features that every report measures besides the encoder's.
+    def baselines(self, train: "Samples", val: "Samples", bank: int | None) -> list[Baseline]:
+        """What every report measures besides the encoder's features.
 
         Args:
             train: the training split, for what is fitted.
+            val: the validation split, for what is chosen.
             bank: on at most so many of them, see features.subset; None: all.
         """
         ...

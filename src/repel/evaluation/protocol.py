@@ -151,7 +151,7 @@ def measure(
             if labelled:
                 measured = _measure_network(row.make_network(), evaluators, data, bank, begin)
             else:
-                measured = _measure_without_labels(row.make_network(), evaluators, data, begin)
+                measured = _measure_without_labels(row.make_network, evaluators, data, begin)
         of = row.same
         measurements += [_measurement(row, task, name, score, seed, *n) for task, name, score, n in measured.scores]
         if on_row is not None:
@@ -202,7 +202,7 @@ def _measure_network(
 
 
 def _measure_without_labels(
-    network: Network,
+    make_network: Callable[[], Network],
     evaluators: Mapping[str, Evaluator],
     data: EvaluationData,
     begin: Callable[[int, str], None],
@@ -211,7 +211,8 @@ def _measure_without_labels(
         Part(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), samples)
         for samples in (data.splits.train, data.splits.val, data.splits.test)
     )
-    fitted: dict[str, Fitted] = {}
+    begin(0, "preparing")
+    network, fitted = make_network(), {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
         if (network.encoder is not None or not evaluator.needs_encoder) and (
             network.scorer is None or evaluator.takes_scorers

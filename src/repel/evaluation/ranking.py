@@ -14,7 +14,10 @@ from repel.evaluation.top_items import CosineScorer, KnownItems, Scorer, top_ite
 __all__ = ["CosineScorer", "KnownItems", "Ranking", "Scorer", "UserItemPairs", "pairs_of", "scorer_of", "top_items"]
 
 LABELS = {"recall": "recall", "ndcg": "NDCG", "precision": "precision", "mrr": "MRR", "hit_rate": "hit rate"}
-FIFTH_LABELS = ("least popular", "2nd", "3rd", "4th", "most popular")
+FIFTH_LABELS = {
+    "rare": "least popular", "2nd": "second least popular", "3rd": "middle", "4th": "second most popular",
+    "top": "most popular",
+}  # fmt: skip
 
 
 class Entities(Protocol):
@@ -103,13 +106,13 @@ class Ranking(Evaluator):
         mean = float((shown * popularity).sum() / shown.sum())
         scores = [
             Score(f"coverage_at_{k}", f"coverage@{k}", float((shown > 0).double().mean()), settings | users),
-            Score(f"popularity_at_{k}", f"training pairs of the first {k}", mean, settings | users, "test", None),
+            Score(f"popularity_at_{k}", f"popularity@{k}", mean, settings | users, "test", None),
         ]
-        for number, (fifth, words) in enumerate(zip(result.fifths, FIFTH_LABELS, strict=True), 1):
+        for number, (fifth, name) in enumerate(zip(result.fifths, FIFTH_LABELS, strict=True), 1):
             if fifth.users:
-                own = settings | {"samples": fifth.users, "ci95": fifth.ci95}
-                label = f"recall@{k}, {words} fifth"
-                scores.append(Score(f"recall_at_{k}_fifth_{number}", label, fifth.value, own))
+                items = f"{FIFTH_LABELS[name]} fifth"
+                own = settings | {"samples": fifth.users, "ci95": fifth.ci95, "items": items}
+                scores.append(Score(f"recall_at_{k}_fifth_{number}", f"recall@{k}, {name} 5th", fifth.value, own))
         return [*_means(result, settings), *scores]
 
 

@@ -32,7 +32,7 @@ class ImageModality:
 
         return contact_sheet(preview(data, n), data.normalize.mean, data.normalize.std)
 
-    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
+    def baselines(self, train: Samples, val: Samples, bank: int | None) -> list[Baseline]:
         return [Baseline("raw", "raw pixels", "pixels", raw_pixels)]
 
     def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:

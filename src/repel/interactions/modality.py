@@ -1,7 +1,7 @@
 """What a report shows of users and items besides numbers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -10,11 +10,14 @@ from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Part
 from repel.evaluation.text_table import TextTable, on_one_line
 
+if TYPE_CHECKING:
+    from repel.interactions.pairs import Interactions
+
 __all__ = ["INTERACTIONS", "InteractionModality"]
 
 
 class InteractionModality:
-    """Rankings, see evaluation.modality.Modality."""
+    """Popular items, item-kNN and EASE as baselines; see evaluation.modality.Modality."""
 
     noun = "pairs"
     input_options: tuple[str, ...] = ()
@@ -27,8 +30,10 @@ class InteractionModality:
         rows = [[train.store.user_name(user), train.store.item_name(item)] for user, item in pairs]
         return TextTable(["user", "item"], [[on_one_line(cell) for cell in row] for row in rows], [""] * len(rows))
 
-    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
-        return []
+    def baselines(self, train: Samples, val: Samples, bank: int | None) -> list[Baseline]:
+        from repel.interactions.baselines import pair_baselines
+
+        return pair_baselines(cast("Interactions", train), cast("Interactions", val))
 
     def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
         raise NotImplementedError

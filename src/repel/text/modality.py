@@ -25,7 +25,7 @@ class TextModality:
 
         return view_table(data, n)
 
-    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
+    def baselines(self, train: Samples, val: Samples, bank: int | None) -> list[Baseline]:
         from repel.text.baselines import text_baselines
 
         return text_baselines(train, bank)
