@@ -41,6 +41,7 @@ class InteractionInfo(DataInfo):
     As an entity or a node, item i is users + i.
     """
 
+    sides: int = 2
     users: int = 0
     items: int = 0
     pairs: Tensor | None = None
