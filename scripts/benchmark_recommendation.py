@@ -101,7 +101,10 @@ def measure_encoder(encoder: str, folder: Path, data: list[str], options: argpar
             epoch = f"{statistics.median(found['epochs']):.2f} s an epoch, {len(found['epochs'])} epochs"
             shown = f"R@20 {found['recall']:.4f} N@20 {found['ndcg']:.4f}"
             print(f"{encoder} seed {seed} {case.name:38} {epoch}, {shown}, {found['seconds']:.0f} s", flush=True)
-    assert len({(row["steps"], row["threads"]) for found in results.values() for row in found}) == 1, "unequal steps"
+    rows = [each for found in results.values() for each in found]
+    assert len({each["threads"] for each in rows}) == 1, "other threads"
+    steps = [each["steps"] for each in rows]
+    assert max(steps) - min(steps) <= 1, "other batches"  # RecBole's last one may be smaller, here it is left out
     return results
 
 
