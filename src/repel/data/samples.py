@@ -20,6 +20,7 @@ __all__ = [
     "Transform",
     "UnreadableSample",
     "give_info",
+    "split_parts",
 ]
 
 
@@ -198,3 +199,9 @@ class CompleteSplits:
     val: Samples
     classes: list[str]
     skipped: list[str]
+
+
+def split_parts(splits: Splits) -> dict[str, Samples]:
+    """Name -> split, of those that exist, in the order of embed.py's rows."""
+    named = {"train": splits.train, "val": splits.val, "test": splits.test}
+    return {name: part for name, part in named.items() if part is not None}

@@ -24,6 +24,8 @@ class NegativeWeights(NamedTuple):
         weight: (m, n + s) |dL_i / dl_ij| of the negatives, after the strategy, then of s synthetic ones; None where
             the loss has no negatives.
         temperature: t with which logits were made, or None.
+        anchor_ids: (m,) entities that the anchors show, or None.
+        candidate_ids: (m, n) entities that the candidates show, -1 where unknown, or None.
     """
 
     positive: Tensor
@@ -32,6 +34,8 @@ class NegativeWeights(NamedTuple):
     same_class: Tensor | None
     weight: Tensor | None
     temperature: Tensor | None
+    anchor_ids: Tensor | None = None
+    candidate_ids: Tensor | None = None
 
 
 def negative_weights(
@@ -85,6 +89,7 @@ def _anchor_weights(loss: RowwiseLoss, batch: Batch) -> NegativeWeights:
         torch.cat([part.positive for part in parts]), torch.cat([part.negative for part in parts]),
         torch.cat([part.is_negative for part in parts]), _joined([part.same_class for part in parts]),
         _joined([part.weight for part in parts]), parts[0].temperature,
+        _joined([part.anchor_ids for part in parts]), _joined([part.candidate_ids for part in parts]),
     )  # fmt: skip
 
 
@@ -114,7 +119,9 @@ def _group_weights(loss: RowwiseLoss, group: AnchorGroup) -> NegativeWeights:
     weight = slopes[0].masked_fill(~negative, 0).abs()
     if extra is not None:
         weight = torch.cat([weight, slopes[1].abs()], dim=1)
-    return NegativeWeights(positives / scale, block.logits.detach() / scale, negative, mates, weight, 1 / scale)
+    shown = None if block.col_ids is None else block.col_ids.expand_as(negative)
+    cosines = positives / scale, block.logits.detach() / scale
+    return NegativeWeights(*cosines, negative, mates, weight, 1 / scale, block.row_ids, shown)
 
 
 def _batch_similarities(batch: Batch) -> NegativeWeights:
