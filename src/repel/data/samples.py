@@ -51,10 +51,12 @@ class DataInfo:
 
     train_size: training samples.
     negatives: explicit negatives that a sample brings, M.
+    sides: kinds of things that a sample's first two views show: 2 where one shows a user and one an item.
     """
 
     train_size: int
     negatives: int = 0
+    sides: int = 1
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """The training graph: users and items are its nodes, a pair is an edge between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -31,17 +31,22 @@ class Kept:
     def clear(self) -> None:
         self.value: Any = None
         self.sources: list[tuple[Tensor, int]] = []
+        self.state: Hashable = None
 
-    def get(self, sources: list[Tensor], compute: Callable[[], Any]) -> Any:
-        """The value for these tensors, computed if it is not there."""
+    def get(self, sources: list[Tensor], compute: Callable[[], Any], state: Hashable = None) -> Any:
+        """The value for these tensors, computed if it is not there.
+
+        Args:
+            state: what else it depends on.
+        """
         if any(source.is_inference() for source in sources):  # torch counts no writes into these
             return compute()
-        known = len(sources) == len(self.sources) and all(
+        unchanged = [
             source is own and source._version == version
-            for source, (own, version) in zip(sources, self.sources, strict=True)
-        )
-        if not known:
-            self.value = compute()
+            for source, (own, version) in zip(sources, self.sources, strict=False)
+        ]
+        if len(unchanged) < len(sources) or not all(unchanged) or state != self.state:
+            self.value, self.state = compute(), state
             self.sources = [(source, source._version) for source in sources]
         return self.value
 

@@ -96,7 +96,7 @@ def make_report(
     if data is None:
         data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
     splits, figures, kept = data.splits, [], []
-    labelled = _has_labels(data, any(one.needs_labels for one in evaluators.values()))
+    labelled = _has_labels(data, [name for name, one in evaluators.items() if one.needs_labels])
     evaluators = {name: one for name, one in evaluators.items() if labelled or not one.needs_labels}
     if not evaluators:
         return Report([], [], None, [])
@@ -130,14 +130,15 @@ def make_report(
     return Report(measurements, figures, kept[0] if kept else None, classes)
 
 
-def _has_labels(data: PairData, needed: bool) -> bool:
-    """Whether every split has labels; where one has none and an evaluator needs them, a line says so."""
+def _has_labels(data: PairData, needed_by: list[str]) -> bool:
+    """Whether every split has labels; where one has none and evaluators need them, a line says so."""
     test = data.splits.test
     if data.labelled and test.labels is not None and len(test.labelled):
         return True
     one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
-    if needed or one:
-        print(f"no labels{one}: there is no label metric to report")
+    if needed_by or one:
+        left_out = f", and {', '.join(needed_by)} left out" * bool(needed_by)
+        print(f"no labels{one}: there is no label metric to report{left_out}")
     return False
 
 
