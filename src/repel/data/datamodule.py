@@ -97,9 +97,7 @@ class PairData(LabeledSplits, LightningDataModule):
         """What parts must know of the training samples, with explicit negatives that their views bring."""
         found = self.splits.train.info()
         drawn = self.views.negatives if isinstance(self.views, BringsNegatives) else 0
-        return replace(
-            found, negatives=found.negatives + (views.negatives if isinstance(views, BringsNegatives) else 0)
-        )
+        return replace(found, negatives=found.negatives + drawn)
 
     def sizes(self) -> dict[str, int]:
         """What must be the same on all ranks."""
