@@ -138,8 +138,7 @@ class Contrastive(LightningModule):
 
     def done(self, epoch: int, step: int) -> float:
         """Which share of training lies before a step of an epoch, in [0, 1)."""
-        time = epoch + step / self.batches_per_epoch()
-        return time / self.length_at(time)
+        return (time := epoch + step / self.batches_per_epoch()) / self.length_at(time)
 
     @property
     def step_output(self) -> StepOutput:
@@ -181,12 +180,11 @@ class Contrastive(LightningModule):
         if batch.crops is not None:
             self.count_draws(B, local.start, dropout.FIRST_CROP)
             further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B, N)
-        target = None
-        if self.target is not None:
+        if self.target is None:
+            target = None if self.predictor is None else gather_views(projection.detach(), B, N)
+        else:
             self.count_draws(B, local.start)
             target = gather_views(self.target(x), B, N)
-        elif self.predictor is not None:
-            target = gather_views(projection.detach(), B, N)
         if batch.negatives is not None:
             self.count_draws(B, local.start, dropout.FIRST_NEGATIVE)
             if not self.loss.takes_negatives:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class DataInfo:
 
     train_size: int
     negatives: int = 0
-    sides: int = 1
+    sides: ClassVar[int] = 1
 
 
 @runtime_checkable
