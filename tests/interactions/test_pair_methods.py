@@ -1,4 +1,4 @@
-"""Every loss with every strategy trains on users and items, or is refused with a reason; methods of several parts, too."""
+"""Every loss with every strategy trains on users and items, or is refused with a reason."""
 
 import copy
 import functools

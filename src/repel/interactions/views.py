@@ -8,7 +8,7 @@ from torch import Tensor
 from repel.data.views import Params, Viewed
 from repel.interactions.pairs import PairBatch
 
-__all__ = ["PairViews"]
+__all__ = ["PairViews", "TowerViews"]
 
 SIDES = ("user", "item")
 
@@ -66,6 +66,27 @@ class PairViews:
             items = x.users + torch.arange(x.items, device=x.nodes.device)
             viewed = viewed._replace(catalog=_in_graph(items, 0), catalog_ids=items)
         return viewed
+
+
+class TowerViews:
+    """The users and the items of pairs, each a batch of its own: for an encoder with a tower a side.
+
+    Example:
+        >>> batch = PairBatch(torch.tensor([[0, 5], [1, 7]]), users=3, items=6)
+        >>> [side.tolist() for side in TowerViews().apply(batch, []).views]
+        [[[0, 0], [1, 0]], [[5, 0], [7, 0]]]
+    """
+
+    n = 2
+
+    def draw(self, n: int, generator: torch.Generator) -> Params:
+        """Nothing is drawn."""
+        return [{}, {}]
+
+    def apply(self, x: PairBatch, params: Params) -> Viewed:
+        """A tuple of (B, 2) and (B, 2), and the entities that they show."""
+        users, items = (_in_graph(nodes, 0) for nodes in x.nodes.unbind(1))
+        return Viewed((users, items), ids=x.nodes.T)
 
 
 def _in_graph(nodes: Tensor, graph: int) -> Tensor:
