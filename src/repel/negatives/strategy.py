@@ -27,7 +27,7 @@ class LogitBlock(NamedTuple):
         row_samples: (m,) the sample that each anchor is of, 0 .. N - 1 over all ranks, or None.
         row_views: (m,) which view of it each anchor is; crops come after the V views; or None.
         explicit: (M, N); the last M * N candidates are the explicit negatives of the batch's N samples, N after N.
-        catalog: how many of the last candidates are the catalog, every entity of a side once.
+        catalog: E where the candidates are all items of a catalog, else 0.
     """
 
     logits: Tensor
