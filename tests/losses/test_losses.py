@@ -20,6 +20,7 @@ from loss_cases import (
     in_make_test,
     make,
     node,
+    rowwise,
     setting,
     stops_gradient,
     value_and_gradient,
@@ -105,8 +106,8 @@ class TestContract:
         rotation = torch.linalg.qr(torch.randn(DIM, DIM, dtype=torch.float64)).Q
         if memory:
             arguments["target"] = target @ rotation
-            if pair[0] not in NO_NEGATIVES:
-                made.queue.z @= rotation
+            for part in rowwise(made):
+                part.queue.z @= rotation
         torch.testing.assert_close(made(z @ rotation, **arguments), value, rtol=1e-12, atol=1e-14)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class InteractionInfo(DataInfo):
     As an entity or a node, item i is users + i.
     """
 
+    sides: ClassVar[int] = 2
     users: int = 0
     items: int = 0
     pairs: Tensor | None = None

@@ -9,12 +9,14 @@ class Candidates(NamedTuple):
     """n unit vectors z (n, D) with the entity that each shows and its label, (n,), both -1 where unknown.
 
     explicit: (M, N); the last M * N candidates are the explicit negatives of the N samples, N after N.
+    catalog: E where they are all items of a catalog, else 0.
     """
 
     z: Tensor
     ids: Tensor
     labels: Tensor | None
     explicit: tuple[int, int] = (0, 0)
+    catalog: int = 0
 
 
 class AnchorGroup(NamedTuple):

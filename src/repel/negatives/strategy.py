@@ -26,6 +26,7 @@ class LogitBlock(NamedTuple):
         positive_ids: (m, P) the entities that the positives show, or None.
         row_samples: (m,) the sample that each anchor is of, or None.
         explicit: (M, N); the last M * N candidates are the explicit negatives of the batch's N samples, N after N.
+        catalog: E where the candidates are all items of a catalog, else 0.
     """
 
     logits: Tensor
@@ -44,6 +45,7 @@ class LogitBlock(NamedTuple):
     positive_ids: Tensor | None = None
     row_samples: Tensor | None = None
     explicit: tuple[int, int] = (0, 0)
+    catalog: int = 0
 
 
 class ExplicitNegatives(Protocol):

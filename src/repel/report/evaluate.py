@@ -18,6 +18,7 @@ from repel.engine.modalities import NOUNS, modality_of, other_modality
 from repel.engine.outcomes import one_line
 from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
+from repel.monitoring.objective import CHOOSING, COMPARED
 from repel.report import plots
 from repel.report.page import Origin, origin_of, write_page
 from repel.report.report import LAYERS, Report, make_report, read_checkpoints, run_checkpoints
@@ -25,7 +26,7 @@ from repel.report.tensorboard import write_tensorboard
 
 __all__ = ["evaluate", "evaluate_here", "finish"]
 
-CURVES = ("train/loss", "val/loss", "val/knn_top1")
+CURVES = ("train/loss", "val/loss", *CHOOSING, "val/recall_at_20")
 PROJECTED = 3000  # points in TensorBoard's projector of a run of version 0.1, whose config does not say
 
 
@@ -33,8 +34,8 @@ def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None
     """The last step of a run: its test metrics in metrics.json, evaluation.json, report.html and TensorBoard.
 
     Returns:
-        What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximize;
-        never a test metric.
+        What chose the best checkpoint, more being better: val/ndcg_at_20, val/knn_top1 or minus val/loss. For a sweep
+        to maximize; never a test metric.
     """
     run = to_container(cfg)
     job = {"evaluators": run.get("evaluators"), "layers": ["h"], "evaluation": run["evaluation"]}
@@ -99,7 +100,8 @@ def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> 
         evaluate_here(folder, contents)
     else:
         start_ranks(folder, cfg.devices, "repel.report.evaluate:evaluate_here", shared_cores=False)
-    return runs.read_metrics(folder).get("test/knn_top1")
+    metrics = runs.read_metrics(folder)
+    return next((metrics[name] for name in COMPARED if name in metrics), None)
 
 
 def _job(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:

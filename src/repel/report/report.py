@@ -165,10 +165,10 @@ def report_rows(
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
         return _network(encoder, layer, data, device)
 
-    config, train = to_container(cfg), data.splits.train
+    config, train, val = to_container(cfg), data.splits.train, data.splits.val
     rows = [
         ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device))
-        for b in train.modality.baselines(train, bank)
+        for b in train.modality.baselines(train, val, bank)
     ]
     rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
     if cfg.encoder.get("weights") or cfg.encoder.get("pretrained"):
@@ -204,10 +204,12 @@ def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.devic
 
 def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) -> Network:
     def encode_samples(samples):
+        assert baseline.encode is not None, "evaluators that need features are not given a scorer"
         x, places = baseline.encode(samples)
         return x if x.is_sparse else x.to(device), places  # not every device knows sparse tensors
 
-    return Network(encode_samples, None, data.normalize, device)
+    scorer, settings = (None, {}) if baseline.scorer is None else baseline.scorer(device)
+    return Network(encode_samples, None, data.normalize, device, scorer, settings)
 
 
 def feature_drawings(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from repel.data.samples import Samples
+from repel.data.samples import Samples, Splits, split_parts
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Part
 from repel.evaluation.text_table import TextTable, on_one_line
@@ -18,13 +18,14 @@ class TextModality:
 
     noun = "texts"
     input_options = ("max_tokens",)
+    sides: tuple[str, ...] = ()
 
     def view_pairs(self, data: Any, n: int) -> TextTable:
         from repel.text.figures import view_table
 
         return view_table(data, n)
 
-    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
+    def baselines(self, train: Samples, val: Samples, bank: int | None) -> list[Baseline]:
         from repel.text.baselines import text_baselines
 
         return text_baselines(train, bank)
@@ -40,6 +41,9 @@ class TextModality:
 
     def captions(self, samples: Samples, places: Tensor) -> dict[str, list[str]]:
         return {"text": [on_one_line(samples.text(place)) for place in places.tolist()]}  # type: ignore[attr-defined]
+
+    def embedded(self, splits: Splits) -> tuple[dict[str, Samples], list[str]]:
+        return split_parts(splits), splits.classes
 
     def columns(self, samples: Samples, split: str) -> dict[str, list[str]]:
         """The texts, and names where they have some."""
