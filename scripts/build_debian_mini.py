@@ -4,15 +4,15 @@
     python scripts/build_debian_mini.py Packages.xz [--check]
 
 A user is a source package, an item a package that it depends on: those in the fields Depends and Pre-Depends of any
-package that is built from the source. The source is what the field Source says, without the version in parentheses that
-may follow there, and the package itself where the field is missing. Of alternatives, `a | b`, the first counts, without
-its version and architecture. Left out are names that are no package of the index (virtual ones, such as the hashes of
-Haskell's interfaces) and packages that are built from the same source. Then users with fewer than 6 items and items with
-fewer than 8 users are taken out until none is left. An item's label is the section of its package.
+package that is built from the source. The source is what the field Source says, without the version in parentheses
+that may follow there, and the package itself where the field is missing. Of alternatives, `a | b`, the first counts,
+without its version and architecture. Left out are names that are no package of the index (virtual ones, such as the
+hashes of Haskell's interfaces) and packages that are built from the same source. Then users with fewer than 6 items
+and items with fewer than 8 users are taken out until none is left. An item's label is the section of its package.
 
-Each user's items are ordered by the SHA-256 of `user item`; the first tenth, rounded to whole items (from a half on up),
-is for testing, the next for validation, the rest for training. `--check` writes nothing and exits 1 if the bundled
-file differs from the index.
+Each user's items are ordered by the SHA-256 of `user item`; the first tenth, rounded to whole items (a half to one), is
+for testing, the next for validation, the rest for training. `--check` writes nothing and exits 1 if the bundled file
+differs from the index.
 """
 
 import argparse

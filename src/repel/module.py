@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from repel.base import dropout, seeding
 from repel.base.collectives import gather, gather_views, share, world_size
-from repel.base.sized import names_from_data
 from repel.data.datamodule import pair_data
 from repel.data.length import TrainingLength, elapsed_seconds, planned_length, steps_per_epoch
 from repel.data.pair import Pair, ViewBatch, merge_negatives, merge_views
@@ -106,7 +105,6 @@ class Contrastive(LightningModule):
             raise ValueError(f"{type(self.loss).__name__} takes no explicit negatives, which this data brings")
         give_info(self, info)
         self.start_target()
-        self._ddp_params_and_buffers_to_ignore = names_from_data(self)  # the same on every rank: no need to send them
 
     def start_target(self) -> None:
         """The target begins as the network, whose parameters may only now have their size, or their first values."""

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+__all__ = ["SizedByData", "given_buffers"]
+
 
 class SizedByData(nn.Module):
     """Its own buffers and parameters take the shape that a checkpoint has for them.
@@ -22,7 +24,7 @@ class SizedByData(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def names_from_data(module: nn.Module) -> list[str]:
-    """Names of the buffers, at any depth, that parts of a module have from the data."""
-    own = [buffer for part in module.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
-    return [name for name, buffer in module.named_buffers() if any(buffer is other for other in own)]
+def given_buffers(module: nn.Module) -> list[str]:
+    """Names of the buffers that the data gave, at any depth: they are the same on every rank."""
+    given = [buffer for part in module.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
+    return [name for name, own in module.named_buffers() if any(own is buffer for buffer in given)]

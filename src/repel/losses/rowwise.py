@@ -146,7 +146,7 @@ class RowwiseLoss(Loss):
             others_show = None if batch.ids is None else own[others.where(others < len(own), 0), sample[:, None]]
             labels = None if batch.labels is None else batch.labels[sample]
             rows = anchors[view, sample], batch.keys[others, sample[:, None]]
-            group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample)
+            group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample, view)
             groups.append(group)
         return groups
 
@@ -197,8 +197,8 @@ class RowwiseLoss(Loss):
         labels = (None, None) if group.labels is None else (group.labels[part], group.candidates.labels)
         block = LogitBlock(logits, positives.mean(1), negative, scale, anchors, candidates, *ids, *labels)
         shown = None if group.positive_ids is None else group.positive_ids[part]
-        own = None if group.samples is None else group.samples[part]
-        block = block._replace(positive_ids=shown, row_samples=own, positives=positives)
+        own, view = (None if t is None else t[part] for t in (group.samples, group.views))
+        block = block._replace(positive_ids=shown, row_samples=own, row_views=view, positives=positives)
         return block._replace(explicit=group.candidates.explicit, catalog=group.candidates.catalog), positives
 
     def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared: Any) -> Tensor:
