@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repel.base.sized import given_buffers
 from repel.data.views import ViewDraws
 
 __all__ = [
@@ -72,10 +73,14 @@ class NeedsData(Protocol):
 
 
 def give_info(module: nn.Module, info: DataInfo) -> None:
-    """Call on_data of every part at any depth that has it."""
+    """Call on_data of every part at any depth that has it.
+
+    What the parts keep is then the same on every rank: DDP around the module does not send it in every step.
+    """
     for part in list(module.modules()):
         if isinstance(part, NeedsData):
             part.on_data(info)
+    module._ddp_params_and_buffers_to_ignore = given_buffers(module)  # type: ignore[assignment]
 
 
 class Samples(Protocol):
