@@ -95,7 +95,7 @@ def test_health_speaks_of_what_is_not_corrected(known, popular):
     z, ids = batch(48)
     loss, pairs = InfoNCE(temperature=0.3, negatives=KnownAndPopular(known, popular)), TrainingPairs(INFO)
     seen = pairs.negatives(negative_weights(loss, z, z, None, ids, 1000))
-    found = find_item_symptoms(loss, SimpleNamespace(z=z, ids=ids, labels=None), seen, pairs)
+    found = find_item_symptoms(loss, SimpleNamespace(z=z, ids=ids, labels=None, further={}), seen, pairs)
     assert {symptom.name for symptom in found} == {
         name for name, off in (("known", known), ("popular", popular)) if not off
     }

@@ -61,7 +61,9 @@ def test_records_say_what_was_chosen_and_on_how_many(run):
     assert (ease["fitted_on"], ease["scored_on"]) == (sum(sizes), len(data.splits.test.x[:, 0].unique()))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "recall@20" in page
-    assert page.count("<img") == 1  # the curves; nothing that needs labels is drawn
+    assert page.count("<img") == 2  # the curves, recall by popularity; nothing that needs labels is drawn
+    assert "Some test users" in page
+    assert "Items and the items nearest to them" in page
     assert "95 % interval over users" in page
 
 
