@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from repel.base import dropout, seeding
 from repel.base.collectives import gather, gather_views, share, world_size
-from repel.base.sized import SizedByData
 from repel.data.datamodule import pair_data
 from repel.data.length import TrainingLength, elapsed_seconds, planned_length, steps_per_epoch
 from repel.data.pair import Pair, ViewBatch, merge_negatives, merge_views
@@ -106,10 +105,6 @@ class Contrastive(LightningModule):
             raise ValueError(f"{type(self.loss).__name__} takes no explicit negatives, which this data brings")
         give_info(self, info)
         self.start_target()
-        # what the data gave is the same on every rank: DDP need not send a graph from rank 0 in every step
-        given = [buffer for part in self.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
-        names = [name for name, own in self.named_buffers() if any(own is buffer for buffer in given)]
-        self._ddp_params_and_buffers_to_ignore = names
 
     def start_target(self) -> None:
         """The target begins as the network, whose parameters may only now have their size, or their first values."""
@@ -143,8 +138,7 @@ class Contrastive(LightningModule):
 
     def done(self, epoch: int, step: int) -> float:
         """Which share of training lies before a step of an epoch, in [0, 1)."""
-        time = epoch + step / self.batches_per_epoch()
-        return time / self.length_at(time)
+        return (time := epoch + step / self.batches_per_epoch()) / self.length_at(time)
 
     @property
     def step_output(self) -> StepOutput:
@@ -186,12 +180,11 @@ class Contrastive(LightningModule):
         if batch.crops is not None:
             self.count_draws(B, local.start, dropout.FIRST_CROP)
             further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B, N)
-        target = None
-        if self.target is not None:
+        if self.target is None:
+            target = None if self.predictor is None else gather_views(projection.detach(), B, N)
+        else:
             self.count_draws(B, local.start)
             target = gather_views(self.target(x), B, N)
-        elif self.predictor is not None:
-            target = gather_views(projection.detach(), B, N)
         if batch.negatives is not None:
             self.count_draws(B, local.start, dropout.FIRST_NEGATIVE)
             if not self.loss.takes_negatives:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class InteractionInfo(DataInfo):
     As an entity or a node, item i is users + i.
     """
 
-    sides: int = 2
+    sides: ClassVar[int] = 2
     users: int = 0
     items: int = 0
     pairs: Tensor | None = None

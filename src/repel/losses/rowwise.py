@@ -90,9 +90,7 @@ class RowwiseLoss(Loss):
 
     def on_data(self, info: Any) -> None:
         if info.sides > 1 and self.queue.size and self.symmetric:
-            raise ValueError(
-                "a queue of users and items has negatives of both kinds for each: set loss.symmetric=false"
-            )
+            raise ValueError("a queue of users and items makes negatives of both for each: set loss.symmetric=false")
 
     @abstractmethod
     def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
