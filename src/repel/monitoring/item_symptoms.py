@@ -62,5 +62,6 @@ def _popular(loss: Loss, step: StepOutput, pairs: TrainingPairs) -> Iterator[Sym
     if drawn > MIN_POPULARITY and pushed > MAX_UNCORRECTED * drawn:
         yield Symptom("popular", PATIENCE_SHORT, (
             f"popular items are pushed away: the batch's are {math.exp(pushed):.1f} times as popular as items are "
-            "(geometric means), and each is pushed as often as it is drawn: negatives=popularity corrects this"
+            "(geometric means), and each is pushed as often as it is drawn: negatives=popularity corrects this, "
+            "negatives=known_popularity without known positives"
         ))  # fmt: skip

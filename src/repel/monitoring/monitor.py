@@ -13,14 +13,12 @@ from torch.optim import Optimizer
 from repel.data.datamodule import pair_data
 from repel.data.pair import Pair
 from repel.evaluation import geometry
-from repel.losses.base import Loss
 from repel.losses.gradient_weights import NegativeWeights, negative_weights
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import Contrastive, StepOutput
 from repel.monitoring.item_negatives import ItemNegatives, training_pairs
 from repel.monitoring.validation_knn import ValidationKNN
 from repel.monitoring.validation_ranking import ValidationRanking
-from repel.negatives.known import Known
 
 __all__ = ["Monitor", "evenly_spaced_rows", "optimizer_step_follows"]
 
@@ -61,7 +59,7 @@ class Monitor(Callback):
         sides = pair_data(trainer).splits.train.modality.sides
         values = _embedding_metrics(step, self.anchors, sides) | _similarity_metrics(seen) | _negative_metrics(seen)
         if (pairs := training_pairs(trainer)) and (items := pairs.negatives(seen)):
-            values |= _item_metrics(items, measures_known=_has_known(module.loss))
+            values |= _item_metrics(items)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
         if seen.temperature is not None and not learned:  # a learned one is among the loss's own statistics
             values["train/temperature"] = seen.temperature
@@ -187,14 +185,9 @@ def _negative_metrics(seen: NegativeWeights) -> dict[str, Tensor]:
     return values
 
 
-def _has_known(loss: Loss) -> bool:
-    """Whether the loss itself logs how many negatives are known positives."""
-    return isinstance(loss, RowwiseLoss) and any(isinstance(part, Known) for part in loss.negatives.modules())
-
-
-def _item_metrics(items: ItemNegatives, measures_known: bool) -> dict[str, Tensor]:
+def _item_metrics(items: ItemNegatives) -> dict[str, Tensor]:
     """Of users' negatives, how many are known positives, and whether the gradient goes to the popular ones."""
-    values = {} if measures_known else {"negatives/known_rate": items.known_rate()}
+    values = {"negatives/known_rate": items.known_rate()}
     if items.weight is not None and bool(items.weight.any()):
         values["negatives/popularity_of_push"] = items.pushed_popularity() - items.candidate_popularity()
     return values
