@@ -135,10 +135,10 @@ def make(loss: str, negatives="uniform", queue: int = 0, **changes):
             part["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
             part["queue"]["size"] = queue
     made = instantiate(cfg, **({} if isinstance(negatives, str) else {"negatives": negatives})).double()
-    for part in rowwise(made) if isinstance(negatives, str) else ():
+    for part in rowwise(made) if negatives in ("guide", *OF_PAIRS) else ():
         if negatives == "guide":
             part.negatives.set_embeddings(*GUIDE)
-        elif negatives in OF_PAIRS:
+        else:
             give_info(part.negatives, DATA)
     if isinstance(negatives, str) and torch.equal(before, torch.get_rng_state()):
         _made[key] = copy.deepcopy(made)
