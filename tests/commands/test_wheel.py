@@ -95,10 +95,17 @@ def test_what_lies_in_it(wheel):
     }
     found = set(zipfile.ZipFile(wheel).namelist())
     records = {name.split("/", 1)[1] for name in found if ".dist-info/" in name}
-    bundled = {f"licenses/src/repel/{name}/LICENSE" for name in ("images/fashion_mini", "text/wordnet_mini")}
+    bundled = {
+        f"licenses/src/repel/{name}/LICENSE"
+        for name in ("images/fashion_mini", "interactions/debian_mini", "text/wordnet_mini")
+    }
     assert {"licenses/LICENSE", "entry_points.txt"} | bundled <= records
     assert expected <= {name for name in found if ".dist-info/" not in name}
-    data = {"repel/images/fashion_mini/images.npz", "repel/text/wordnet_mini/glosses.tsv.bz2"}
+    data = {
+        "repel/images/fashion_mini/images.npz",
+        "repel/text/wordnet_mini/glosses.tsv.bz2",
+        "repel/interactions/debian_mini/dependencies.tsv.bz2",
+    }
     assert {"repel/conf/train.yaml", "repel/py.typed"} | data <= found
     assert not {name for name in found if name.endswith((".pyc", ".ckpt"))}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from repel.base.hashing import GOLDEN, element_bits, hashed, signed
 
 __all__ = [
+    "FIRST_CATALOG",
     "FIRST_CROP",
     "FIRST_NEGATIVE",
     "CountedDropout",
@@ -20,7 +21,8 @@ __all__ = [
     "give_counters",
 ]
 
-FIRST_CROP, FIRST_NEGATIVE = 1 << 13, 1 << 14  # numbers of views, far beyond those that a batch has
+# numbers of views, far beyond those that a batch has
+FIRST_CROP, FIRST_NEGATIVE, FIRST_CATALOG = 1 << 13, 1 << 14, 3 << 13
 _POSITION_BITS, _VIEW_BIT = 16, 48  # a number of 64 bits: the view, the sample's place, the position in it
 
 
@@ -30,7 +32,8 @@ class DrawCounters(NamedTuple):
     key: of the run's seed, the epoch and the step, 63 bits; the same on all ranks.
     samples: B, of this rank. The pass has a multiple of B rows, view after view.
     start: place of this rank's first sample in the global batch.
-    view: number of the pass's first view; FIRST_CROP and FIRST_NEGATIVE where it shows crops or explicit negatives.
+    view: number of the pass's first view; FIRST_CROP, FIRST_NEGATIVE and FIRST_CATALOG where it shows crops, explicit
+        negatives, or a part of the catalog, of which samples and start are then.
     """
 
     key: int

@@ -52,7 +52,7 @@ TABLE = {  # group -> (names, what to type)
     "loss": ((("matryoshka", "matryoshka loss", "mrl"), "loss.dims=[128,64,32] beside the loss of your choice"),),
     "negatives": (
         (("mined", "bm25", "explicit"), "data.negative=COLUMN, which scripts/mine_negatives.py writes"),
-        (("all", "none", "no", "off", "random", "in-batch", "default"), "negatives=uniform"),
+        (("all", "none", "no", "off", "in-batch", "default"), "negatives=uniform"),
     ),
     "optimizer": (
         (("momentum", "nesterov", "sgd momentum"), "optimizer=sgd"),

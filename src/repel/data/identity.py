@@ -20,6 +20,7 @@ __all__ = [
     "changes",
     "check_unchanged",
     "digest",
+    "mixed",
     "name_keys",
     "overlap",
     "record_of",
@@ -49,6 +50,13 @@ def name_keys(names: Iterable[str]) -> Tensor:
     """(N,) int64: 64 bits of BLAKE2b of each name. Among a million names, two are alike once in 37 million sets."""
     digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names)
     return torch.from_numpy(np.frombuffer(b"".join(digests), "<i8").astype(np.int64))
+
+
+def mixed(keys: np.ndarray) -> np.ndarray:
+    """(N,) uint64 of uint64, each bit of them depending on each: the function of splitmix64 (Steele et al. 2014)."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
 
 
 def record_of(splits: CompleteSplits) -> Record:

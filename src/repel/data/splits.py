@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from repel.base import seeding
+from repel.data.identity import mixed
 from repel.data.labels import Table
 from repel.data.samples import CompleteSplits, Samples, Splits
 
-__all__ = ["held_out", "label_by_table", "map_splits", "split_off", "without_single_class"]
+__all__ = ["held_out", "label_by_table", "map_splits", "split_off", "uniform", "without_single_class"]
 
 AnySplits = TypeVar("AnySplits", Splits, CompleteSplits)
 
@@ -56,7 +57,7 @@ def _by_key(samples: Samples, keys: Tensor, fraction: float, seed: int, part: in
 
     As TensorFlow's retrain.py has it: a file stays in its split when others are added.
     """
-    draws = torch.from_numpy(_uniform(keys.numpy(), seeding.mix(seed, seeding.SPLIT, part)))
+    draws = torch.from_numpy(uniform(keys.numpy(), seeding.mix(seed, seeding.SPLIT, part)))
     if samples.labels is not None:
         draws[samples.labels < 0] = torch.inf
     out = draws < fraction
@@ -64,12 +65,9 @@ def _by_key(samples: Samples, keys: Tensor, fraction: float, seed: int, part: in
     return out & draws.isfinite()
 
 
-def _uniform(keys: np.ndarray, stream: int) -> np.ndarray:
-    """(N,) float64 in [0, 1) of int64 keys, by the mixing function of splitmix64 (Steele et al. 2014)."""
-    x = keys.view(np.uint64) ^ np.uint64(stream)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) / 2**53
+def uniform(keys: np.ndarray, stream: int) -> np.ndarray:
+    """(N,) float64 in [0, 1) of int64 keys: a draw of each that depends on its key alone."""
+    return (mixed(keys.view(np.uint64) ^ np.uint64(stream)) >> np.uint64(11)) / 2**53
 
 
 def _by_place(samples: Samples, fraction: float, seed: int, part: int) -> Tensor:

@@ -98,6 +98,11 @@ def read_to_evaluate(cfg: DictConfig, contents: dict[str, Any], named: Any) -> P
     """
     data, before = build_data(cfg, contents.get("learned")), contents.get("samples")
     if not is_own_data(cfg, contents["config"], named):
+        if modality_of(to_container(cfg.data.datamodule.read)) == "interactions":
+            raise ValueError(
+                "data= is another log, and a run on users and items knows those of its own log alone: leave out data=; "
+                "data_root=FOLDER names the place of a log that has moved"
+            )
         data.setup()
         if before and (count := overlap(before, data.splits)):
             _print(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from repel.evaluation.protocol import Encode, Part
+from repel.evaluation.protocol import Encode, Network, Part
 from repel.evaluation.text_table import TextTable
 from repel.evaluation.top_items import Scorer
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from repel.data.samples import Samples, Splits
+    from repel.data.samples import CompleteSplits, Samples, Splits
 
-__all__ = ["Baseline", "Modality", "Plot"]
+__all__ = ["Baseline", "Modality", "Plot", "Shown"]
 
 
 class Baseline(NamedTuple):
@@ -42,6 +42,20 @@ class Plot(NamedTuple):
     name: str
     caption: str
     picture: "Figure | Image | TextTable"
+
+
+class Shown(NamedTuple):
+    """What a report shows of data whose samples have no labels.
+
+    part: vectors for the projector and for neighbors, and, as far as labels are known, for a map.
+    classes: names of the labels. noun: what it is of, in the plural.
+    drawings: further figures, their names and what draws them once the numbers are written.
+    """
+
+    part: Part
+    classes: list[str]
+    noun: str
+    drawings: list[tuple[str, Callable[[], Plot | None]]]
 
 
 class Modality(Protocol):
@@ -72,6 +86,10 @@ class Modality(Protocol):
 
     def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
         """Some test samples, each with its nearest training samples."""
+        ...
+
+    def shown(self, network: Network, splits: "CompleteSplits") -> Shown | None:
+        """Of data without labels what the network makes of it, on every rank; None: the report has numbers alone."""
         ...
 
     def thumbnails(self, samples: "Samples", places: Tensor, side: int) -> Tensor | None:

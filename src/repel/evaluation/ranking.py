@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from repel.data.samples import Samples
-from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
+from repel.evaluation.modality import Plot
+from repel.evaluation.protocol import Evaluator, Fitted, Measurement, Network, Part, Score
 from repel.evaluation.ranking_metrics import RankingResult, check_ks, popularity_fifths, rank_all
+from repel.evaluation.ranking_plot import popularity_plot
 from repel.evaluation.top_items import CosineScorer, KnownItems, Scorer, top_items
 
 __all__ = ["CosineScorer", "KnownItems", "Ranking", "Scorer", "UserItemPairs", "pairs_of", "scorer_of", "top_items"]
@@ -114,6 +116,10 @@ class Ranking(Evaluator):
                 own = settings | {"samples": fifth.users, "ci95": fifth.ci95, "items": items}
                 scores.append(Score(f"recall_at_{k}_fifth_{number}", f"recall@{k}, {name} 5th", fifth.value, own))
         return [*_means(result, settings), *scores]
+
+    def plot(self, measurements: Sequence[Measurement]) -> Plot | None:
+        """Recall by fifths of popularity, a line for each row of the report."""
+        return popularity_plot(measurements, self.k)
 
 
 def _means(result: RankingResult, settings: dict[str, Any]) -> list[Score]:

@@ -91,7 +91,7 @@ def recommend_for_user(catalog: Catalog, user: str, k: int, exclude_known: bool)
     """
     store = catalog.store
     number = _number(user, store.user_names, store.users, "user")
-    marks = {}
+    marks: dict[int, str] = {}
     for split in MARKS:
         pairs = catalog.pairs.get(split)
         if pairs is not None:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.data.samples import Samples, Splits, split_parts
+from repel.data.samples import CompleteSplits, Samples, Splits, split_parts
 from repel.evaluation.features import BATCH
 from repel.evaluation.modality import Baseline, Plot
-from repel.evaluation.protocol import Part
+from repel.evaluation.protocol import Network, Part
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +40,9 @@ class ImageModality:
 
         caption = "Test images and their nearest training images, by cosine; green: the query's class"
         return Plot("neighbours", caption, neighbor_sheet(test, train, classes))
+
+    def shown(self, network: Network, splits: CompleteSplits) -> None:
+        return None
 
     def thumbnails(self, samples: Samples, places: Tensor, side: int) -> Tensor:
         from repel.images.figures import thumbnails

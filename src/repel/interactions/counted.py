@@ -1,8 +1,9 @@
-"""Users and items with how many pairs they have, as embed.py writes them."""
+"""Users and items with how many pairs they have: what embed.py writes, and a report shows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from repel.data.samples import Samples, Splits, split_parts
@@ -13,9 +14,10 @@ __all__ = ["CountedEntities", "counted_entities"]
 
 @dataclass(frozen=True)
 class CountedEntities(Entities):
-    """counts: split -> (N,), pairs of each entity."""
+    """counts: (N, S), pairs of each entity in each of the splits."""
 
-    counts: dict[str, Tensor] = field(default_factory=dict)
+    counts: Tensor | None = None
+    splits: tuple[str, ...] = ()
 
 
 def counted_entities(splits: Splits) -> dict[str, Samples]:
@@ -23,10 +25,10 @@ def counted_entities(splits: Splits) -> dict[str, Samples]:
     parts = split_parts(splits)
     store: EntityStore = splits.train.store  # type: ignore[attr-defined]
     found: dict[str, Samples] = {}
-    sides = (store.all_users(), store.user_name), (store.all_items(), store.item_name)
-    for side, (entities, name_of) in enumerate(sides):
+    sides = {"users": (store.all_users(), store.user_name), "items": (store.all_items(), store.item_name)}
+    for side, (noun, (entities, name_of)) in enumerate(sides.items()):
         total = len(entities)
-        counts = {name: part.x[:, side].bincount(minlength=total) for name, part in parts.items()}  # type: ignore[attr-defined]
+        counts = [part.x[:, side].bincount(minlength=total) for part in parts.values()]  # type: ignore[attr-defined]
         names = np.array([name_of(number) for number in range(total)])
-        found["users" if side == 0 else "items"] = CountedEntities(entities.x, entities.labels, names, counts)
+        found[noun] = CountedEntities(entities.x, entities.labels, names, torch.stack(counts, 1), tuple(parts))
     return found

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from repel.base.dropout import DrawCounters
 from repel.base.hashing import GOLDEN, signed
+from repel.data.pair import ViewBatch
 from repel.interactions import augmentation
-from repel.interactions.encoders import NodeVectors
+from repel.interactions.encoders import NodeVectors, as_nodes
 from repel.interactions.graph import Adjacency, Graph, Kept
 from repel.interactions.propagation import Pass, layer_mean, propagate
 
@@ -34,6 +35,8 @@ class LightGCN(nn.Module):
       elements above 0 (SimGCL: Yu et al. 2022, arXiv:2112.08679, eq. 7; E_0 is left out by first_layer=False).
     - layers: one pass with such noise; graph 0 is its mean, also for the recommendation, graph 1 its layer
       `contrast_layer` (XSimGCL: Yu et al. 2023, arXiv:2209.02544, eq. 11).
+
+    Outside training every view shows the training graph.
 
     What is drawn is a function of seed, epoch, step and graph: the same on every rank, device and after a resume.
 
@@ -107,8 +110,9 @@ class LightGCN(nn.Module):
         if self._step is not None:
             self.key.fill_(self._step)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x[:, 0] + x[:, 1] * self.graph.nodes
+    def forward(self, x: ViewBatch) -> Tensor:
+        nodes, graphs = as_nodes(x).unbind(1)
+        rows = nodes + graphs * self.graph.nodes if self.training else nodes  # views of validation name graphs too
         return F.embedding(rows, self.tables().flatten(0, 1)).to(self.vectors.weight.dtype)
 
     @torch.compiler.disable

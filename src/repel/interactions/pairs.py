@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from repel.data.identity import mixed, name_keys
 from repel.data.memory import TensorSamples
 from repel.data.samples import DataInfo, Fetched
 from repel.data.views import ViewDraws
@@ -35,12 +37,17 @@ class InteractionInfo(DataInfo):
     """What an encoder, a loss or a strategy may have to know of the training pairs.
 
     pairs: (E, 2) int32, the user, 0 .. users - 1, and the item, 0 .. items - 1, of each; no pair twice.
+    user_features, item_features, item_labels: see EntityStore.
     As an entity or a node, item i is users + i.
     """
 
+    sides: ClassVar[int] = 2
     users: int = 0
     items: int = 0
     pairs: Tensor | None = None
+    user_features: Tensor | None = None
+    item_features: Tensor | None = None
+    item_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +56,12 @@ class EntityStore:
 
     Args:
         users, items: how many there are.
-        user_names, item_names: what people know them by; empty: by their numbers.
+        user_names, item_names: what the log calls them, each another name; empty: by their numbers.
+        item_titles: what people call the items, if that is something else; empty: by their names.
         item_labels: (items,) int64, what kind each item is of, -1 where unknown; or None.
         classes: names of these kinds.
+        user_features, item_features: (users, F) and (items, F') float, what is known of each, for encoder=two_tower;
+            or None.
     """
 
     users: int
@@ -60,12 +70,29 @@ class EntityStore:
     item_names: Sequence[str] = ()
     item_labels: Tensor | None = None
     classes: list[str] = field(default_factory=list)
+    item_titles: Sequence[str] = ()
+    user_features: Tensor | None = None
+    item_features: Tensor | None = None
 
     def user_name(self, user: int) -> str:
         return self.user_names[user] if len(self.user_names) else str(user)
 
     def item_name(self, item: int) -> str:
-        return self.item_names[item] if len(self.item_names) else str(item)
+        """For people: its title, else its name."""
+        names = self.item_titles or self.item_names
+        return names[item] if len(names) else str(item)
+
+    @cached_property
+    def keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """(users,) and (items,) uint64: hashes of their names."""
+        users, items = (names if len(names) else map(str, range(count))
+                        for names, count in ((self.user_names, self.users), (self.item_names, self.items)))  # fmt: skip
+        return name_keys(users).numpy().view(np.uint64), name_keys(items).numpy().view(np.uint64)
+
+    def pair_keys(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """(N,) int64 of two of N numbers: which pairs they are, whatever others there are."""
+        user_keys, item_keys = self.keys
+        return (mixed(user_keys)[users] + item_keys[items]).view(np.int64)
 
     def all_users(self) -> "Entities":
         """Every user, for an encoder."""
@@ -109,7 +136,7 @@ class Interactions(TensorSamples):
         return f"pairs of {self.store.users:,} users and {self.store.items:,} items"
 
     def keys(self) -> Tensor:
-        return self.x[:, 0].long() * self.store.items + self.x[:, 1]
+        return torch.from_numpy(self.store.pair_keys(*self.x.cpu().numpy().T))
 
     def fetch(self, places: Tensor, draws: ViewDraws) -> Fetched:
         nodes = self.x[places.to(self.x.device, non_blocking=True)].long()
@@ -123,7 +150,11 @@ class Interactions(TensorSamples):
             yield _as_input(items), torch.ones(len(some), dtype=torch.bool)
 
     def info(self) -> InteractionInfo:
-        return InteractionInfo(len(self), users=self.store.users, items=self.store.items, pairs=self.x)
+        store = self.store
+        return InteractionInfo(
+            len(self), users=store.users, items=store.items, pairs=self.x, user_features=store.user_features,
+            item_features=store.item_features, item_labels=store.item_labels,
+        )  # fmt: skip
 
 
 def _as_input(nodes: Tensor) -> Tensor:
@@ -132,4 +163,4 @@ def _as_input(nodes: Tensor) -> Tensor:
 
 
 def _array(names: Sequence[str]) -> np.ndarray | None:
-    return np.array(names) if len(names) else None
+    return np.array(names, dtype=object) if len(names) else None  # of strings, one may be as long as it likes

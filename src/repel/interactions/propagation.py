@@ -55,33 +55,79 @@ def propagate(x: Tensor, passes: Sequence[Pass]) -> Tensor:
 class _Propagation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, passes: Sequence[Pass]) -> Tensor:
-        ctx.passes = passes
-        result = x.new_zeros(sum(len(each.outputs) for each in passes), *x.shape)
-        done = 0
-        for adjacency, outputs, noise in passes:
-            layer = x
-            for number, shares in enumerate(zip(*outputs, strict=True)):
-                if number:
-                    layer = adjacency.times(layer)
-                    if noise is not None:
-                        layer = layer.add_(noise(layer, number))
-                for output, share in enumerate(shares, done):
-                    if share:
-                        result[output].add_(layer, alpha=share)
-            done += len(outputs)
-        return result
+        ctx.graphs = _by_graph(passes)
+        result = _Sums(x, sum(len(each.outputs) for each in passes))
+        for adjacency, members in ctx.graphs:
+            first = adjacency.times(x)  # which the graph's passes share
+            for outputs, shares, noise in members:
+                layer = x
+                for number, share in enumerate(zip(*shares, strict=True)):
+                    if number:
+                        layer = adjacency.times(layer) if number > 1 else first
+                        if noise is not None:
+                            layer = layer + noise(layer, number)
+                    for output, factor in zip(outputs, share, strict=True):
+                        result.add(output, layer, factor)
+        return result.whole()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,), done = gradients, 0
-        total = torch.zeros_like(gradient[0])
-        for adjacency, outputs, _ in ctx.passes:
-            layer = torch.zeros_like(total)
-            for number, shares in reversed(list(enumerate(zip(*outputs, strict=True)))):
-                for output, share in enumerate(shares, done):
-                    if share:
-                        layer.add_(gradient[output], alpha=share)
-                layer = adjacency.times(layer) if number else layer
-            total += layer
-            done += len(outputs)
-        return total, None
+        """Noise is constant, so that the passes of a graph differ in nothing: their gradients go back together."""
+        (gradient,) = gradients
+        total = _Sums(gradient[0], 1)
+        for adjacency, members in ctx.graphs:
+            carried = _Sums(gradient[0], 1)
+            for number in reversed(range(len(members[0].shares[0]))):
+                for outputs, shares, _ in members:
+                    for output, share in zip(outputs, shares, strict=True):
+                        carried.add(0, gradient[output], share[number])
+                if number and carried.begun[0]:
+                    carried.replace(adjacency.times(carried.sums[0]))
+            total.add(0, carried.sums[0], 1.0)
+        return total.whole()[0], None
+
+
+class _Member(NamedTuple):
+    """A pass: the numbers of its outputs, their shares of the layers, and noise."""
+
+    outputs: list[int]
+    shares: Sequence[Sequence[float]]
+    noise: Noise | None
+
+
+def _by_graph(passes: Sequence[Pass]) -> list[tuple[Adjacency, list[_Member]]]:
+    """The passes of each graph."""
+    graphs: list[tuple[Adjacency, list[_Member]]] = []
+    done = 0
+    for adjacency, shares, noise in passes:
+        member = _Member(list(range(done, done + len(shares))), shares, noise)
+        done += len(shares)
+        known = [members for own, members in graphs if own.values is adjacency.values]
+        if known:
+            known[0].append(member)
+        else:
+            graphs.append((adjacency, [member]))
+    return graphs
+
+
+class _Sums:
+    """(n, ...) sums, whose memory is not cleared before it is written."""
+
+    def __init__(self, like: Tensor, n: int):
+        self.sums = like.new_empty(n, *like.shape)
+        self.begun = [False] * n
+
+    def add(self, place: int, x: Tensor, factor: float) -> None:
+        if factor and self.begun[place]:
+            self.sums[place].add_(x, alpha=factor)
+        elif factor:
+            torch.mul(x, factor, out=self.sums[place])
+            self.begun[place] = True
+
+    def whole(self) -> Tensor:
+        assert all(self.begun), "an output has no layer at all"
+        return self.sums
+
+    def replace(self, x: Tensor) -> None:
+        self.sums = x[None]
+        self.begun = [True]

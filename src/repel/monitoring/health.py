@@ -63,7 +63,7 @@ class Health(Callback):
         if not self.due:
             return
         step: StepOutput = pl_module.step_output
-        seen = negative_weights(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
+        seen = negative_weights(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS, **step.further)
         symptoms = list(find_causes(batch, pl_module, step, seen))[:1]
         if not symptoms:
             length = _step_length(self.weights_before, _weights(pl_module))

@@ -55,7 +55,7 @@ class Monitor(Callback):
             return
         assert isinstance(module, Contrastive)
         step = module.step_output
-        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
+        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors, **step.further)
         sides = pair_data(trainer).splits.train.modality.sides
         values = _embedding_metrics(step, self.anchors, sides) | _similarity_metrics(seen) | _negative_metrics(seen)
         if (pairs := training_pairs(trainer)) and (items := pairs.negatives(seen)):

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from repel.base.collectives import rank
 from repel.base.terminal import shown
+from repel.data.csv_files import split_files
 from repel.data.layout import Part, class_names, empty_folders, split_folders
 from repel.data.listing import list_files
 from repel.data.samples import Splits
 from repel.data.split_names import splits_among
-from repel.text.csv_files import split_files
+from repel.data.text_files import check_encoding, opened
 from repel.text.packed import Row
 from repel.text.reading import Source, read_splits
-from repel.text.text_files import check_encoding, opened
 
 __all__ = ["text_lines"]
 

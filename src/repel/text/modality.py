@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from repel.data.samples import Samples, Splits, split_parts
+from repel.data.samples import CompleteSplits, Samples, Splits, split_parts
 from repel.evaluation.modality import Baseline, Plot
-from repel.evaluation.protocol import Part
+from repel.evaluation.protocol import Network, Part
 from repel.evaluation.text_table import TextTable, on_one_line
 
 __all__ = ["TEXTS", "TextModality"]
@@ -35,6 +35,9 @@ class TextModality:
 
         caption = "Test texts and their nearest training texts, by cosine; green: the query's class"
         return Plot("neighbours", caption, neighbor_table(test, train, classes))
+
+    def shown(self, network: Network, splits: CompleteSplits) -> None:
+        return None
 
     def thumbnails(self, samples: Samples, places: Tensor, side: int) -> None:
         return None

@@ -25,11 +25,12 @@ def check_encoding(encoding: str | None) -> None:
 
 
 @contextlib.contextmanager
-def opened(path: Path, encoding: str | None, newline: str | None = None) -> Iterator[TextIO]:
+def opened(path: Path, encoding: str | None, newline: str | None = None, option: str = "data.root") -> Iterator[TextIO]:
     """The file as text: UTF-8, or what its byte-order mark says, or the encoding.
 
     Args:
         newline: as of open().
+        option: which names the file, for messages.
 
     Raises:
         ValueError: it cannot be read, or what is read from it is not in that encoding; names the line and the fix.
@@ -37,25 +38,25 @@ def opened(path: Path, encoding: str | None, newline: str | None = None) -> Iter
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
-        with path.open(encoding=_encoding_of(path, head, encoding), newline=newline) as stream:
+        with path.open(encoding=_encoding_of(path, head, encoding, option), newline=newline) as stream:
             yield stream
     except OSError as error:
-        raise ValueError(f"data.root: {shown(path)} cannot be read ({error.strerror})") from error
+        raise ValueError(f"{option}: {shown(path)} cannot be read ({error.strerror})") from error
     except UnicodeError as error:
-        known = encoding or _encoding_of(path, head, encoding)
+        known = encoding or _encoding_of(path, head, encoding, option)
         raise ValueError(
-            f"data.root: {shown(path)} is not {known.upper().removesuffix('-SIG')} (line {_bad_line(path, known):,}); "
+            f"{option}: {shown(path)} is not {known.upper().removesuffix('-SIG')} (line {_bad_line(path, known):,}); "
             "save it as UTF-8, or say its encoding, data.encoding=cp1252 for Windows' of Western Europe"
         ) from error
 
 
-def _encoding_of(path: Path, head: bytes, encoding: str | None) -> str:
+def _encoding_of(path: Path, head: bytes, encoding: str | None, option: str) -> str:
     mark = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
     if encoding is not None:
         return "utf-8-sig" if mark == "utf-8-sig" and codecs.lookup(encoding).name == "utf-8" else encoding
     if mark is None and head.count(0) > ZEROS * len(head):
         raise ValueError(
-            f"data.root: {shown(path)} has a zero in {head.count(0) / len(head):.0%} of its bytes: if it is UTF-16, "
+            f"{option}: {shown(path)} has a zero in {head.count(0) / len(head):.0%} of its bytes: if it is UTF-16, "
             "data.encoding=utf-16-le or utf-16-be reads it; else it is no text"
         )
     return mark or "utf-8"
