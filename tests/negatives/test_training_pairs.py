@@ -9,6 +9,7 @@ from loss_cases import assert_equal, batch, make, value_and_gradient
 
 from repel.data.samples import DataInfo, give_info
 from repel.interactions.pairs import InteractionInfo
+from repel.model.anneal import Anneal
 from repel.negatives import Annulus, Chain, Hardest, Known, LogitBlock, Popularity, Random, SemiHard, Tilt, TopK
 from repel.negatives.training_pairs import Neighbors
 
@@ -310,6 +311,13 @@ def test_what_is_missing_is_named(name):
             give_info(Chain([strategy]), other)
     with pytest.raises(ValueError, match="call the loss with ids"):
         make("infonce", given(strategy))(batch())
+
+
+def test_power_can_be_annealed():
+    strategy, block = given(Popularity()), rows_of(1, 2, col_ids=torch.tensor([5, 6]), positive_ids=torch.tensor([[4]]))
+    whole = strategy.weights(block)
+    Anneal({"negatives.power": [1.0, 0.0]}, epochs=4, shape="linear").apply({"negatives": strategy}, 1, 100)
+    torch.testing.assert_close(strategy.weights(block), 0.75 * whole)
 
 
 def test_popularity_refuses_the_catalog():
