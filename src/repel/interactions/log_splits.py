@@ -125,8 +125,8 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
     known = trained[log.users]
     if lost := int((~known).sum()):
         if rank() == 0:
-            users = np.count_nonzero(np.bincount(log.users[~known]))
-            print(f"note     left out: users without a training pair ({users:,}), with their pairs ({lost:,})")
+            unknown = np.count_nonzero(np.bincount(log.users[~known]))
+            print(f"note     left out: users without a training pair ({unknown:,}), with their pairs ({lost:,})")
         log, parts = log.rows(known), parts[known]
     for number, name in enumerate(("train", "val", "test")):
         if not (parts == number).any():
@@ -140,9 +140,8 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
     in_training = np.bincount(items[parts == TRAIN], minlength=len(item_names)) > 0
     if rank() == 0 and (new := int((~in_training).sum())):
         print(f"note     items without a training pair: {new:,} of {len(item_names):,}; they stay in the ranking")
-    order = np.argsort(
-        users * np.int64(len(item_names)) + items
-    )  # whatever the order of the rows, the same pairs are the same data
+    # whatever the order of the rows, the same pairs are the same data
+    order = np.argsort(users * np.int64(len(item_names)) + items)
     pairs = np.stack([users[order], items[order]], 1)
     train, val, test = (
         Interactions(torch.from_numpy(pairs[parts[order] == number]), store=store) for number in (TRAIN, VAL, TEST)
