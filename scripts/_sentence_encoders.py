@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _text_training import BARE, fit, prepare, text_config, text_encoder
+from _text_training import prepare, text_config, text_encoder
+from _training import BARE, fit
 from torch import Tensor
 
 from repel.data.samples import Splits

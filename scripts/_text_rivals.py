@@ -109,7 +109,8 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def train_repel(case: Case, texts: dict[str, Any], clock: Clock, folder: Path) -> tuple[Callable, Encode]:
-    from _text_training import BARE, fit, prepare, text_config, text_encoder
+    from _text_training import prepare, text_config, text_encoder
+    from _training import BARE, fit
     from lightning.pytorch import Callback
 
     from repel.data.samples import Splits

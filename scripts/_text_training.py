@@ -1,9 +1,6 @@
 """Shared by the benchmarks on texts: training on texts that a script has in memory, by the config of train.py."""
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +10,10 @@ from torch import Tensor, nn
 
 from repel.data.datamodule import PairData
 from repel.data.samples import Splits
-from repel.engine.build import build_data, build_module, build_trainer
-from repel.engine.fit import SILENCED
+from repel.engine.build import build_data, build_module
 from repel.module import Contrastive
 from repel.text.texts import RawTexts
 
-BARE = ["callbacks=none", "callbacks.last=null", "callbacks.best=null", "logger=none", "trainer.limit_val_batches=0"]
 BLOCK = 256  # texts that are encoded at a time
 
 
@@ -34,16 +29,6 @@ def prepare(cfg: Any, splits: Splits) -> tuple[Contrastive, PairData]:
     data.setup()
     module.give_data_info(data.splits.train.info())
     return module, data
-
-
-def fit(cfg: Any, module: Contrastive, data: PairData, folder: Path, callbacks: Sequence[Any] = ()) -> None:
-    """Train as train.py does, without what it prints and writes around it."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in SILENCED:
-        warnings.filterwarnings("ignore", message)
-    trainer = build_trainer(cfg, folder)
-    trainer.callbacks.extend(callbacks)
-    trainer.fit(module, data)
 
 
 def text_encoder(encoder: nn.Module, tokenize: Callable[[RawTexts], Any]) -> Callable[[Sequence[str]], Tensor]:

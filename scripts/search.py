@@ -1,4 +1,4 @@
-"""The nearest images or texts to one: python scripts/search.py QUERY.png EMBED_FOLDER (--help says more)"""
+"""The nearest images, texts or items to one: python scripts/search.py QUERY.png EMBED_FOLDER (--help says more)"""
 
 import sys
 

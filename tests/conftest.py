@@ -51,6 +51,8 @@ def options_of(group: str, modality: str) -> list[str]:
         text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
         if found := re.search(r"repel\.(images|text|interactions)\.", text):
             return found[1]
+        if re.search(r"_target_: repel\.\w+\.(validation_)?ranking\.", text):
+            return "interactions"
         if data := re.search(r"override /data: (\w+)", text):
             return room("data", data[1])
         listed = (yaml.safe_load(text) or {}).get("defaults", [])

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from repel.base import seeding
+from repel.base import dropout, seeding
 from repel.base.collectives import gather, gather_views, share, world_size
-from repel.base.dropout import FIRST_CROP, FIRST_NEGATIVE, DrawCounters, NeedsCounters, counted_parts, give_counters
 from repel.data.datamodule import pair_data
 from repel.data.length import TrainingLength, elapsed_seconds, planned_length, steps_per_epoch
 from repel.data.pair import Pair, ViewBatch, merge_negatives, merge_views
@@ -26,8 +25,6 @@ from repel.losses.base import Loss
 from repel.model.anneal import Anneal
 from repel.model.ema import EMA
 from repel.model.optim import Schedule, fill_length, parameter_groups
-
-NO_NEGATIVES = "takes no explicit negatives, which this data brings; choose another loss="
 
 
 class Diverged(RuntimeError):
@@ -43,6 +40,7 @@ class StepOutput(NamedTuple):
     keys: (V, N, D), what they were compared with: the target's embeddings where there is one.
     labels: (N,) or None.
     ids: (V, N), the entity that each view shows.
+    further: what else the loss compared with: negatives, negative_ids, catalog, catalog_ids, where there are such.
     statistics: what the loss has to log, names -> scalars; known after the backward pass.
     """
 
@@ -52,6 +50,7 @@ class StepOutput(NamedTuple):
     keys: Tensor
     labels: Tensor | None
     ids: Tensor
+    further: Mapping[str, Tensor] = MappingProxyType({})
     statistics: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -89,7 +88,7 @@ class Contrastive(LightningModule):
         self.length: TrainingLength | None = None  # as planned when training began
         self._group_sizes: list[int] | None = None  # of the optimizer that the run resumes with
         self._step_output: StepOutput | None = None
-        self._counted: list[NeedsCounters] = []  # in training: the parts that draw from counters
+        self._counted: list[dropout.NeedsCounters] = []  # in training: the parts that draw from counters
         self._draw_key = 0  # of this step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +102,7 @@ class Contrastive(LightningModule):
             ValueError: the data brings what the loss does not take.
         """
         if info.negatives and not self.loss.takes_negatives:
-            raise ValueError(f"loss {type(self.loss).__name__} {NO_NEGATIVES}")
+            raise ValueError(f"{type(self.loss).__name__} takes no explicit negatives, which this data brings")
         give_info(self, info)
         self.start_target()
 
@@ -115,10 +114,10 @@ class Contrastive(LightningModule):
             self.target.requires_grad_(False)
 
     def on_train_start(self) -> None:
-        self._counted = counted_parts(self)
+        self._counted = dropout.counted_parts(self)
 
     def on_train_end(self) -> None:
-        give_counters(self._counted, None)
+        dropout.give_counters(self._counted, None)
 
     def on_train_batch_start(self, batch: Pair, batch_idx: int) -> None:
         # our own dropout: by the sample's place in the global batch, whatever rank has it
@@ -130,8 +129,7 @@ class Contrastive(LightningModule):
     def set_annealed(self, batch_idx: int) -> None:
         time = self.current_epoch + batch_idx / self.batches_per_epoch()
         parts = {"loss": self.loss, "negatives": getattr(self.loss, "negatives", None), "target": self.target}
-        for key, value in self.anneal.apply(parts, time, self.length_at(time)).items():
-            self.log(f"anneal/{key}", float(value))
+        self.log_dict({f"anneal/{k}": v for k, v in self.anneal.apply(parts, time, self.length_at(time)).items()})
 
     def length_at(self, time: float) -> float:
         """Where training ends, seen from a time; both in epochs."""
@@ -140,8 +138,7 @@ class Contrastive(LightningModule):
 
     def done(self, epoch: int, step: int) -> float:
         """Which share of training lies before a step of an epoch, in [0, 1)."""
-        time = epoch + step / self.batches_per_epoch()
-        return time / self.length_at(time)
+        return (time := epoch + step / self.batches_per_epoch()) / self.length_at(time)
 
     @property
     def step_output(self) -> StepOutput:
@@ -181,37 +178,41 @@ class Contrastive(LightningModule):
         z = gather_views(self.predict(projection), B, N)  # (V, N, D)
         further = {}
         if batch.crops is not None:
-            self.count_draws(B, local.start, FIRST_CROP)
+            self.count_draws(B, local.start, dropout.FIRST_CROP)
             further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B, N)
-        target = None
-        if self.target is not None:
+        if self.target is None:
+            target = None if self.predictor is None else gather_views(projection.detach(), B, N)
+        else:
             self.count_draws(B, local.start)
             target = gather_views(self.target(x), B, N)
-        elif self.predictor is not None:
-            target = gather_views(projection.detach(), B, N)
         if batch.negatives is not None:
-            self.count_draws(B, local.start, FIRST_NEGATIVE)
-            further["negatives"] = gather_views(self.negative_keys(batch.negatives), B, N)  # (M, N, D)
+            self.count_draws(B, local.start, dropout.FIRST_NEGATIVE)
+            if not self.loss.takes_negatives:
+                raise ValueError(f"{type(self.loss).__name__} takes no explicit negatives, which these views bring")
+            further["negatives"] = gather_views(self.candidate_keys(merge_negatives(batch.negatives)), B, N)
             if batch.negative_ids is not None:
                 further["negative_ids"] = gather(batch.negative_ids.T, N).T  # (M, N)
+        if batch.catalog is not None and batch.catalog_ids is not None:
+            part = share(E := len(batch.catalog), self.global_rank, world_size())
+            self.count_draws(part.stop - part.start, part.start, dropout.FIRST_CATALOG)
+            keys = self.candidate_keys(batch.catalog[part])
+            further |= {"catalog": gather(keys, E), "catalog_ids": batch.catalog_ids}  # (E, D) and (E,)
         labels = None if batch.labels is None else gather(batch.labels, N)  # (N,)
         ids = gather(batch.ids.T, N).T  # (V, N)
         loss = self.loss(z, labels, ids, local, target, **further)
         keys = z if target is None else target
-        return loss, StepOutput(loss.detach(), h.detach(), z.detach(), keys.detach(), labels, ids)
+        further = {name: tensor.detach() for name, tensor in further.items() if name != "crops"}
+        return loss, StepOutput(loss.detach(), h.detach(), z.detach(), keys.detach(), labels, ids, further)
 
     def count_draws(self, samples: int, start: int, view: int = 0) -> None:
         """Say of the next forward pass which views of which samples of the global batch it shows."""
-        give_counters(self._counted, DrawCounters(self._draw_key, samples, start, view))
+        dropout.give_counters(self._counted, dropout.DrawCounters(self._draw_key, samples, start, view))
 
     def predict(self, projection: Tensor) -> Tensor:
         return projection if self.predictor is None else self.predictor(projection)
 
-    def negative_keys(self, negatives: ViewBatch) -> Tensor:
-        """Explicit negatives -> (M*B, D), in the space of what anchors are compared with."""
-        if not self.loss.takes_negatives:
-            raise ValueError(f"loss {type(self.loss).__name__} {NO_NEGATIVES}")
-        x = merge_negatives(negatives)
+    def candidate_keys(self, x: ViewBatch) -> Tensor:
+        """Candidates that are no views (n, ...) -> (n, D), in the space of what anchors are compared with."""
         if self.target is not None:
             return self.target(x)
         projection = self.head(self.encoder(x))
@@ -227,8 +228,7 @@ class Contrastive(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "training_length" in checkpoint:
             self.length = TrainingLength(**checkpoint["training_length"])
-        groups = checkpoint["optimizer_states"][0]["param_groups"]
-        self._group_sizes = [len(group["params"]) for group in groups]
+        self._group_sizes = [len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"]]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.length is None:
@@ -238,8 +238,7 @@ class Contrastive(LightningModule):
         groups = parameter_groups(modules, decay)
         if self._group_sizes not in (None, [len(group["params"]) for group in groups]):  # a run of the first edition
             groups = parameter_groups(modules, decay, named=False)
-        optimizer = self.optimizer(groups)
-        factor = LambdaLR(optimizer, lambda step: self.rate_factor(step))
+        factor = LambdaLR(optimizer := self.optimizer(groups), lambda step: self.rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def rate_factor(self, step: int) -> float:

@@ -13,7 +13,8 @@ from repel.engine import runs
 SCRIPTS = {"train": "train.py", "evaluate": "evaluate.py", "embed": "embed.py", "export": "export.py"}
 SCRIPTS |= {"show-views": "scripts/show_views.py", "mine-negatives": "scripts/mine_negatives.py"}
 OTHERS = {  # which Hydra does not run
-    "report": "report.py", "search": "search.py", "pack-shards": "pack_shards.py", "doctor": "doctor.py",
+    "report": "report.py", "search": "search.py", "recommend": "recommend.py", "pack-shards": "pack_shards.py",
+    "doctor": "doctor.py",
 }  # fmt: skip
 
 
@@ -26,7 +27,7 @@ def test_a_script_and_the_command_are_one_function(name):
 def test_a_script_and_the_command_end_in_the_same_main(name, monkeypatch):
     monkeypatch.setattr("repel.base.signals.raise_on_signal", lambda: None)
     script = runpy.run_path(str(ROOT / "scripts" / OTHERS[name]))["main"]
-    for module in ("cli.doctor", "cli.search", "cli.sweep_report", "images.pack_shards"):
+    for module in ("cli.doctor", "cli.recommend", "cli.search", "cli.sweep_report", "images.pack_shards"):
         monkeypatch.setattr(f"repel.{module}.main", lambda module=module: module)
     monkeypatch.setattr(sys, "argv", ["repel", name])
     assert console.main() == script()

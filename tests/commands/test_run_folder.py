@@ -208,6 +208,8 @@ def test_own_images_without_labels(tmp_path, capsys):
     assert "no labels" in printed
     metrics = json.loads((tmp_path / "a/metrics.json").read_text())
     assert not [name for name in metrics if "knn" in name]
+    assert "Nothing was measured: the data has no labels" in (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "a/evaluation.json").read_text())["records"] == []
     assert checkpoint_io.load(tmp_path / "a/checkpoints/best.ckpt")  # by val/loss
 
 

@@ -43,6 +43,18 @@ def test_the_best_epoch(epochs, best):
     assert saved(BestCheckpoint(), epochs)[-1] == best
 
 
+def test_ndcg_chooses_where_it_is_measured():
+    callback, written, epochs = BestCheckpoint(), [], [(0.2, 1.0), (0.4, 2.0), (0.3, 0.5)]
+    trainer = SimpleNamespace(default_root_dir=".", sanity_checking=False,
+                              strategy=SimpleNamespace(broadcast=lambda value: value),
+                              save_checkpoint=lambda path: written.append(callback.best))  # fmt: skip
+    for ndcg, loss in epochs:
+        trainer.callback_metrics = {"val/ndcg_at_20": torch.tensor(ndcg), "val/loss": torch.tensor(loss)}
+        callback.on_validation_end(trainer, None)
+    assert written == pytest.approx([0.2, 0.4])
+    assert callback.state_dict()["metric"] == "val/ndcg_at_20"
+
+
 def test_a_resumed_run_goes_on_with_the_same_comparison():
     before, after = BestCheckpoint(), BestCheckpoint()
     saved(before, [(0.7, 2.0)])

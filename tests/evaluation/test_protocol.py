@@ -281,7 +281,7 @@ def test_evaluators_leave_the_encoder_as_it_is(name):
 def test_every_evaluator_has_a_file_of_its_name():
     for name, text in FILES.items():
         assert list(OmegaConf.create(text)) == [name]
-    assert set(config(name="evaluate").evaluators) <= set(EVALUATORS)
+    assert set(config(name="evaluate").evaluators) <= {*EVALUATORS, *options_of("evaluators", "interactions")}
     assert Evaluator.task_metrics == ()
 
 

@@ -10,7 +10,7 @@ from repel.engine.build import build_data, build_module, build_trainer
 from repel.losses.soft_targets import sinkhorn
 
 TAKES = [name for name in options("loss") if make(name).takes_crops]
-ROWWISE = [name for name in TAKES if name not in {*NO_NEGATIVES, "supcon"}]
+ROWWISE = [name for name in TAKES if name not in {*NO_NEGATIVES, "supcon", "joint"}]
 IDS, LABELS = torch.arange(10, 16), torch.tensor([0, 0, 1, 1, 2, 1])
 
 

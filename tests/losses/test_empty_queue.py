@@ -18,7 +18,7 @@ ALONE = {"supcon": {"all"}, "nnclr": {"all", "cross", "same"}}  # sets of candid
 def test_starts_with_an_empty_queue(pair):
     """The first call, and with `queue`, where it has no candidates, what the monitor sees of it and the next call."""
     z, target = batch(), batch(seed=1).detach()
-    for candidates in get_args(CandidateSet):
+    for candidates in (c for c in get_args(CandidateSet) if c != "catalog"):  # which goes without a queue
         if candidates not in ALONE.get(pair[0], {candidates}):
             with pytest.raises(InstantiationException, match="candidates"):
                 make(*pair, queue=8, candidates=candidates)

@@ -19,7 +19,7 @@ EVERY = pytest.mark.parametrize("pair", each_once(CASES))
 DENSE_AND_CHUNKED = pytest.mark.parametrize("row_chunk", [None, 5], ids=["dense", "chunked"])
 # their value of an anchor depends on statistics of the whole batch, or on draws for it, so that a smaller batch is
 # another one for them; the test by rotation holds them
-OF_THE_WHOLE_BATCH = {"macl", "decoupled_weighted", "mixed"}
+OF_THE_WHOLE_BATCH = {"macl", "decoupled_weighted", "mixed", "random"}
 
 
 def per_anchor(loss, z, ids, labels=None, **further) -> torch.Tensor:

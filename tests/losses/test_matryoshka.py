@@ -62,8 +62,8 @@ def test_a_learned_temperature_is_one_for_all():
 
 
 def test_losses_whose_state_or_value_knows_all_dimensions_have_no_such_option():
-    """Prototypes have all dimensions; moments are of embeddings that are not normalized."""
-    assert set(options("loss")) - set(TAKE_DIMS) == {"swav", "barlow", "vicreg"}
+    """Prototypes have all dimensions; moments are of embeddings that are not normalized. A sum's members have it."""
+    assert set(options("loss")) - set(TAKE_DIMS) == {"swav", "barlow", "vicreg", "joint"}
 
 
 @pytest.mark.parametrize("dims", [[], 64, "64", [0], [2.5], [True], [3, 3]])

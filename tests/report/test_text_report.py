@@ -14,18 +14,25 @@ from repel.report.evaluate import _evaluators
 
 TEXT = {"data": {"datamodule": {"read": {"_target_": "repel.text.datasets.wordnet_mini"}}}}
 IMAGES = {"data": {"datamodule": {"read": {"_target_": "repel.images.datasets.fashion_mini"}}}}
+PAIRS = {"data": {"datamodule": {"read": {"_target_": "repel.interactions.lightgcn_files.interactions_lightgcn"}}}}
 
 
 def test_evaluators_for_other_data_are_left_out_unless_they_were_typed(capsys):
     nodes = to_container(config("ckpt=x", name="evaluate"))["evaluators"]
     for typed in ([], ["ckpt=x", "evaluators.knn.k=5"]):
-        assert _evaluators(nodes, TEXT, typed).keys() == nodes.keys() - {"corruptions"}
+        assert _evaluators(nodes, TEXT, typed).keys() == nodes.keys() - {"corruptions", "ranking", "items"}
         assert capsys.readouterr().out == "note     corruptions is left out: it is for images, and the data is texts\n"
     for typed in ("evaluators=[knn,corruptions]", "evaluators.corruptions.images=5", "+evaluators=corruptions"):
         with pytest.raises(ValueError, match="evaluators=corruptions is for images, and the data is texts"):
             _evaluators(nodes, TEXT, [typed])
-    assert _evaluators(nodes, IMAGES, ["evaluators=[corruptions]"]) == nodes
+    some = {name: nodes[name] for name in ("knn", "corruptions")}
+    assert _evaluators(some, IMAGES, ["evaluators=[knn,corruptions]"]) == some
+    assert _evaluators(nodes, IMAGES, []).keys() == nodes.keys() - {"ranking", "items"}
+    assert _evaluators(nodes, PAIRS, []).keys() == {"ranking", "items"}
+    assert _evaluators({"knn": nodes["knn"]}, PAIRS, ["evaluators=[knn]"]).keys() == {"knn"}
     assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="evaluators=ranking is for users and items, and the data is images"):
+        _evaluators({"ranking": nodes["ranking"]}, IMAGES, ["evaluators=[ranking]"])
 
 
 @pytest.mark.slow

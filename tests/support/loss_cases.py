@@ -12,10 +12,16 @@ from conftest import options
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from repel.losses import base
+from repel.data.samples import give_info
+from repel.interactions.pairs import InteractionInfo
+from repel.losses import RowwiseLoss, base
 
 LABELS, IDS = torch.tensor([0, 0, 1, 1, 2, 1]), torch.tensor([10, 11, 12, 13, 14, 15])
 DIM = 5
+# training pairs of 13 users and 200 items, entities 0 to 12 and 13 to 212, which are all that tests show
+PAIRS_OF = [(user, item) for user in range(13) for item in range(200) if (7 * user + 3 * item) % 4 == 0 or item == 2]
+DATA = InteractionInfo(len(PAIRS_OF), users=13, items=200, pairs=torch.tensor(PAIRS_OF, dtype=torch.int32))
+OF_PAIRS = {"known", "popularity", "known_popularity"}  # strategies that are for such data alone
 # what a guide model says of most of these, and of some that are in a queue
 GUIDE = (torch.tensor([10, 11, 12, 13, 15, 32, 33, 34]), torch.randn(8, 3, generator=torch.Generator().manual_seed(2)))
 
@@ -24,10 +30,24 @@ GUIDE = (torch.tensor([10, 11, 12, 13, 15, 32, 33, 34]), torch.randn(8, 3, gener
 def node(group: str, name: str):
     """The group's part of `train.py group=name`: composed for one choice, the others are put in its place."""
     cfg = OmegaConf.create(_one_choice())
-    own = OmegaConf.load(CONF / group / f"{name}.yaml")
-    shared = [OmegaConf.load(CONF / group / f"{other}.yaml") for other in own.pop("defaults", []) if other != "_self_"]
-    cfg[group] = OmegaConf.merge(*shared, own)
+    cfg[group] = _merged(group, name)
     return OmegaConf.create(OmegaConf.to_container(cfg[group], resolve=True))
+
+
+def _merged(group: str, name: str):
+    """A file of conf/ with those that it builds on, some of them at a place of their own."""
+    own, whole = OmegaConf.load(CONF / group / f"{name}.yaml"), OmegaConf.create()
+    for other, _, place in (part.partition("@") for part in own.pop("defaults", []) if part != "_self_"):
+        if place:
+            OmegaConf.update(whole, place, _merged(group, other), merge=True)
+        else:
+            whole = OmegaConf.merge(whole, _merged(group, other))
+    return OmegaConf.merge(whole, own)
+
+
+def parts(cfg) -> list:
+    """The loss of a node, or those that it is the sum of."""
+    return [member["loss"] for member in cfg["members"].values()] if "members" in cfg else [cfg]
 
 
 @functools.cache
@@ -35,18 +55,18 @@ def _one_choice() -> dict:
     return OmegaConf.to_container(composed("train", ["loss=ntxent", f"head.out_features={DIM}"]))
 
 
-NO_NEGATIVES = {name for name in options("loss") if "negatives" not in node("loss", name)}
+NO_NEGATIVES = {name for name in options("loss") if not any("negatives" in p for p in parts(node("loss", name)))}
 NO_SUM = {  # nothing to debias
     name
     for name in set(options("loss")) - NO_NEGATIVES
-    if not get_class(node("loss", name)["_target_"]).takes_correction
+    if not all(get_class(part["_target_"]).takes_correction for part in parts(node("loss", name)))
 }
 REFUSED = {(loss, strategy) for loss in NO_SUM for strategy in ("debiased", "hcl")}
 REFUSED |= {(loss, strategy) for loss in NO_NEGATIVES for strategy in options("negatives") if strategy != "uniform"}
-REFUSED |= {("ressl", "hardest")}
+REFUSED |= {("ressl", "hardest"), ("ressl", "random")}
 MATRIX = list(itertools.product(options("loss"), options("negatives")))
 PAIRS = [pair for pair in MATRIX if pair not in REFUSED]
-ROWWISE = [pair for pair in PAIRS if pair[0] not in NO_NEGATIVES]
+ROWWISE = [pair for pair in PAIRS if "negatives" in node("loss", pair[0])]  # no sum of such
 
 
 def in_make_test(loss: str, strategy: str, memory: bool) -> bool:
@@ -100,7 +120,7 @@ _made: dict[tuple, torch.nn.Module] = {}
 
 
 def make(loss: str, negatives="uniform", queue: int = 0, **changes):
-    """A loss of conf/loss in float64; `negatives` is a name, or a strategy.
+    """A loss of conf/loss in float64; `negatives` is a name, or a strategy. Of a joint one, all members are changed.
 
     A copy of what was instantiated before, if that drew no random numbers: copying is ten times as fast.
     """
@@ -108,16 +128,26 @@ def make(loss: str, negatives="uniform", queue: int = 0, **changes):
     if key in _made:
         return copy.deepcopy(_made[key])
     before = torch.get_rng_state()
-    cfg = {**node("loss", loss), **changes}
-    if "negatives" in cfg:
-        cfg["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
-        cfg["queue"] = {**cfg["queue"], "size": queue}
+    cfg = copy.deepcopy(node("loss", loss))
+    for part in parts(cfg):
+        part.update(changes)
+        if "negatives" in part:
+            part["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
+            part["queue"]["size"] = queue
     made = instantiate(cfg, **({} if isinstance(negatives, str) else {"negatives": negatives})).double()
-    if negatives == "guide":
-        made.negatives.set_embeddings(*GUIDE)
+    for part in rowwise(made) if negatives in ("guide", *OF_PAIRS) else ():
+        if negatives == "guide":
+            part.negatives.set_embeddings(*GUIDE)
+        else:
+            give_info(part.negatives, DATA)
     if isinstance(negatives, str) and torch.equal(before, torch.get_rng_state()):
         _made[key] = copy.deepcopy(made)
     return made
+
+
+def rowwise(loss) -> list[RowwiseLoss]:
+    """The loss, or those that it is the sum of, as far as they have candidates."""
+    return [part for part in loss.modules() if isinstance(part, RowwiseLoss)]
 
 
 def batch(views: int = 2, samples: int = 6, dim: int = DIM, dtype=torch.float64, seed: int = 0):
@@ -141,8 +171,9 @@ def batch_of(z, labels=None, ids=None) -> base.Batch:
 def remember(loss):
     """Seven embeddings in a queue for eight; one of an image that is in the batch, one of a class that is."""
     past = torch.randn(7, DIM, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    loss.queue.push(F.normalize(past, dim=-1), torch.tensor([10, 31, 32, 33, 34, 35, 36]),
-                    torch.tensor([0, 1, 5, 6, 7, 5, -1]))  # fmt: skip
+    for part in rowwise(loss):
+        part.queue.push(F.normalize(past, dim=-1), torch.tensor([10, 31, 32, 33, 34, 35, 36]),
+                        torch.tensor([0, 1, 5, 6, 7, 5, -1]))  # fmt: skip
     return loss
 
 

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repel.base.hashing import GOLDEN, element_bits, hashed, signed
+
 __all__ = [
+    "FIRST_CATALOG",
     "FIRST_CROP",
     "FIRST_NEGATIVE",
     "CountedDropout",
@@ -18,9 +21,9 @@ __all__ = [
     "give_counters",
 ]
 
-FIRST_CROP, FIRST_NEGATIVE = 1 << 13, 1 << 14  # numbers of views, far beyond those that a batch has
+# numbers of views, far beyond those that a batch has
+FIRST_CROP, FIRST_NEGATIVE, FIRST_CATALOG = 1 << 13, 1 << 14, 3 << 13
 _POSITION_BITS, _VIEW_BIT = 16, 48  # a number of 64 bits: the view, the sample's place, the position in it
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: its multiples lie far from one another
 
 
 class DrawCounters(NamedTuple):
@@ -29,7 +32,8 @@ class DrawCounters(NamedTuple):
     key: of the run's seed, the epoch and the step, 63 bits; the same on all ranks.
     samples: B, of this rank. The pass has a multiple of B rows, view after view.
     start: place of this rank's first sample in the global batch.
-    view: number of the pass's first view; FIRST_CROP and FIRST_NEGATIVE where it shows crops or explicit negatives.
+    view: number of the pass's first view; FIRST_CROP, FIRST_NEGATIVE and FIRST_CATALOG where it shows crops, explicit
+        negatives, or a part of the catalog, of which samples and start are then.
     """
 
     key: int
@@ -129,7 +133,7 @@ class CountedDropout(nn.Module):
             self.samples = 0
             return
         places = (counters.view << _VIEW_BIT) + (counters.start << _POSITION_BITS)
-        self.key.fill_(_signed(counters.key + (part + 1) * _GOLDEN + places, 64))
+        self.key.fill_(signed(counters.key + (part + 1) * GOLDEN + places, 64))
         self.samples = counters.samples
 
     def forward(self, x: Tensor, packed: Packed | None = None) -> Tensor:
@@ -147,36 +151,14 @@ class CountedDropout(nn.Module):
         keys = _token_keys(self.key, rows, self.samples, positions, x.device)
         if packed is not None:
             keys = packed.pack(keys)
-        bits = _element_bits(keys, (features + 1) // 2)  # two elements share a hash of 32 bits
+        bits = element_bits(keys, (features + 1) // 2)  # two elements share a hash of 32 bits
         return (bits.view(torch.int16)[..., :features] < kept - 2**15).view(x.shape)
 
 
-def _signed(number: int, bits: int) -> int:
-    """The low bits of a number, as a signed integer of so many bits."""
-    number &= 2**bits - 1
-    return number - (number >> bits - 1 << bits)
-
-
-def _xor_shift(x: Tensor, shift: int, bits: int) -> Tensor:
-    """x ^= x >>> shift; torch's own shift would repeat the sign."""
-    x ^= (x >> shift).bitwise_and_((1 << bits - shift) - 1)
-    return x
-
-
 def _token_keys(key: Tensor, rows: int, samples: int, positions: int, device: torch.device) -> Tensor:
-    """(rows, positions, 2) int32, two hashes of each position of each row, by the finalizer of splitmix64."""
+    """(rows, positions, 2) int32, two hashes of each position of each row."""
     assert rows % samples == 0, f"{rows} rows are no whole number of views of {samples} samples"
     assert positions <= 1 << _POSITION_BITS, positions
     view, place, position = (torch.arange(n, device=device) for n in (rows // samples, samples, positions))
     x = key + (view << _VIEW_BIT)[:, None, None] + (place << _POSITION_BITS)[:, None] + position
-    x = _xor_shift(x, 30, 64) * _signed(0xBF58476D1CE4E5B9, 64)
-    x = _xor_shift(x, 27, 64) * _signed(0x94D049BB133111EB, 64)
-    return _xor_shift(x, 31, 64).view(rows, positions, 1).view(torch.int32)
-
-
-def _element_bits(keys: Tensor, n: int) -> Tensor:
-    """(..., 2) int32 -> (..., n) int32, by lowbias32 of C. Wellons (2018), with the second key between its rounds."""
-    x = keys[..., :1] + torch.arange(n, dtype=torch.int32, device=keys.device)
-    _xor_shift(x, 16, 32).mul_(_signed(0x21F0AAAD, 32)).bitwise_xor_(keys[..., 1:])
-    _xor_shift(x, 15, 32).mul_(_signed(0x735A2D97, 32))
-    return _xor_shift(x, 15, 32)
+    return hashed(x).view(rows, positions, 1).view(torch.int32)

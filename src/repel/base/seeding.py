@@ -11,7 +11,7 @@ __all__ = ["generator", "mix"]
 # one stream each, so that equal counters never collide
 ORDER, VIEWS, VALIDATION, NETWORK, SPLIT, PREVIEW, MIXTURES = range(7)
 FEW_LABELS, EPISODES, CORRUPTION, PROBE, VALIDATION_ORDER = range(7, 12)
-DROPOUT = 12
+DROPOUT, RANDOM_NEGATIVES = 12, 13
 
 
 def mix(*counters: int) -> int:

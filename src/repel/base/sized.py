@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+__all__ = ["SizedByData", "given_buffers"]
+
 
 class SizedByData(nn.Module):
     """Its own buffers and parameters take the shape that a checkpoint has for them.
@@ -20,3 +22,9 @@ class SizedByData(nn.Module):
                 empty = torch.empty(saved.shape, dtype=own.dtype, device=own.device)
                 setattr(self, name, nn.Parameter(empty, own.requires_grad) if isinstance(own, nn.Parameter) else empty)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def given_buffers(module: nn.Module) -> list[str]:
+    """Names of the buffers that the data gave, at any depth: they are the same on every rank."""
+    given = [buffer for part in module.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
+    return [name for name, own in module.named_buffers() if any(own is buffer for buffer in given)]

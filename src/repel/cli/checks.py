@@ -13,6 +13,7 @@ from repel.cli import trainer_options
 from repel.cli.baseline import baseline, is_group, task_overrides
 from repel.cli.deletions import check_deletions
 from repel.cli.habits import instead_of_value
+from repel.cli.resolvers import losses_in
 from repel.cli.suggestions import nearest
 from repel.cli.trainer_options import AT_LEAST_1, check_trainer
 from repel.engine.configs import check_targets, flatten, to_container
@@ -167,25 +168,25 @@ def check_sweeper(cfg: DictConfig) -> None:
 def check_loss(cfg: DictConfig) -> None:
     """What the loss has to do with its negatives, the queue and what changes during training."""
     chosen = HydraConfig.get().runtime.choices
-    if "negatives" not in cfg.loss and chosen["negatives"] != "uniform":
+    options = {key for part in losses_in(cfg.loss) for key in part}
+    if "negatives" not in options and chosen["negatives"] != "uniform":
         raise ValueError(f"loss={chosen['loss']} has no negatives to weigh; leave out negatives={chosen['negatives']}")
-    if "queue" not in cfg.loss and cfg.queue.size:
+    if "queue" not in options and cfg.queue.size:
         raise ValueError(f"loss={chosen['loss']} uses no queue; leave out queue.size={cfg.queue.size}")
     annealed = cfg.anneal["values"]
     if not isinstance(annealed, DictConfig | None):
-        raise ValueError(
-            f"anneal.values must be keys with two values, such as {{negatives.beta:[0.0,2.0]}}, got {annealed}"
-        )
+        raise ValueError(f"anneal.values must be keys with two values, as {{negatives.beta:[0.0,2.0]}}, got {annealed}")
+    roots = ["loss"] if "members" in cfg.loss else ["loss", "negatives"]  # members have strategies of their own
     for key, ends in ((str(key), ends) for key, ends in (annealed or {}).items()):
         if key.startswith("target.") and not cfg.target:
             raise ValueError(f"anneal.values: there is no {key} without target=ema; add anneal.values=null")
-        if key.split(".")[0] not in ("loss", "negatives", "target") or not is_number(OmegaConf.select(cfg, key)):
-            numbers = [k for k, v in flatten(cfg).items() if k.split(".")[0] in ("loss", "negatives") and is_number(v)]
+        if key.split(".")[0] not in (*roots, "target") or not is_number(OmegaConf.select(cfg, key)):
+            numbers = [k for k, v in flatten(to_container(cfg)).items() if k.split(".")[0] in roots and is_number(v)]
             raise ValueError(f"anneal.values: {key} is no number of the loss or negatives{nearest(key, numbers)}")
         if not isinstance(ends, ListConfig) or len(ends) != 2 or not all(is_number(end) for end in ends):
             raise ValueError(f"anneal.values: {key} needs its first and last value, such as {key}:[0.5,1.0]")
-        if key == "loss.temperature" and cfg.loss.learn_temperature:
-            raise ValueError("anneal.values: loss.temperature is learned; set loss.learn_temperature=false")
+        if key.endswith(".temperature") and OmegaConf.select(cfg, learns := key[:-11] + "learn_temperature"):
+            raise ValueError(f"anneal.values: {key} is learned; set {learns}=false")
 
 
 def check_types(cfg: DictConfig, defaults: list[DictConfig], overrides: list[str]) -> None:

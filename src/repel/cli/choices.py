@@ -22,6 +22,10 @@ TABLE = {  # group -> (names, what to type)
         (("mnist", "svhn", "celeba", "custom", "own", "my data", "dataset", "cub", "food101"), _OWN_IMAGES),
         (("tiny imagenet", "imagenet100", "imagenette", "imagenet1k", "imagenet21k", "ilsvrc2012"), _IMAGENET),
         (("csv", "tsv", "own texts", "sentences"), "experiment=text data=text_csv data.root=FILE data.text=COLUMN"),
+        (("movielens", "ml 100k", "ml 1m", "ml 20m", "ratings", "interactions", "log", "implicit", "steam", "recsys"),
+         "experiment=recommendation data=interactions_csv data.root=FILE data.user=COLUMN data.item=COLUMN"),
+        (("gowalla", "yelp2018", "amazon book", "lightgcn"),
+         "experiment=recommendation data=interactions_lightgcn data.root=FOLDER"),
         (("txt", "text", "text folder", "lines"), "experiment=text data=text_lines data.root=FILE_OR_FOLDER"),
         (("pairs", "triplets", "nli", "snli", "allnli"),
          "experiment=mnrl data.root=FILE data.text=COLUMN data.positive=COLUMN"),
@@ -52,7 +56,7 @@ TABLE = {  # group -> (names, what to type)
     "loss": ((("matryoshka", "matryoshka loss", "mrl"), "loss.dims=[128,64,32] beside the loss of your choice"),),
     "negatives": (
         (("mined", "bm25", "explicit"), "data.negative=COLUMN, which scripts/mine_negatives.py writes"),
-        (("all", "none", "no", "off", "random", "in-batch", "default"), "negatives=uniform"),
+        (("all", "none", "no", "off", "in-batch", "default"), "negatives=uniform"),
     ),
     "optimizer": (
         (("momentum", "nesterov", "sgd momentum"), "optimizer=sgd"),

@@ -35,7 +35,7 @@ KEYS = {  # the last part of a key -> what to type
     "seed_everything": "type seed=N",
     "debug": "type experiment=debug, trainer.fast_dev_run=true, trainer.overfit_batches=N or trainer.profiler=simple",
     "hparams_search": "type -m sweep=optuna",
-    "optimized_metric": "a sweep maximizes val/knn_top1, or minus val/loss where there are no labels",
+    "optimized_metric": "a sweep maximizes val/knn_top1 or val/ndcg_at_20, or minus val/loss where neither is measured",
     "print_config": "--cfg job prints the config",
     "task_name": "type name=NAME",
     "tags": "type name=NAME; logger.wandb has options of its own",

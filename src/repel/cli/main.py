@@ -114,6 +114,13 @@ def search() -> int:
     return search.main()
 
 
+def recommend() -> int:
+    """Rank items for a user of a run: RUN USER [--exclude-known]"""
+    from repel.cli import recommend
+
+    return recommend.main()
+
+
 def pack_shards() -> int:
     """Pack a folder of images into shards for data=stream: DIR OUT"""
     from repel.images import pack_shards
@@ -137,6 +144,7 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "mine-negatives": mine_negatives,
     "report": report,
     "search": search,
+    "recommend": recommend,
     "pack-shards": pack_shards,
     "doctor": doctor,
 }

@@ -50,7 +50,7 @@ TABLE = {  # what to type -> the last parts of keys
     "type -m sweep=optuna for a search, -m sweep=grid for a grid": "hparams_search hparam_search",
     "train.py trains and then measures; 'evaluators=[]' measures nothing": "train test",
     "type 'evaluators=[knn,linear]'": "eval evaluator evaluation metrics metric",
-    "callbacks.last and callbacks.best keep the last checkpoint and the best by val/knn_top1":
+    "callbacks.last and callbacks.best keep the last checkpoint and the best by val/knn_top1, or val/ndcg_at_20":
         "monitor model_checkpoint save_top_k save_best checkpoint_callback save_steps save_strategy save_total_limit "
         "load_best_model_at_end metric_for_best_model",
     f"type {STOP_EARLY}": "early_stopping early_stop patience",

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from repel.cli import optuna_study as study
 from repel.data.length import epoch_of
 from repel.engine import runs
-from repel.engine.checkpoint_callbacks import objective
+from repel.monitoring.objective import objective
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

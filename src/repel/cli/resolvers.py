@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["array_channels", "array_size", "encoder_width", "for_channels"]
+__all__ = ["array_channels", "array_size", "compares_catalog", "encoder_width", "for_channels", "losses_in"]
 
 
 def array_channels(root: str, axes: str | None, key: str | None) -> int:
@@ -63,5 +63,20 @@ def encoder_width(encoder: DictConfig) -> int:
     raise ValueError("head=identity: this encoder has no option width; type head.out_features=N, or head=linear or mlp")
 
 
-for resolver in (array_channels, array_size, encoder_width, for_channels):
+def compares_catalog(loss: DictConfig) -> bool:
+    """Whether a loss, or a member of a joint one, has all items of a catalog as its candidates.
+
+    >>> compares_catalog(OmegaConf.create({"candidates": "catalog"})), compares_catalog(OmegaConf.create({}))
+    (True, False)
+    """
+    return any(part.get("candidates") == "catalog" for part in losses_in(loss))
+
+
+def losses_in(loss: DictConfig) -> list[DictConfig]:
+    """A loss, and those that a joint one is the sum of."""
+    members = [member for member in (loss.get("members") or {}).values() if isinstance(member, DictConfig)]
+    return [loss, *(member.loss for member in members if isinstance(member.get("loss"), DictConfig))]
+
+
+for resolver in (array_channels, array_size, compares_catalog, encoder_width, for_channels):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

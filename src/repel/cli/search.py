@@ -1,10 +1,13 @@
 """The nearest images to one image: repel search QUERY.png EMBED_FOLDER [k=10]
 The nearest texts to one text:    repel search "a small bird" EMBED_FOLDER [k=10]
+Items like an item, by its name:  repel search libc6 EMBED_FOLDER [k=10]
 
 EMBED_FOLDER was written by repel embed; latest is the newest one. Prints cosine similarity, class and file of each
-image, and draws them; of texts it prints cosine similarity, split, class and the text.
+image, and draws them; of texts it prints cosine similarity, split, class and the text; of items cosine similarity,
+class and name.
 Options:
 
+    side=users     users like a user, by its name; default items
     layer=z        which features, if the folder has both; default h
     out=FILE       the drawing of images; default EMBED_FOLDER/nearest_QUERY.png
     ckpt=FILE      the checkpoint or the run that made the features, if it has moved; latest is the newest run
@@ -21,12 +24,12 @@ from repel.base.terminal import shown
 from repel.cli.latest import EMBEDDED, RUN, newest
 from repel.cli.suggestions import nearest as close
 from repel.engine.outcomes import is_mistake
-from repel.export.record import RECORD, is_of_texts, read_record
+from repel.export.record import RECORD, is_of_items, is_of_texts, read_record
 
 if TYPE_CHECKING:
     from repel.export.search import Match
 
-OPTIONS = ("k", "layer", "out", "ckpt", "data_root", "--config-dir")
+OPTIONS = ("k", "side", "layer", "out", "ckpt", "data_root", "--config-dir")
 
 
 def parsed(arguments: list[str]) -> tuple[Path | str, Path, dict[str, str]]:
@@ -64,7 +67,16 @@ def _exists(name: str) -> bool:
 
 def _query(typed: str, folder: Path, options: dict[str, str]) -> Path | str:
     file = Path(typed).expanduser()
-    if (folder / RECORD).is_file() and is_of_texts(read_record(folder)):
+    record = read_record(folder) if (folder / RECORD).is_file() else {}
+    if is_of_items(record):
+        if options.setdefault("side", "items") not in ("users", "items"):
+            raise ValueError(f"side must be users or items, got {options['side']!r}")
+        if "out" in options:
+            raise ValueError(f"out= is for a drawing of images, and {folder} holds users and items; leave it out")
+        return typed
+    if "side" in options:
+        raise ValueError(f"side= is for users and items, which {folder} does not hold; leave it out")
+    if is_of_texts(record):
         if file.suffix and _exists(str(file)):
             raise ValueError(f"{folder} holds texts, and {shown(file)} is a file: type the words to search, in quotes")
         if "out" in options:
@@ -85,10 +97,12 @@ def search(query: Path | str, folder: Path, options: dict[str, str]) -> None:
     from repel.engine.targets import allow, allow_folder
     from repel.export.search import (  # torch: after the options
         draw_matches,
+        name_feature,
         nearest_matches,
         open_folder,
         query_feature,
         read_pictures,
+        side_of,
         text_feature,
     )
 
@@ -96,6 +110,10 @@ def search(query: Path | str, folder: Path, options: dict[str, str]) -> None:
         allow_folder(Path(options["--config-dir"]).expanduser())
         allow(roots=[str(Path.cwd())])
     embedded = open_folder(folder, options.get("layer"), options.get("data_root"))
+    if "side" in options:
+        embedded = side_of(embedded, options["side"])
+        print_items(nearest_matches(name_feature(str(query), embedded), embedded, int(options["k"])))
+        return
     ckpt = options.get("ckpt")
     feature = text_feature(query, embedded, ckpt) if isinstance(query, str) else query_feature(query, embedded, ckpt)
     found = nearest_matches(feature, embedded, int(options["k"]))
@@ -108,6 +126,14 @@ def search(query: Path | str, folder: Path, options: dict[str, str]) -> None:
     sheet = draw_matches(query, found, read_pictures(found, embedded.record), embedded.record)
     sheet.save(out)
     print(shown(out))
+
+
+def print_items(found: list["Match"]) -> None:
+    from repel.evaluation.text_table import on_one_line
+
+    width = max(len(one.label) for one in found)
+    for one in found:
+        print(f"{one.similarity:.4f}  {one.label:<{width}}{'  ' * bool(width)}{on_one_line(one.file)}")
 
 
 def print_texts(found: list["Match"]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from repel.base.drawing import legend, wrapped, write_literally
 from repel.cli import compare, paired
 from repel.cli.compare import Cell
+from repel.monitoring.objective import CHOOSING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +112,7 @@ def curves_figure(cells: list[Cell], metric: str) -> "Figure":
     """The validation metric by epoch: the mean over each cell's seeds, in a band of ± one standard deviation."""
     from matplotlib.figure import Figure
 
-    for column in dict.fromkeys([f"val/{metric.rsplit('/', 1)[-1]}", "val/knn_top1", "val/loss"]):
+    for column in dict.fromkeys([f"val/{metric.rsplit('/', 1)[-1]}", *CHOOSING, "val/loss"]):
         curves = {cell.name: points for cell in cells if (points := compare.curve(cell, column))}
         if curves:
             break

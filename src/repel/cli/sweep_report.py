@@ -20,6 +20,7 @@ from repel.cli.sweep_plots import draw_bars, draw_curves
 from repel.cli.sweeps import as_typed
 from repel.engine.outcomes import is_mistake
 from repel.engine.runs import write_json
+from repel.monitoring.objective import COMPARED
 
 
 def main() -> int:
@@ -30,7 +31,8 @@ def main() -> int:
         return 2
     try:
         sweep = Path(newest(SWEEP, sys.argv[1], sys.argv[1]))
-        print(report(sweep, options.get("metric", "test/knn_top1").split(","), options.get("against")))
+        metrics = options["metric"].split(",") if "metric" in options else None
+        print(report(sweep, metrics, options.get("against")))
     except ValueError as error:
         if not is_mistake(error):
             raise
@@ -39,8 +41,12 @@ def main() -> int:
     return 0
 
 
-def report(folder: Path, metrics: list[str], against: str | None) -> str:
+def report(folder: Path, metrics: list[str] | None, against: str | None) -> str:
     """Write a report into the folder; returns its Markdown.
+
+    Args:
+        metrics: names, as metrics.json has them; None: test/ndcg_at_20 where runs have it, else test/knn_top1.
+        against: the row to compare with.
 
     Raises:
         ValueError: no runs, an unknown metric or row.
@@ -50,6 +56,7 @@ def report(folder: Path, metrics: list[str], against: str | None) -> str:
         raise ValueError(f"there are no runs in {folder}; name a sweep's folder, such as sweeps/train/DATE")
     cells, same = compare.cells(found)
     known = compare.known_metrics(found)
+    metrics = metrics or [next((name for name in COMPARED if name in known), COMPARED[-1])]
     for metric in metrics if known else ():
         if metric not in known:
             raise ValueError(f"metric={metric}: no finished run has it; there are: {', '.join(known)}")

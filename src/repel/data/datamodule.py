@@ -1,6 +1,7 @@
 """From samples to pairs: one LightningDataModule for every modality."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,8 +20,8 @@ from repel.data.loading import BatchFetch, RawBatch, make_loader
 from repel.data.memory import TensorSamples
 from repel.data.pair import Pair, to_float_dtype
 from repel.data.sampler import BatchIndices, GlobalBatches, ValidationBatches
-from repel.data.samples import Samples, Splits, Transform, UnreadableSample
-from repel.data.views import ViewDraws, Viewed, Views
+from repel.data.samples import DataInfo, Samples, Splits, Transform, UnreadableSample
+from repel.data.views import BringsNegatives, ViewDraws, Viewed, Views
 
 __all__ = ["PairData", "pair_data"]
 
@@ -92,6 +93,12 @@ class PairData(LabeledSplits, LightningDataModule):
         limit = self.active_trainer.limit_train_batches
         return min(full, limit) if isinstance(limit, int) else int(full * limit)
 
+    def info(self) -> DataInfo:
+        """What parts must know of the training samples, with explicit negatives that their views bring."""
+        found = self.splits.train.info()
+        drawn = self.views.negatives if isinstance(self.views, BringsNegatives) else 0
+        return replace(found, negatives=found.negatives + drawn)
+
     def sizes(self) -> dict[str, int]:
         """What must be the same on all ranks."""
         train, val = self.splits.train, self.splits.val
@@ -153,16 +160,18 @@ class PairData(LabeledSplits, LightningDataModule):
             moved = moved._replace(fetched=fetched)
         return moved
 
-    def try_views(self) -> None:
-        """Make the views of two training samples that are held in memory: options that the data does not fit show here.
+    def try_views(self) -> Viewed | None:
+        """The views of two training samples; None where these are not held in memory.
 
         Raises:
-            ValueError: the user's mistake.
+            ValueError: the user's mistake: options that the data does not fit show here.
         """
-        if isinstance(samples := self.splits.train, TensorSamples):
-            places = torch.arange(2)
-            draws = ViewDraws(self.views, self.seed, seeding.PREVIEW, BatchIndices(0, 0, places, slice(0, 2), 2))
-            self.views.apply(samples.fetch(places, draws).x, draws.params())
+        if not isinstance(samples := self.splits.train, TensorSamples):
+            return None
+        places = torch.arange(2)
+        draws = ViewDraws(self.views, self.seed, seeding.PREVIEW, BatchIndices(0, 0, places, slice(0, 2), 2))
+        made = self.views.apply(samples.fetch(places, draws).x, draws.params())
+        return made if isinstance(made, Viewed) else Viewed(made)
 
     def note(self, skipped: Sequence[str]) -> None:
         """Write samples that cannot be read into the run's skipped.txt, each once."""
@@ -199,7 +208,8 @@ class PairData(LabeledSplits, LightningDataModule):
         if ids is None:  # validation samples' ids come after the training samples', so that no two samples share one
             ids = batch.indices.places + (0 if self.active_trainer.training else len(self.splits.train))
         ids, total = ids.expand(len(views), -1), batch.indices.total
-        return Pair(views, ids, batch.labels, crops, negatives, negative_ids, total)
+        catalog = viewed.catalog, viewed.catalog_ids
+        return Pair(views, ids, batch.labels, crops, negatives, negative_ids, total, *catalog)
 
 
 def _as_it_is(x: Any) -> Any:

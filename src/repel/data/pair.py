@@ -22,6 +22,9 @@ class Pair(NamedTuple):
         kind a tuple of (M_side, B, ...), one a side, M their sum; or None.
     negative_ids: (M, B), their entities, or None where these are entities of their own.
     total: N, samples of the global batch, of which each rank has its `share`; None: W*B, B on every rank.
+    catalog: (E, ...) of integers, all items there are, candidates only, the same on every rank, which encodes its
+        `share`; or None.
+    catalog_ids: (E,), their entities, or None.
     """
 
     views: ViewBatch
@@ -31,6 +34,8 @@ class Pair(NamedTuple):
     negatives: ViewBatch | None = None
     negative_ids: Tensor | None = None
     total: int | None = None
+    catalog: Tensor | None = None
+    catalog_ids: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

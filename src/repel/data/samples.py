@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repel.base.sized import given_buffers
 from repel.data.views import ViewDraws
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Transform",
     "UnreadableSample",
     "give_info",
+    "split_parts",
 ]
 
 
@@ -50,10 +52,12 @@ class DataInfo:
 
     train_size: training samples.
     negatives: explicit negatives that a sample brings, M.
+    sides: kinds of things that a sample's first two views show: 2 where one shows a user and one an item.
     """
 
     train_size: int
     negatives: int = 0
+    sides: ClassVar[int] = 1
 
 
 @runtime_checkable
@@ -69,10 +73,14 @@ class NeedsData(Protocol):
 
 
 def give_info(module: nn.Module, info: DataInfo) -> None:
-    """Call on_data of every part at any depth that has it."""
+    """Call on_data of every part at any depth that has it.
+
+    What the parts keep is then the same on every rank: DDP around the module does not send it in every step.
+    """
     for part in list(module.modules()):
         if isinstance(part, NeedsData):
             part.on_data(info)
+    module._ddp_params_and_buffers_to_ignore = given_buffers(module)  # type: ignore[assignment]
 
 
 class Samples(Protocol):
@@ -198,3 +206,9 @@ class CompleteSplits:
     val: Samples
     classes: list[str]
     skipped: list[str]
+
+
+def split_parts(splits: Splits) -> dict[str, Samples]:
+    """Name -> split, of those that exist, in the order of embed.py's rows."""
+    named = {"train": splits.train, "val": splits.val, "test": splits.test}
+    return {name: part for name, part in named.items() if part is not None}

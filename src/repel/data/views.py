@@ -6,7 +6,7 @@ batch and applies its own slice.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from repel.base import seeding
 from repel.data.pair import ViewBatch
 from repel.data.sampler import BatchIndices
 
-__all__ = ["Params", "ViewDraws", "Viewed", "Views", "slice_params"]
+__all__ = ["BringsNegatives", "Params", "ViewDraws", "Viewed", "Views", "slice_params"]
 
 Params = list[dict[str, Tensor]]  # of each view the drawn parameters, each of first dimension n
 
@@ -24,6 +24,7 @@ class Viewed(NamedTuple):
     """Views with crops or explicit negatives, see data.pair.Pair.
 
     views (V, B, ...), crops (L, B, ...), anchors only, and negatives (M, B, ...), candidates only; None without.
+    catalog (E, ...), all items there are, of integers, and catalog_ids (E,), see data.pair.Pair.
     ids (V, B) and negative_ids (M, B): the entities that these show, where the views decide it; None: see Fetched.
 
     >>> views, crops, *_ = Viewed(torch.zeros(2, 4, 1, 8, 8), crops=torch.zeros(6, 4, 1, 4, 4))
@@ -36,6 +37,8 @@ class Viewed(NamedTuple):
     negatives: ViewBatch | None = None
     ids: Tensor | None = None
     negative_ids: Tensor | None = None
+    catalog: Tensor | None = None
+    catalog_ids: Tensor | None = None
 
 
 class Views(Protocol):
@@ -46,6 +49,16 @@ class Views(Protocol):
 
     def apply(self, x: Any, params: Params) -> ViewBatch | Viewed:
         """The views (V, B, ...) of samples as `Samples.fetch` gives them, on their device."""
+
+
+@runtime_checkable
+class BringsNegatives(Protocol):
+    """Views that bring explicit negatives of their own.
+
+    negatives: for each sample so many.
+    """
+
+    negatives: int
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     limit_threads()
     seed_everything(cfg.seed, workers=True, verbose=False)
     encoder = _instantiate(cfg.encoder)
+    _check_graphs(cfg, getattr(encoder, "graphs", 0))
     head = _instantiate(cfg.head, in_features=encoder.out_features)
     dim = cfg.head.out_features
     predictor = _instantiate(cfg.predictor, in_features=dim, out_features=dim) if cfg.predictor else None
@@ -80,6 +81,17 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     own = {key: value for key, value in cfg.schedule.items() if key != "on_extend"}  # which resuming reads
     anneal, schedule = _instantiate(cfg.anneal), _instantiate(own)
     return Contrastive(encoder, head, predictor, loss, target, anneal, _optimizer(cfg), schedule, cfg.seed)
+
+
+def _check_graphs(cfg: DictConfig, drawn: int) -> None:
+    """Raises ValueError where views of users and items show more augmented graphs than the encoder draws."""
+    further = OmegaConf.select(cfg, "views.further") or []  # each a side and a graph
+    shown = max((view[1] for view in further if OmegaConf.is_list(view) and isinstance(view[-1], int)), default=0)
+    if shown > drawn:
+        raise ValueError(
+            f"views.further shows graph {shown}, and this encoder draws {drawn}: choose encoder=lightgcn with "
+            "encoder.augment=edges, nodes or noise; or layers, with views=xsimgcl"
+        )
 
 
 def _optimizer(cfg: DictConfig) -> "partial[Optimizer]":

@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from repel.data.datamodule import pair_data
 from repel.data.identity import Record, record_of
 from repel.module import Diverged
+from repel.monitoring.objective import objective, objective_name
 
 __all__ = [
     "BestCheckpoint",
     "ConfigInCheckpoint",
     "LastCheckpoint",
-    "objective",
     "optimizer_stepped",
     "save_last",
     "validation_follows",
@@ -52,11 +52,6 @@ def validation_follows(trainer: Trainer) -> bool:
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
-def objective(metrics: dict[str, torch.Tensor]) -> float:
-    """What is maximized, of a validation's metrics: val/knn_top1, or minus val/loss where that is not measured."""
-    return float(metrics["val/knn_top1"] if "val/knn_top1" in metrics else -metrics["val/loss"])
-
-
 class LastCheckpoint(Checkpoint):
     """`last.ckpt` after every epoch, whatever any metric does, and every n steps besides if set.
 
@@ -89,8 +84,8 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """`best.ckpt`: the highest val/knn_top1, of equals the one with the lowest val/loss; where val/knn_top1 is not
-    measured, the lowest val/loss. A metric that is the same in every epoch thus leaves the choice to the loss.
+    """`best.ckpt`: the highest val/ndcg_at_20 or val/knn_top1, of equals the one with the lowest val/loss; without
+    either, the lowest val/loss. A metric that is the same in every epoch thus leaves the choice to the loss.
     """
 
     best: float | None = None  # more is better: the loss counts negative
@@ -101,7 +96,7 @@ class BestCheckpoint(Checkpoint):
         if trainer.sanity_checking:  # of an untrained network, on a few batches
             return
         metrics = trainer.callback_metrics
-        metric = "val/knn_top1" if "val/knn_top1" in metrics else "val/loss"
+        metric = objective_name(metrics)
         # saving is the work of all ranks: they must agree
         value, loss = trainer.strategy.broadcast((objective(metrics), float(metrics["val/loss"])))
         if metric != (self.metric or "val/knn_top1"):  # the first edition's val/loss was of other batches

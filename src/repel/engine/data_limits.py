@@ -8,11 +8,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from repel.data.datamodule import PairData
+from repel.data.views import Viewed
 from repel.engine.outcomes import MORE_SHARED_MEMORY
 from repel.engine.trainer_limits import check_batches
+from repel.losses.base import Loss
+from repel.losses.joint import Joint
 from repel.module import Contrastive
 
-__all__ = ["check_data", "check_shared_memory"]
+__all__ = ["check_data", "check_shared_memory", "check_views"]
 
 
 def check_data(cfg: DictConfig, module: Contrastive, data: PairData, world: int) -> None:
@@ -34,6 +37,27 @@ def check_data(cfg: DictConfig, module: Contrastive, data: PairData, world: int)
         one = "" if data.single_class is None else f" ({data.single_class}, the class of all training samples, is none)"
         raise ValueError(
             f"the loss or its negatives use labels, and this data has none{one}; choose others, or other data"
+        )
+
+
+def check_views(cfg: DictConfig, loss: Loss, made: Viewed | None) -> None:
+    """Raises ValueError where a loss asks for views, or for a catalog, that samples do not have.
+
+    Args:
+        made: the views of some samples, where these can be made before training.
+    """
+    count = OmegaConf.select(cfg, "views.n") if made is None else len(made.views)
+    if isinstance(loss, Joint) and count:
+        loss.check_views(count)
+    brings = made is not None and made.catalog is not None
+    if loss.takes_catalog and not brings:
+        raise ValueError(
+            "loss.candidates=catalog compares with all items, and these views bring none; choose other candidates, or "
+            "views=user_item with views.catalog=true"
+        )
+    if brings and not loss.takes_catalog:
+        raise ValueError(
+            "views.catalog=true brings all items as candidates: set loss.candidates=catalog, or leave it out"
         )
 
 

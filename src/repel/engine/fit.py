@@ -24,7 +24,7 @@ from repel.engine.build import build_data, build_evaluators, build_module, build
 from repel.engine.compiled_encoder import check_compiler
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
-from repel.engine.data_limits import check_data
+from repel.engine.data_limits import check_data, check_views
 from repel.engine.extension import prepare_resume
 from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.initial_weights import read_weights, start_from
@@ -78,7 +78,7 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     if trainer.is_global_zero and data.transform is not None:
         for name, text in data.transform.state_dict().items():
             (folder / name).write_text(text, encoding="utf-8")
-    module.give_data_info(data.splits.train.info())
+    module.give_data_info(data.info())
     if getattr(data.views, "progressive", None):
         data.views.check_encoder(module.encoder)  # type: ignore[attr-defined]
     if weights is not None:
@@ -115,7 +115,7 @@ def _read_data(
     if resumed and "samples" in resumed:  # version 0.1 kept none
         check_unchanged(resumed["samples"], data.splits, data_option(cfg))
     check_data(cfg, module, data, world)
-    data.try_views()
+    check_views(cfg, module.loss, data.try_views())
 
 
 def _record_end(

@@ -7,6 +7,7 @@ from typing import Any
 __all__ = ["NOUNS", "check_modality", "modality_of", "other_modality"]
 
 NOUNS = {"images": "images", "text": "texts", "interactions": "users and items"}  # room -> what its samples are
+OF_PAIRS = ("repel.evaluation.ranking.", "repel.monitoring.validation_ranking.")  # which stand in rooms of all data
 FIX = {
     "images": "leave it out; experiment=text trains on texts, experiment=recommendation on users and items",
     "text": "choose parts for texts, as experiment=text does",
@@ -21,6 +22,8 @@ def modality_of(node: Any) -> str | None:
     ('images', None)
     """
     target = node.get("_target_") if isinstance(node, Mapping) else None
+    if str(target).startswith(OF_PAIRS):
+        return "interactions"
     found = re.match(rf"repel\.({'|'.join(NOUNS)})\.", str(target))
     return found and found[1]
 

@@ -14,6 +14,7 @@ from repel.engine.build import on_gpu
 from repel.engine.notes import length_notes, notes, notes_on_test_labels, notes_on_val_labels, resume_notes
 from repel.engine.resumed import differences, note_device
 from repel.engine.trainer_limits import trainer_notes
+from repel.evaluation.ranking import UserItemPairs
 from repel.module import Contrastive
 
 __all__ = ["print_skipped", "summarize"]
@@ -35,10 +36,12 @@ def summarize(
     """
     splits, world = data.splits, trainer.world_size
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} validation, {len(splits.test):,} test"
-    labels = f"{len(splits.classes)} classes" if data.labelled else "no labels: label metrics are left out"
+    labels = f", {len(splits.classes)} classes" if data.labelled else ", no labels: label metrics are left out"
+    if isinstance(splits.train, UserItemPairs):  # which never have any
+        labels = ""
     parameters = sum(p.numel() for p in module.parameters())
     device = torch.cuda.get_device_name() if on_gpu(cfg) else f"cpu, {torch.get_num_threads()} threads"
-    print(f"data     {sizes} {splits.train.description}, {labels}")
+    print(f"data     {sizes} {splits.train.description}{labels}")
     data.note(splits.skipped)
     print_skipped(Path(trainer.default_root_dir))
     note_device(Path(trainer.default_root_dir), f"{world} x {device}", resume=step is not None)

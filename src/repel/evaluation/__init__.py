@@ -17,6 +17,7 @@ from repel.evaluation.geometry import (
 from repel.evaluation.knn import knn_predict, knn_top1, nearest_neighbors
 from repel.evaluation.linear_classifier import LinearClassifier, linear_probe
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
+from repel.evaluation.ranking_metrics import ranking_metrics
 from repel.evaluation.retrieval import retrieval_metrics
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "knn_top1",
     "linear_probe",
     "nearest_neighbors",
+    "ranking_metrics",
     "retrieval_metrics",
     "tolerance",
     "uniformity",

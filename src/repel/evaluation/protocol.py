@@ -5,7 +5,7 @@ the test split, which is encoded after that. tests/evaluation/test_protocol.py c
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from repel.evaluation.measurement import Array, Measurement, ReportRow, Score, a
 if TYPE_CHECKING:
     from repel.data.samples import CompleteSplits, Samples
     from repel.evaluation.modality import Plot
+    from repel.evaluation.top_items import Scorer
 
 __all__ = [
     "Array",
@@ -58,12 +59,15 @@ class Network(NamedTuple):
 
     encode: samples -> features (M, F) and the places (M,) of the samples that could be read.
     encoder: the module, which evaluators leave unchanged; None for raw pixels and the like.
+    scorer: what ranks items for users without features, of a baseline; it has no `encode` then. settings: its own.
     """
 
     encode: Encode
     encoder: nn.Module | None
     normalize: Callable[[Tensor], Tensor]
     device: torch.device
+    scorer: "Scorer | None" = None
+    settings: Mapping[str, Any] = {}
 
 
 class Evaluator:
@@ -73,6 +77,7 @@ class Evaluator:
     needs_encoder = False  # True: skipped for rows without an encoder, such as raw pixels
     needs_labels = True  # False: also measured where the data has no labels, on parts without features
     takes_sparse = False  # False: skipped for rows whose features are sparse tensors, see sparse.py
+    takes_scorers = False  # False: skipped for rows that have a scorer in place of features
 
     def __init_subclass__(cls) -> None:
         if "fit" in vars(cls) and "fit_tasks" not in vars(cls):  # an inherited fit_tasks would not call the new fit
@@ -146,9 +151,9 @@ def measure(
             if labelled:
                 measured = _measure_network(row.make_network(), evaluators, data, bank, begin)
             else:
-                measured = _measure_without_labels(row.make_network(), evaluators, data, begin)
+                measured = _measure_without_labels(row.make_network, evaluators, data, begin)
         of = row.same
-        measurements += [_measurement(row, task, name, score, seed, *n) for task, name, score, n in measured.scores]
+        measurements += [Measurement.of(row, task, name, score, seed, *n) for task, name, score, n in measured.scores]
         if on_row is not None:
             on_row(row, *measured.parts)
     return measurements
@@ -174,8 +179,7 @@ def _measure_network(
     further = _further_tasks(data, train, val)
     fitted: dict[tuple[str, str], Fitted] = {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        has_encoder, sparse = network.encoder is not None, train.x.is_sparse
-        if (has_encoder or not evaluator.needs_encoder) and (evaluator.takes_sparse or not sparse):
+        if _measures(evaluator, network, train):
             begin(stage, name)
             tasks = {"class": (train, val)} | (further if evaluator.task_metrics else {})
             fitted |= {(task, name): one for task, one in evaluator.fit_tasks(tasks, network).items()}
@@ -197,7 +201,7 @@ def _measure_network(
 
 
 def _measure_without_labels(
-    network: Network,
+    make_network: Callable[[], Network],
     evaluators: Mapping[str, Evaluator],
     data: EvaluationData,
     begin: Callable[[int, str], None],
@@ -206,20 +210,24 @@ def _measure_without_labels(
         Part(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), samples)
         for samples in (data.splits.train, data.splits.val, data.splits.test)
     )
-    scores = []
+    begin(0, "preparing")
+    network, fitted = make_network(), {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        begin(stage, name)
-        scores += [("class", name, score, [0, 0, 0]) for score in evaluator.fit(train, val, network).score(test)]
+        if _measures(evaluator, network, train):
+            begin(stage, name)
+            fitted[name] = evaluator.fit(train, val, network)
+    begin(len(evaluators) + 1, "test split")
+    sizes = [len(part.samples) for part in (train, val, test)]
+    scores = [("class", name, score, sizes) for name, f in fitted.items() for score in [*f.score(test), *f.chosen]]
     return _Measured(scores, (train, val, test))
 
 
-def _measurement(
-    row: ReportRow, task: str, evaluator: str, score: Score, seed: int, train: int, val: int, test: int
-) -> Measurement:
-    fitted_on, scored_on = (train + val, test) if score.split == "test" else (train, val)
-    fitted_on = score.settings.get("labels", fitted_on)
-    scored_on = score.settings.get("images", score.settings.get("samples", scored_on))
-    return Measurement(row, task, evaluator, score, seed, fitted_on, scored_on)
+def _measures(evaluator: Evaluator, network: Network, train: Part) -> bool:
+    return (
+        (network.encoder is not None or not evaluator.needs_encoder)
+        and (network.scorer is None or evaluator.takes_scorers)
+        and (evaluator.takes_sparse or not train.x.is_sparse)
+    )
 
 
 def _encoded_part(samples: "Samples", network: Network) -> Part:

@@ -28,7 +28,7 @@ from repel.export.record import RECORD
 from repel.images.encoded import Encoded
 from repel.images.shapes import height_width
 
-__all__ = ["FeatureLayers", "embed", "label_words", "split_parts"]
+__all__ = ["FeatureLayers", "embed", "label_words"]
 
 Columns = dict[str, list[str]]  # head -> what each row has
 
@@ -56,7 +56,7 @@ class FeatureLayers(nn.Module):
 
 
 def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> None:
-    """Write features of all samples of all splits as read, before any are held out.
+    """Write features of all samples of all splits as read, before any are held out; of pairs, of all users and items.
 
     Files: features.npy and index.csv, or features.parquet; embedding.json; skipped.txt where files were skipped.
 
@@ -81,21 +81,23 @@ def embed(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> Non
     if own:
         print_changes(trained.samples, splits)
     modality: Modality = splits.train.modality
+    embedded, classes = modality.embedded(splits)
     parts, index, skipped = [], [], list(splits.skipped)
-    for name, samples in split_parts(splits).items():
+    for name, samples in embedded.items():
         features, places = encode(layers, samples, data.normalize, device)
         parts.append(features.cpu())
-        index.append(_describe(samples, name, splits.classes, places))
+        index.append(_describe(samples, name, classes, places))
         skipped += _describe_unread(samples, places)
-        print(f"{name:<8} {len(places):,} {modality.noun}")
-    arrays = {layer: part.numpy() for layer, part in layers.split(torch.cat(parts)).items()}
+        print(f"{name:<8} {len(places):,}" + f" {modality.noun}" * (not modality.sides))
+    features = torch.cat(parts)
+    arrays = {layer: part.numpy() for layer, part in layers.split(features).items()}
     columns = {head: [value for part in index for value in part[head]] for head in index[0]}
     write = {"npy": _write_npy, "parquet": _write_parquet}[cfg.format]
     record = trained.source | {
         "layers": write(folder, arrays, columns),
-        modality.noun: len(columns["split"]),
+        **({name: len(part) for name, part in embedded.items()} if modality.sides else {modality.noun: len(features)}),
         **{key: config["data"][key] for key in modality.input_options if key in config["data"]},
-        "classes": splits.classes,
+        "classes": classes,
         "data": _data_record(config["data"]),
     }
     runs.write_json(folder / RECORD, record)
@@ -143,12 +145,6 @@ def _read_splits(data: PairData) -> Splits:
         return splits
     data.print_table_notes(splits)
     return label_by_table(splits, data.table)
-
-
-def split_parts(splits: Splits) -> dict[str, Samples]:
-    """Name -> split, of those that exist, in the order of the rows."""
-    named = {"train": splits.train, "val": splits.val, "test": splits.test}
-    return {name: part for name, part in named.items() if part is not None}
 
 
 def _describe(samples: Samples, split: str, classes: list[str], places: Tensor) -> Columns:

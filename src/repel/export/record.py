@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RECORD", "is_of_texts", "read_record"]
+__all__ = ["RECORD", "is_of_items", "is_of_texts", "name_column", "read_record"]
 
 RECORD = "embedding.json"  # in the folder: the data and the checkpoint of the features
 
@@ -19,3 +19,13 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def is_of_texts(record: dict[str, Any]) -> bool:
     return "texts" in record
+
+
+def is_of_items(record: dict[str, Any]) -> bool:
+    """Whether it is of users and items."""
+    return "items" in record
+
+
+def name_column(record: dict[str, Any]) -> str:
+    """What people know a row by."""
+    return "text" if is_of_texts(record) else "name" if is_of_items(record) else "file"

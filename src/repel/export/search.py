@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from repel.base.drawing import sheet_font
+from repel.base.naming import close_names
 from repel.base.terminal import shown
-from repel.data.samples import UnreadableSample
+from repel.data.samples import UnreadableSample, split_parts
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
 from repel.engine.pretrained import PretrainedEncoder, find_checkpoint, load_pretrained
 from repel.evaluation.features import encode
-from repel.export.embed import FeatureLayers, split_parts
-from repel.export.record import is_of_texts, read_record
+from repel.export.embed import FeatureLayers
+from repel.export.record import name_column, read_record
 from repel.images.contact_sheet import CELL, picture
 from repel.images.decode import decode, decode_files, reason
 from repel.images.memory import Images
@@ -28,10 +29,12 @@ __all__ = [
     "Embedded",
     "Match",
     "draw_matches",
+    "name_feature",
     "nearest_matches",
     "open_folder",
     "query_feature",
     "read_pictures",
+    "side_of",
     "text_feature",
 ]
 
@@ -39,7 +42,7 @@ LINE, LINES, GAP, COLUMNS_OF_SHEET = 12, 3, 6, 5  # pixels; lines of text under 
 
 
 class Embedded(NamedTuple):
-    """What embed.py wrote: features (N, F), and the file or text, split and label of each row."""
+    """What embed.py wrote: features (N, F), and the file, text or name, split and label of each row."""
 
     record: dict[str, Any]
     layer: str
@@ -48,10 +51,10 @@ class Embedded(NamedTuple):
 
 
 class Match(NamedTuple):
-    """One sample of the set: its cosine similarity to the query, its file or text, split and class."""
+    """One sample of the set: its cosine similarity to the query, its file, text or name, split and class."""
 
     similarity: float  # cosine, in [-1, 1]
-    file: str  # or the text
+    file: str  # or the text, or the name
     split: str
     label: str  # empty where unknown
 
@@ -74,10 +77,7 @@ def open_folder(folder: Path, layer: str | None, data_root: str | None) -> Embed
         if "root" not in record["data"]:
             raise ValueError("data_root: this data has no root; leave it out")
         record["data"]["root"] = record["data"]["datamodule"]["read"]["root"] = data_root
-    file, heads = (
-        folder / record["layers"][layer]["file"],
-        ("text" if is_of_texts(record) else "file", "split", "label"),
-    )
+    file, heads = folder / record["layers"][layer]["file"], (name_column(record), "split", "label")
     if file.suffix == ".npy":
         features = np.load(file)
         with (folder / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as index:
@@ -146,6 +146,24 @@ def _checkpoint_file(recorded: str, ckpt: str | None) -> str:
         return ckpt or recorded
     name = Path(recorded).stem
     return str(find_checkpoint(ckpt, name if name in ("best", "last") else None))
+
+
+def side_of(embedded: Embedded, side: str) -> Embedded:
+    """The users alone, or the items, which are their own split."""
+    places = [place for place, (_, split, _) in enumerate(embedded.rows) if split == side]
+    return embedded._replace(features=embedded.features[places], rows=[embedded.rows[place] for place in places])
+
+
+def name_feature(name: str, embedded: Embedded) -> torch.Tensor:
+    """The feature (F,) of the user or item of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = [row[0] for row in embedded.rows]
+    if name not in names:
+        raise ValueError(f"there is no {name} among the {embedded.rows[0][1]}{close_names(name, names)}")
+    return embedded.features[names.index(name)]
 
 
 def nearest_matches(feature: torch.Tensor, embedded: Embedded, k: int) -> list[Match]:

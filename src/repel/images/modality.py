@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.data.samples import Samples
+from repel.data.samples import CompleteSplits, Samples, Splits, split_parts
 from repel.evaluation.features import BATCH
 from repel.evaluation.modality import Baseline, Plot
-from repel.evaluation.protocol import Part
+from repel.evaluation.protocol import Network, Part
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,13 +25,14 @@ class ImageModality:
 
     noun = "images"
     input_options = ("image_size", "channels", "mean", "std")
+    sides: tuple[str, ...] = ()
 
     def view_pairs(self, data: Any, n: int) -> "Image":
         from repel.images.contact_sheet import contact_sheet, preview
 
         return contact_sheet(preview(data, n), data.normalize.mean, data.normalize.std)
 
-    def baselines(self, train: Samples, bank: int | None) -> list[Baseline]:
+    def baselines(self, train: Samples, val: Samples, bank: int | None) -> list[Baseline]:
         return [Baseline("raw", "raw pixels", "pixels", raw_pixels)]
 
     def neighbor_plot(self, test: Part, train: Part, classes: Sequence[str]) -> Plot:
@@ -40,6 +41,9 @@ class ImageModality:
         caption = "Test images and their nearest training images, by cosine; green: the query's class"
         return Plot("neighbours", caption, neighbor_sheet(test, train, classes))
 
+    def shown(self, network: Network, splits: CompleteSplits) -> None:
+        return None
+
     def thumbnails(self, samples: Samples, places: Tensor, side: int) -> Tensor:
         from repel.images.figures import thumbnails
 
@@ -47,6 +51,9 @@ class ImageModality:
 
     def captions(self, samples: Samples, places: Tensor) -> dict[str, list[str]]:
         return {}
+
+    def embedded(self, splits: Splits) -> tuple[dict[str, Samples], list[str]]:
+        return split_parts(splits), splits.classes
 
     def columns(self, samples: Samples, split: str) -> dict[str, list[str]]:
         """Names of files; sets without files get names such as train/000012."""

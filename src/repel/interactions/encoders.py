@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repel.base.sized import SizedByData
+from repel.data.pair import ViewBatch
 from repel.data.samples import DataInfo
 from repel.interactions.pairs import InteractionInfo
 
-__all__ = ["NodeVectors", "Table"]
+__all__ = ["NodeVectors", "Table", "as_nodes", "random_vectors"]
 
 
 class NodeVectors(SizedByData):
@@ -30,9 +31,18 @@ class NodeVectors(SizedByData):
 
     def on_data(self, info: DataInfo) -> None:
         assert isinstance(info, InteractionInfo)
-        draws, (_, width) = torch.Generator().manual_seed(self.seed), self.weight.shape
-        drawn = torch.randn(info.users + info.items, width, generator=draws) * width**-0.5
-        self.weight = nn.Parameter(drawn.to(self.weight))
+        self.weight = nn.Parameter(random_vectors(info.users + info.items, self.weight, self.seed))
+
+
+def random_vectors(n: int, like: Tensor, seed: int) -> Tensor:
+    """(n, F) from a normal distribution, of length about 1, with the width, type and device of a matrix (..., F)."""
+    width = like.shape[1]
+    return (torch.randn(n, width, generator=torch.Generator().manual_seed(seed)) * width**-0.5).to(like)
+
+
+def as_nodes(x: ViewBatch) -> Tensor:
+    """(n, 2), also of a tuple with one batch a side, which views=towers gives."""
+    return torch.cat(x) if isinstance(x, tuple) else x
 
 
 class Table(nn.Module):
@@ -57,5 +67,5 @@ class Table(nn.Module):
         self.out_features = width
         self.vectors = NodeVectors(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.embedding(x[:, 0], self.vectors.weight)
+    def forward(self, x: ViewBatch) -> Tensor:
+        return F.embedding(as_nodes(x)[:, 0], self.vectors.weight)

@@ -141,7 +141,7 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
     if rank() == 0 and (new := int((~in_training).sum())):
         print(f"note     items without a training pair: {new:,} of {len(item_names):,}; they stay in the ranking")
     # whatever the order of the rows, the same pairs are the same data
-    order = np.argsort(users * np.int64(len(item_names)) + items)
+    order: np.ndarray = np.argsort(users.astype(np.int64) * len(item_names) + items)
     pairs = np.stack([users[order], items[order]], 1)
     train, val, test = (
         Interactions(torch.from_numpy(pairs[parts[order] == number]), store=store) for number in (TRAIN, VAL, TEST)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -37,12 +37,17 @@ class InteractionInfo(DataInfo):
     """What an encoder, a loss or a strategy may have to know of the training pairs.
 
     pairs: (E, 2) int32, the user, 0 .. users - 1, and the item, 0 .. items - 1, of each; no pair twice.
+    user_features, item_features, item_labels: see EntityStore.
     As an entity or a node, item i is users + i.
     """
 
+    sides: ClassVar[int] = 2
     users: int = 0
     items: int = 0
     pairs: Tensor | None = None
+    user_features: Tensor | None = None
+    item_features: Tensor | None = None
+    item_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +60,8 @@ class EntityStore:
         item_titles: what people call the items, if that is something else; empty: by their names.
         item_labels: (items,) int64, what kind each item is of, -1 where unknown; or None.
         classes: names of these kinds.
+        user_features, item_features: (users, F) and (items, F') float, what is known of each, for encoder=two_tower;
+            or None.
     """
 
     users: int
@@ -64,6 +71,8 @@ class EntityStore:
     item_labels: Tensor | None = None
     classes: list[str] = field(default_factory=list)
     item_titles: Sequence[str] = ()
+    user_features: Tensor | None = None
+    item_features: Tensor | None = None
 
     def user_name(self, user: int) -> str:
         return self.user_names[user] if len(self.user_names) else str(user)
@@ -141,7 +150,11 @@ class Interactions(TensorSamples):
             yield _as_input(items), torch.ones(len(some), dtype=torch.bool)
 
     def info(self) -> InteractionInfo:
-        return InteractionInfo(len(self), users=self.store.users, items=self.store.items, pairs=self.x)
+        store = self.store
+        return InteractionInfo(
+            len(self), users=store.users, items=store.items, pairs=self.x, user_features=store.user_features,
+            item_features=store.item_features, item_labels=store.item_labels,
+        )  # fmt: skip
 
 
 def _as_input(nodes: Tensor) -> Tensor:

@@ -8,12 +8,14 @@
 
 The contract. A loss is a module (`Loss`), called as
 
-    loss(z, labels=None, ids=None, local=slice(None), target=None, crops=None, negatives=None, negative_ids=None)
+    loss(z, labels=None, ids=None, local=slice(None), target=None, crops=None, negatives=None, negative_ids=None,
+         catalog=None, catalog_ids=None)
     loss.update(keys, labels, ids)       once after each training batch
     loss.statistics() -> dict            what to log
     loss.supervised -> bool              whether labels enter the loss
     loss.takes_crops -> bool             whether a call takes crops
     loss.takes_negatives -> bool         whether a call takes explicit negatives
+    loss.takes_catalog -> bool           whether a call takes a catalog, and needs it
 
 and returns a scalar; `Loss.forward` documents the arguments. A candidate that shows an entity of the anchor's own
 sample (any of its V ids) is not a negative: in the batch, in the queue, for crops and among explicit negatives alike.
@@ -30,12 +32,13 @@ with, keys (V, N, D), and its labels and ids, the same on all ranks.
 
 From a batch to a value: base.py (the call), rowwise.py (anchors against candidates), ratio.py (InfoNCE and its kin).
 pairs.py, supcon.py, soft_targets.py, nnclr.py and align_uniform.py make other losses of the same logits; moments.py and
-predictive.py have those without negatives.
+predictive.py have those without negatives, joint.py weighted sums of losses.
 """
 
 from repel.losses.align_uniform import AlignUniform
 from repel.losses.base import Loss
 from repel.losses.gradient_weights import NegativeWeights, negative_weights
+from repel.losses.joint import Joint
 from repel.losses.moments import BarlowTwins, VICReg
 from repel.losses.nnclr import NNCLR
 from repel.losses.pairs import CosineRegression, MarginCosine, MultiSimilarity, PairLoss, SigLIP, Triplet
@@ -58,6 +61,7 @@ __all__ = [
     "Decoupled",
     "DecoupledWeighted",
     "InfoNCE",
+    "Joint",
     "LogRatioLoss",
     "Loss",
     "MarginCosine",

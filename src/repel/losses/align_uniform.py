@@ -35,6 +35,7 @@ class AlignUniform(RowwiseLoss):
     """
 
     takes_crops = False
+    compares_catalog = False  # its pairs are of the batch
 
     def __init__(
         self, alpha: float = 2.0, weight: float = 1.0, *, temperature: float = 0.25, learn_temperature: bool = False,

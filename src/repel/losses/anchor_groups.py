@@ -4,17 +4,23 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from repel.losses.queue import Queue
+from repel.negatives.popularity import Popularity
+from repel.negatives.strategy import Strategy
+
 
 class Candidates(NamedTuple):
     """n unit vectors z (n, D) with the entity that each shows and its label, (n,), both -1 where unknown.
 
     explicit: (M, N); the last M * N candidates are the explicit negatives of the N samples, N after N.
+    catalog: E where they are all items of a catalog, else 0.
     """
 
     z: Tensor
     ids: Tensor
     labels: Tensor | None
     explicit: tuple[int, int] = (0, 0)
+    catalog: int = 0
 
 
 class AnchorGroup(NamedTuple):
@@ -23,7 +29,7 @@ class AnchorGroup(NamedTuple):
     anchors: (m, D). positives: (m, P, D), the other views of their samples; all views where anchors are crops.
     own_ids: (K, m), the entities that their samples show. ids: (m,), the entity that each anchor shows, or None.
     labels: (m,), or None. scale: 1 / t. positive_ids: (m, P), the entities that positives show, or None.
-    samples: (m,), whose views anchors are.
+    samples: (m,), whose views anchors are. views: (m,), which of these; crops come after the V views.
     """
 
     anchors: Tensor
@@ -35,3 +41,16 @@ class AnchorGroup(NamedTuple):
     scale: float | Tensor
     positive_ids: Tensor | None = None
     samples: Tensor | None = None
+    views: Tensor | None = None
+
+
+def check_catalog(symmetric: bool, queue: Queue, negatives: Strategy) -> None:
+    """Raises ValueError where other options do not go with a catalog as the candidates."""
+    if symmetric:
+        raise ValueError("loss.candidates=catalog compares the first view with all items: set loss.symmetric=false")
+    if queue.size:
+        raise ValueError("loss.candidates=catalog compares with all items already: leave out queue.size")
+    if any(isinstance(part, Popularity) for part in negatives.modules()):
+        raise ValueError(
+            "loss.candidates=catalog has every item once: negatives=popularity corrects draws, leave it out"
+        )

@@ -9,6 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Dims = Sequence[int] | None
+CATALOG_MISSING = (
+    "loss.candidates=catalog compares with all items, which this batch does not bring; choose other candidates"
+)
+CATALOG_UNUSED = (
+    "this loss compares with no catalog, which the batch brings; set loss.candidates=catalog, or leave it out"
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Batch:
         crops: (L, N, D), anchors only, or None.
         negatives: (M, N, D), candidates only, or None.
         negative_ids: (M, N), the entities that these show, or None.
+        catalog: (E, D), candidates only, or None.
+        catalog_ids: (E,), the entities that it shows, or None.
         raw: (V, N, D), the anchors as they were given.
     """
 
@@ -38,6 +46,8 @@ class Batch:
     negatives: Tensor | None = None
     negative_ids: Tensor | None = None
     raw: Tensor | None = None
+    catalog: Tensor | None = None
+    catalog_ids: Tensor | None = None
 
     def anchors_and_keys(self) -> tuple[Tensor, Tensor]:
         """z and keys, normalized a second time: for a term beside the logits, whose gradient is then summed with
@@ -50,9 +60,10 @@ class Batch:
         """The batch of the first dimensions of all embeddings, unit vectors again."""
         z = unit(self.z[..., :dims])
         keys = z if self.keys is self.z else unit(self.keys[..., :dims])
-        crops, negatives = (None if t is None else unit(t[..., :dims]) for t in (self.crops, self.negatives))
+        further = (self.crops, self.negatives, self.catalog)
+        crops, negatives, catalog = (None if t is None else unit(t[..., :dims]) for t in further)
         raw = None if self.raw is None else self.raw[..., :dims]
-        return replace(self, z=z, keys=keys, crops=crops, negatives=negatives, raw=raw)
+        return replace(self, z=z, keys=keys, crops=crops, negatives=negatives, catalog=catalog, raw=raw)
 
 
 class Loss(nn.Module):
@@ -73,6 +84,7 @@ class Loss(nn.Module):
     tolerates_old_keys = False  # whether a queue makes sense without a momentum network
     takes_negatives = False  # whether it takes explicit negatives, which are candidates only
     takes_crops = False  # whether it takes further crops, which are anchors only
+    takes_catalog = False  # whether its candidates are all items of a catalog, without which it is not called
     normalizes = True  # whether it sees embeddings on the sphere
 
     def __init__(self, dims: Dims = None):
@@ -89,6 +101,8 @@ class Loss(nn.Module):
         crops: Tensor | None = None,
         negatives: Tensor | None = None,
         negative_ids: Tensor | None = None,
+        catalog: Tensor | None = None,
+        catalog_ids: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of views.
 
@@ -102,6 +116,9 @@ class Loss(nn.Module):
             negatives: (M, N, D) explicit negatives of the N samples, candidates for every anchor. In the space of
                 `target` where there is one, and then without gradient, else in that of z.
             negative_ids: (M, N) the entities that they show.
+            catalog: (E, D) embeddings of all items there are, the only candidates with candidates=catalog; in the space
+                that negatives are in.
+            catalog_ids: (E,) the entities that they show.
 
         Returns:
             A scalar: the mean over the local anchors, or, of a loss that is no such mean, the whole.
@@ -116,8 +133,12 @@ class Loss(nn.Module):
             raise ValueError(f"{type(self).__name__} takes no crops that are anchors only; set views.local=null")
         if negatives is not None and not self.takes_negatives:
             raise ValueError(f"{type(self).__name__} takes no explicit negatives; leave them out")
+        if (catalog is not None) != self.takes_catalog:
+            raise ValueError(CATALOG_MISSING if self.takes_catalog else CATALOG_UNUSED)
         if negative_ids is not None and ids is None:
             raise ValueError("negative_ids are compared with ids: pass both or neither")
+        if catalog is not None and (ids is None or catalog_ids is None):
+            raise ValueError("a catalog has the anchors' own items: pass ids and catalog_ids")
         if ids is not None and ids.shape not in ((samples,), (views, samples)):
             raise ValueError(f"ids must be ({samples},) or ({views}, {samples}), got {tuple(ids.shape)}")
         if self.dims is not None and max(self.dims) > z.shape[-1]:
@@ -128,9 +149,10 @@ class Loss(nn.Module):
             keys = z if target is None else embed(target).detach()
             ids = ids[None] if ids is not None and ids.ndim == 1 else ids
             crops = None if crops is None else embed(crops)
-            if negatives is not None:
-                negatives = embed(negatives) if target is None else embed(negatives).detach()
-            batch = Batch(z, keys, labels, ids, local, crops, negatives, negative_ids, raw)
+            further = [None if t is None else embed(t) for t in (negatives, catalog)]
+            if target is not None:
+                further = [None if t is None else t.detach() for t in further]
+            batch = Batch(z, keys, labels, ids, local, crops, further[0], negative_ids, raw, further[1], catalog_ids)
             if self.dims is None:
                 return self.losses(batch).mean()
             return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()

@@ -1,6 +1,7 @@
 """Weight of each negative, |dL / dl_ij|, for Monitor, Health and whoever wants to see what a strategy does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from repel.base.modes import evaluation_mode
 from repel.losses.anchor_groups import AnchorGroup
 from repel.losses.base import Batch, Loss, shows_another, unit
+from repel.losses.joint import Joint
 from repel.losses.rowwise import RowwiseLoss
 from repel.negatives.strategy import same_class
 
@@ -24,6 +26,8 @@ class NegativeWeights(NamedTuple):
         weight: (m, n + s) |dL_i / dl_ij| of the negatives, after the strategy, then of s synthetic ones; None where
             the loss has no negatives.
         temperature: t with which logits were made, or None.
+        anchor_ids: (m,) entities that the anchors show, or None.
+        candidate_ids: (m, n) entities that the candidates show, -1 where unknown, or None.
     """
 
     positive: Tensor
@@ -32,6 +36,8 @@ class NegativeWeights(NamedTuple):
     same_class: Tensor | None
     weight: Tensor | None
     temperature: Tensor | None
+    anchor_ids: Tensor | None = None
+    candidate_ids: Tensor | None = None
 
 
 def negative_weights(
@@ -43,13 +49,15 @@ def negative_weights(
     anchors: int,
     negatives: Tensor | None = None,
     negative_ids: Tensor | None = None,
+    catalog: Tensor | None = None,
+    catalog_ids: Tensor | None = None,
 ) -> NegativeWeights:
     """How some of a batch's anchors, evenly spaced over it, see all candidates, the queue included.
 
     The weight of a negative is the derivative of its anchor's loss by its logit, so it holds for every row-wise loss
     and strategy; for InfoNCE it is the softmax (Wang, Liu 2021, arXiv:2012.09740, eq. 4). A loss that is no mean over
-    anchors gets the batch's similarities alone. This changes nothing: no statistics, no random numbers, no gradients.
-    No other rank is needed.
+    anchors gets the batch's similarities alone; of a joint one the first member is seen. This changes nothing: no
+    statistics, no random numbers, no gradients. No other rank is needed.
 
     Args:
         loss: as it was called.
@@ -58,6 +66,7 @@ def negative_weights(
         ids: (V, N) or (N,), or None.
         anchors: at most so many, but no fewer than one of each view.
         negatives, negative_ids: (M, N, D) and (M, N), explicit negatives as in the call, or None.
+        catalog, catalog_ids: (E, D) and (E,), as in the call, or None.
 
     >>> from repel.losses import NTXent
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])
@@ -67,13 +76,20 @@ def negative_weights(
     >>> seen.weight[0].tolist()
     [0.0, 0.1879657804965973, 0.0, 0.1879657804965973]
     """
+    if isinstance(loss, Joint):
+        first = next(iter(loss.parts.values()))
+        z, keys = first.rows(z), first.rows(keys)
+        ids = ids if ids is None or ids.ndim == 1 else first.rows(ids)
+        given = [negatives, negative_ids, catalog, catalog_ids]
+        return negative_weights(first.loss, z, keys, labels, ids, anchors, *(given if first.sees_first else []))
     views, samples, _ = z.shape
     local = slice(None, None, -(-samples * views // max(anchors, views)))
     if ids is not None and ids.ndim == 1:
         ids = ids[None]
     with torch.autocast(z.device.type, enabled=False):
-        unit_negatives = None if negatives is None else unit(negatives.detach())
-        batch = Batch(unit(z.detach()), unit(keys.detach()), labels, ids, local, None, unit_negatives, negative_ids)
+        further = [None if t is None else unit(t.detach()) for t in (negatives, catalog)]
+        batch = Batch(unit(z.detach()), unit(keys.detach()), labels, ids, local, None, further[0], negative_ids)
+        batch = replace(batch, catalog=further[1], catalog_ids=catalog_ids)
         return _anchor_weights(loss, batch) if isinstance(loss, RowwiseLoss) else _batch_similarities(batch)
 
 
@@ -85,6 +101,7 @@ def _anchor_weights(loss: RowwiseLoss, batch: Batch) -> NegativeWeights:
         torch.cat([part.positive for part in parts]), torch.cat([part.negative for part in parts]),
         torch.cat([part.is_negative for part in parts]), _joined([part.same_class for part in parts]),
         _joined([part.weight for part in parts]), parts[0].temperature,
+        _joined([part.anchor_ids for part in parts]), _joined([part.candidate_ids for part in parts]),
     )  # fmt: skip
 
 
@@ -114,7 +131,9 @@ def _group_weights(loss: RowwiseLoss, group: AnchorGroup) -> NegativeWeights:
     weight = slopes[0].masked_fill(~negative, 0).abs()
     if extra is not None:
         weight = torch.cat([weight, slopes[1].abs()], dim=1)
-    return NegativeWeights(positives / scale, block.logits.detach() / scale, negative, mates, weight, 1 / scale)
+    shown = None if block.col_ids is None else block.col_ids.expand_as(negative)
+    cosines = positives / scale, block.logits.detach() / scale
+    return NegativeWeights(*cosines, negative, mates, weight, 1 / scale, block.row_ids, shown)
 
 
 def _batch_similarities(batch: Batch) -> NegativeWeights:

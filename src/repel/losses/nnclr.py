@@ -35,6 +35,7 @@ class NNCLR(InfoNCE):
     tolerates_old_keys = True
     takes_negatives = False
     compares_queue = False  # it is where neighbors come from
+    compares_catalog = False  # candidates are predictions of the batch
     takes_crops = False  # a neighbor is looked up from the target's embeddings, of which crops have none
 
     def __init__(

@@ -91,14 +91,16 @@ class Triplet(PairLoss):
 class MarginCosine(PairLoss):
     """Positives are pulled up to one cosine, negatives pushed down to another.
 
-        L_i = relu( positive_margin - s_ip )^q + mean over negatives n of relu( s_in - negative_margin )^q
+        L_i = relu( positive_margin - s_ip )^q + weight * mean over negatives n of relu( s_in - negative_margin )^q
 
     Hadsell, Chopra, LeCun 2006 (contrastive loss), eq. 4, for cosines. q = 1 and positive_margin = 1 is
-    torch.nn.CosineEmbeddingLoss(margin=negative_margin), pair by pair.
+    torch.nn.CosineEmbeddingLoss(margin=negative_margin), pair by pair, and the cosine contrastive loss of SimpleX (Mao
+    et al. 2021, arXiv:2109.12613), whose w is `weight`.
 
     Args:
         positive_margin, negative_margin: cosines.
         power: q, 1 or 2.
+        weight: of the negatives, > 0.
         temperature, learn_temperature, ...: see RowwiseLoss, errors included.
 
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, 1.0]]])  # 2 views of 2 samples in the plane
@@ -107,8 +109,8 @@ class MarginCosine(PairLoss):
     """
 
     def __init__(
-        self, positive_margin: float = 1.0, negative_margin: float = 0.2, power: Literal[1, 2] = 1, *,
-        temperature: float = 0.2, learn_temperature: bool = False,
+        self, positive_margin: float = 1.0, negative_margin: float = 0.2, power: Literal[1, 2] = 1,
+        weight: float = 1.0, *, temperature: float = 0.2, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
         queue: Queue | None = None, row_chunk: RowChunk = "auto", dims: Dims = None,
     ):  # fmt: skip
@@ -116,14 +118,17 @@ class MarginCosine(PairLoss):
         _check_margins(positive_margin=positive_margin, negative_margin=negative_margin)
         if power not in (1, 2):
             raise ValueError(f"loss.power must be 1 or 2, got {power}")
+        if not weight > 0:
+            raise ValueError(f"loss.weight must be > 0, got {weight}")
         _refuse_learning(self)
-        self.positive_margin, self.negative_margin, self.power = positive_margin, negative_margin, power
+        self.positive_margin, self.negative_margin = positive_margin, negative_margin
+        self.power, self.weight = power, weight
 
     def attract(self, positive: Tensor, scale: float | Tensor) -> Tensor:
         return (self.positive_margin - positive / scale).relu() ** self.power
 
     def repel(self, negative: Tensor, positive: Tensor, scale: float | Tensor) -> Tensor:
-        return (negative / scale - self.negative_margin).relu() ** self.power
+        return self.weight * (negative / scale - self.negative_margin).relu() ** self.power
 
 
 class CosineRegression(PairLoss):

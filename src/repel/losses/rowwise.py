@@ -7,19 +7,19 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 import math
 from abc import abstractmethod
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from repel.losses.anchor_groups import AnchorGroup, Candidates
+from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
 from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
 from repel.negatives.strategy import LogitBlock, Strategy
 from repel.negatives.uniform import Uniform
 
-CandidateSet = Literal["all", "cross", "same", "queue"]
+CandidateSet = Literal["all", "cross", "same", "queue", "catalog"]
 RowChunk = int | Literal["auto"] | None
 # of 1 / t when it is learned; as in CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.5), the least as in OpenCLIP
 LARGEST_SCALE, SMALLEST_SCALE = 100.0, 1.0
@@ -35,7 +35,8 @@ class RowwiseLoss(Loss):
             ends at a bound for losses that have no best temperature: Decoupled, DecoupledWeighted, DHEL, AlignUniform,
             Triplet(link="soft") and MultiSimilarity.
         candidates: which of the batch are candidates: `all` views, `cross`: the views other than the anchor's, `same`:
-            the anchor's view, `queue`: none, only the queue and explicit negatives.
+            the anchor's view, `queue`: none, only the queue and explicit negatives, `catalog`: none, but all items of
+            a catalog, the exact softmax over them; with symmetric=false, without a queue and explicit negatives.
         symmetric: all views are anchors; false: the first alone.
         negatives: the strategy; None is `Uniform()`.
         queue: past embeddings, which are further candidates; None: no queue.
@@ -51,6 +52,7 @@ class RowwiseLoss(Loss):
     takes_negatives = True
     takes_correction = True  # whether the strategy's C has a meaning: there is a sum of exponentials to correct
     compares_queue = True  # whether the queue's entries are candidates
+    compares_catalog = True  # whether candidates=catalog has a meaning
 
     def __init__(
         self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "all",
@@ -64,10 +66,14 @@ class RowwiseLoss(Loss):
             raise ValueError(f"loss.temperature must be > 0, got {temperature}")
         if learn_temperature and temperature < 1 / LARGEST_SCALE:
             raise ValueError(f"loss.temperature must be at least {1 / LARGEST_SCALE} to be learned, got {temperature}")
-        if candidates not in ("all", "cross", "same", "queue"):
-            raise ValueError(f"loss.candidates must be one of all, cross, same, queue, got {candidates!r}")
+        if candidates not in get_args(CandidateSet):
+            raise ValueError(f"loss.candidates must be one of {', '.join(get_args(CandidateSet))}, got {candidates!r}")
         if candidates == "queue" and queue.size == 0:
             raise ValueError("loss.candidates=queue needs a queue: set queue.size, such as queue.size=4096")
+        if candidates == "catalog":
+            if not self.compares_catalog:
+                raise ValueError(f"loss.candidates=catalog has no meaning for {type(self).__name__}; set others")
+            check_catalog(symmetric, queue, negatives)
         if row_chunk not in (None, "auto") and (not isinstance(row_chunk, int) or row_chunk < 1):
             raise ValueError(f"loss.row_chunk must be null, auto or at least 1, got {row_chunk}")
         if negatives.corrects and not self.takes_correction:
@@ -79,8 +85,14 @@ class RowwiseLoss(Loss):
         self.negatives, self.queue, self.row_chunk = negatives, queue, row_chunk
         self.supervised = self.supervised or negatives.supervised
         self.takes_crops = self.takes_crops and candidates != "same"  # of a crop's own view there are no candidates
+        self.takes_catalog = candidates == "catalog"
+        self.takes_negatives = self.takes_negatives and not self.takes_catalog
         # of 1 / t relative to its start
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
+
+    def on_data(self, info: Any) -> None:
+        if self.queue.size and self.symmetric and info.sides > 1:
+            raise ValueError("a queue of users and items makes negatives of both for each: set loss.symmetric=false")
 
     @abstractmethod
     def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
@@ -118,7 +130,7 @@ class RowwiseLoss(Loss):
         learned = None if self.log_factor is None else self._bounded(self.log_factor)
         scale = (1 if learned is None else learned.to(batch.z.dtype).exp()) / self.temperature
         sources = range(views if self.symmetric else 1)
-        ranges = [sources] if self.candidates in ("all", "queue") else [range(v, v + 1) for v in sources]
+        ranges = [sources] if self.candidates in ("all", "queue", "catalog") else [range(v, v + 1) for v in sources]
         if batch.crops is not None:
             anchors = torch.cat([anchors, batch.crops])
             ranges.append(range(views, len(anchors)))
@@ -136,13 +148,16 @@ class RowwiseLoss(Loss):
             others_show = None if batch.ids is None else own[others.where(others < len(own), 0), sample[:, None]]
             labels = None if batch.labels is None else batch.labels[sample]
             rows = anchors[view, sample], batch.keys[others, sample[:, None]]
-            group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample)
+            group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample, view)
             groups.append(group)
         return groups
 
     def _candidates(self, batch: Batch, anchor_view: int) -> Candidates:
         """The candidates of anchors of one view, or of crops, whose view is none of the batch's."""
         keys, (views, samples, _) = batch.keys, batch.keys.shape
+        if batch.catalog is not None and batch.catalog_ids is not None:
+            unknown = None if batch.labels is None else torch.full_like(batch.catalog_ids, -1)
+            return Candidates(batch.catalog, batch.catalog_ids, unknown, catalog=len(batch.catalog))
         # without ids every sample is an entity of its own, which the queue and explicit negatives do not show
         ids = torch.arange(samples, device=keys.device)[None] if batch.ids is None else batch.ids
         ids, labels = ids.expand(views, -1), None if batch.labels is None else batch.labels.expand(views, -1)
@@ -184,9 +199,9 @@ class RowwiseLoss(Loss):
         labels = (None, None) if group.labels is None else (group.labels[part], group.candidates.labels)
         block = LogitBlock(logits, positives.mean(1), negative, scale, anchors, candidates, *ids, *labels)
         shown = None if group.positive_ids is None else group.positive_ids[part]
-        own = None if group.samples is None else group.samples[part]
-        block = block._replace(positive_ids=shown, row_samples=own, explicit=group.candidates.explicit)
-        return block._replace(positives=positives), positives
+        own, view = (None if t is None else t[part] for t in (group.samples, group.views))
+        block = block._replace(positive_ids=shown, row_samples=own, row_views=view, positives=positives)
+        return block._replace(explicit=group.candidates.explicit, catalog=group.candidates.catalog), positives
 
     def _block_losses(self, group: AnchorGroup, part: slice, anchors: Tensor, keys: Tensor, *shared: Any) -> Tensor:
         block, positives = self.logit_block(group, part, anchors, keys, *shared)

@@ -77,7 +77,8 @@ class ReSSL(Relational):
         )  # fmt: skip
         if getattr(self.negatives, "k", None) == 1:
             raise ValueError(
-                "loss=ressl compares candidates with one another, and negatives=hardest leaves one; use topk"
+                "loss=ressl compares candidates with one another, and these negatives (hardest, or k=1) leave one; use "
+                "negatives=topk, or a larger negatives.k"
             )
 
     def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:

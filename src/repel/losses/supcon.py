@@ -37,6 +37,7 @@ class SupCon(RowwiseLoss):
     """
 
     supervised = True
+    compares_catalog = False  # of which items have no labels
     takes_correction = False  # the labels say which candidates are false negatives; there is no prior to subtract
 
     def __init__(

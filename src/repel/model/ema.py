@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from repel.base.sized import SizedByData
+
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -61,6 +63,6 @@ class EMA(nn.Module):
             for average, new in zip(mine.parameters(), theirs.parameters(), strict=True):
                 average.lerp_(new.to(average.dtype), 1 - self.momentum)
             for own, other in zip(mine.modules(), theirs.modules(), strict=True):
-                if not isinstance(own, _NormBase):
+                if not isinstance(own, _NormBase | SizedByData):  # what the data gave stays as it is
                     for buffer, now in zip(own.buffers(recurse=False), other.buffers(recurse=False), strict=True):
                         buffer.copy_(now)

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from repel.data.pair import Pair
 from repel.losses.gradient_weights import negative_weights
 from repel.module import Contrastive, StepOutput
+from repel.monitoring.item_negatives import training_pairs
+from repel.monitoring.item_symptoms import find_item_symptoms
 from repel.monitoring.monitor import optimizer_step_follows
 from repel.monitoring.symptoms import ANCHORS, Symptom, find_causes, find_symptoms, is_filling
 
@@ -61,12 +63,14 @@ class Health(Callback):
         if not self.due:
             return
         step: StepOutput = pl_module.step_output
-        seen = negative_weights(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS)
+        seen = negative_weights(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS, **step.further)
         symptoms = list(find_causes(batch, pl_module, step, seen))[:1]
         if not symptoms:
             length = _step_length(self.weights_before, _weights(pl_module))
             rise = self.losses.rise(pl_module)
             symptoms = list(find_symptoms(pl_module, step, float(loss), seen, length, rise))
+            if (pairs := training_pairs(trainer)) is not None:
+                symptoms += find_item_symptoms(pl_module.loss, step, pairs.negatives(seen), pairs)
         self._report(trainer, symptoms)
 
     def _report(self, trainer: Trainer, symptoms: list[Symptom]) -> None:

@@ -1,5 +1,8 @@
 """Geometry, similarities and negatives during training; docs/monitoring.md explains each number."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -7,12 +10,15 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from repel.data.datamodule import pair_data
 from repel.data.pair import Pair
 from repel.evaluation import geometry
 from repel.losses.gradient_weights import NegativeWeights, negative_weights
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import Contrastive, StepOutput
+from repel.monitoring.item_negatives import ItemNegatives, training_pairs
 from repel.monitoring.validation_knn import ValidationKNN
+from repel.monitoring.validation_ranking import ValidationRanking
 
 __all__ = ["Monitor", "evenly_spaced_rows", "optimizer_step_follows"]
 
@@ -29,7 +35,7 @@ class Monitor(Callback):
 
     Args:
         anchors: at most so many of the batch, evenly spaced, against all candidates.
-        features: at most so many validation features.
+        features: at most so many validation features; of pairs so many users and so many items.
     """
 
     def __init__(self, anchors: int, features: int):
@@ -49,8 +55,11 @@ class Monitor(Callback):
             return
         assert isinstance(module, Contrastive)
         step = module.step_output
-        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors)
-        values = _embedding_metrics(step, self.anchors) | _similarity_metrics(seen) | _negative_metrics(seen)
+        seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors, **step.further)
+        sides = pair_data(trainer).splits.train.modality.sides
+        values = _embedding_metrics(step, self.anchors, sides) | _similarity_metrics(seen) | _negative_metrics(seen)
+        if (pairs := training_pairs(trainer)) and (items := pairs.negatives(seen)):
+            values |= _item_metrics(items)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
         if seen.temperature is not None and not learned:  # a learned one is among the loss's own statistics
             values["train/temperature"] = seen.temperature
@@ -66,17 +75,29 @@ class Monitor(Callback):
             module.log("train/gradient_norm", get_total_norm(gradients), rank_zero_only=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        h = next((c.features for c in trainer.callbacks if isinstance(c, ValidationKNN)), None)  # type: ignore[attr-defined]
-        if h is None or trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        h = evenly_spaced_rows(h, self.features)
-        values = {
-            "val/h_effective_rank": geometry.effective_rank(h).float(),
-            "val/h_uniformity": geometry.uniformity(h),
-            "val/h_deviation": geometry.deviation(h).mean(),
-            "val/h_dead_dimensions": geometry.dead_dimensions(h),
-        }
-        module.log_dict(values, rank_zero_only=True)
+        for side, features in _validation_features(trainer).items():
+            h = evenly_spaced_rows(features, self.features)
+            values = {
+                "effective_rank": geometry.effective_rank(h).float(),
+                "uniformity": geometry.uniformity(h),
+                "deviation": geometry.deviation(h).mean(),
+                "dead_dimensions": geometry.dead_dimensions(h),
+            }
+            module.log_dict({f"val/h_{side}{name}": value for name, value in values.items()}, rank_zero_only=True)
+
+
+def _validation_features(trainer: Trainer) -> dict[str, Tensor]:
+    """What the validation has encoded: of pairs each side by itself, with its name; empty where nothing has."""
+    found: dict[str, Tensor] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ValidationKNN) and callback.features is not None:
+            found[""] = callback.features
+        if isinstance(callback, ValidationRanking) and callback.user_features is not None:
+            assert callback.item_features is not None
+            found |= {"users_": callback.user_features, "items_": callback.item_features}
+    return found
 
 
 def optimizer_step_follows(trainer: Trainer, batch_idx: int) -> bool:
@@ -89,8 +110,14 @@ def evenly_spaced_rows(x: Tensor, limit: int) -> Tensor:
     return x[:: -(-len(x) // limit)]
 
 
-def _embedding_metrics(step: StepOutput, limit: int) -> dict[str, Tensor]:
-    """Geometry of z and of the features behind it."""
+def _embedding_metrics(step: StepOutput, limit: int, sides: Sequence[str]) -> dict[str, Tensor]:
+    """Geometry of z and of the features behind it; where views differ in kind, of each kind by itself."""
+    if sides:
+        values = {"geometry/alignment": geometry.alignment(step.z[: len(sides)])}
+        values["geometry/dead_dimensions"] = geometry.dead_dimensions(step.h)
+        for side, z, ids in zip(sides, step.z, step.ids, strict=False):  # further views show these again
+            values |= _side_metrics(f"geometry/{side}/", _of_different_entities(z, ids, limit))
+        return values
     z = evenly_spaced_rows(step.z[0], limit)  # of one view, so that no two are of the same sample
     values = {
         "geometry/alignment": geometry.alignment(step.z),
@@ -103,6 +130,21 @@ def _embedding_metrics(step: StepOutput, limit: int) -> dict[str, Tensor]:
         known = geometry.tolerance(z, evenly_spaced_rows(step.labels, limit))
         values |= {} if known.isnan() else {"geometry/tolerance": known}
     return values
+
+
+def _of_different_entities(z: Tensor, ids: Tensor, limit: int) -> Tensor:
+    """At most so many rows of z (N, D), evenly spaced, each of another entity (N,)."""
+    _, first = np.unique(ids.cpu().numpy(), return_index=True)
+    return evenly_spaced_rows(z[torch.from_numpy(np.sort(first)).to(z.device)], limit)
+
+
+def _side_metrics(prefix: str, z: Tensor) -> dict[str, Tensor]:
+    """Geometry of one kind of entities (M, D); none of fewer than two."""
+    if len(z) < 2:
+        return {}
+    values = {"uniformity": geometry.uniformity(z), "effective_rank": geometry.effective_rank(z),
+              "deviation": geometry.deviation(z).mean(), "norm": z.norm(dim=1).mean()}  # fmt: skip
+    return {prefix + name: value for name, value in values.items()}
 
 
 def _similarity_metrics(seen: NegativeWeights) -> dict[str, Tensor]:
@@ -140,6 +182,14 @@ def _negative_metrics(seen: NegativeWeights) -> dict[str, Tensor]:
     values["negatives/hardest_1pct_gradient_share"] = hardest.mean()
     if seen.same_class is not None:
         values["negatives/false_mass"] = geometry.false_mass(share[:, :n], seen.same_class[pushed]).mean()
+    return values
+
+
+def _item_metrics(items: ItemNegatives) -> dict[str, Tensor]:
+    """Of users' negatives, how many are known positives, and whether the gradient goes to the popular ones."""
+    values = {"negatives/known_rate": items.known_rate()}
+    if items.weight is not None and bool(items.weight.any()):
+        values["negatives/popularity_of_push"] = items.pushed_popularity() - items.candidate_popularity()
     return values
 
 

@@ -13,6 +13,7 @@ from repel.base.terminal import table_console
 from repel.data.datamodule import pair_data
 from repel.data.length import epoch_of, seconds_left
 from repel.data.pair import Pair
+from repel.monitoring.objective import CHOOSING
 
 __all__ = ["Progress", "Speed"]
 
@@ -97,7 +98,7 @@ class Progress(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.latest = self._metrics(trainer, "val/loss", "val/knn_top1")
+            self.latest = self._metrics(trainer, "val/loss", *CHOOSING, "val/recall_at_20")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = self._metrics(trainer, "train/loss")

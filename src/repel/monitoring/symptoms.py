@@ -1,6 +1,6 @@
 """What Health looks for in a training step: one function a symptom or group of symptoms, and their thresholds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -144,9 +144,9 @@ def collapse(loss: Loss, step: StepOutput, value: float) -> Iterator[Symptom]:
     cosine = float((n * mean.square().sum() - 1) / (n - 1))  # the mean over pairs
     if cosine < COLLAPSE_COSINE:
         return
-    equal = _loss_of(loss, step, mean.expand_as(step.z))
+    equal = _loss_of(loss, step, mean.expand)
     noise = torch.Generator().manual_seed(0)
-    random = _loss_of(loss, step, torch.randn(step.z.shape, generator=noise).to(step.z))
+    random = _loss_of(loss, step, lambda shape: torch.randn(shape, generator=noise).to(step.z))
     # a loss that is 0 when all are equal has the scale of its value for random embeddings
     if abs(value - equal) <= COLLAPSE_LOSS_MARGIN * max(abs(equal), abs(random - equal)):
         yield Symptom("collapse", PATIENCE, (
@@ -162,7 +162,7 @@ def chance(loss: Loss, step: StepOutput, seen: NegativeWeights, value: float) ->
     negative, positive = seen.negative[seen.is_negative], float(seen.positive.mean())
     separation = MIN_SEPARATION + 2 / len(seen.positive) ** 0.5
     if len(negative) and positive - float(negative.mean()) < separation * float(negative.std()):
-        equal = _loss_of(loss, step, unit(step.z[0]).mean(0).expand_as(step.z))
+        equal = _loss_of(loss, step, unit(step.z[0]).mean(0).expand)
         yield Symptom("chance", PATIENCE_LONG, (
             f"the loss is at chance: {value:.4f}, which for equal embeddings is {equal:.4f}; positives have a mean "
             f"cosine of {positive:.3f} and negatives of {float(negative.mean()):.3f}. The views of a sample may have "
@@ -176,7 +176,9 @@ def is_filling(loss: Loss) -> bool:
     return isinstance(loss, RowwiseLoss) and len(loss.queue) < loss.queue.size
 
 
-def _loss_of(loss: Loss, step: StepOutput, z: Tensor) -> float:
-    """The loss of other embeddings (V, N, D) in the batch's place; they are not counted as training."""
+def _loss_of(loss: Loss, step: StepOutput, made: Callable[[torch.Size], Tensor]) -> float:
+    """The loss of other embeddings in the batch's place, made by their shape; they are not counted as training."""
+    z = made(step.z.shape)
+    further = {name: made(t.shape) if t.is_floating_point() else t for name, t in step.further.items()}
     with evaluation_mode(loss):
-        return float(loss(z, step.labels, step.ids, slice(None), z))
+        return float(loss(z, step.labels, step.ids, slice(None), z, **further))

@@ -15,10 +15,20 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import text as text_summary
 
-__all__ = ["METRICS", "TensorBoard", "add_text", "chosen_values", "event_folder", "log_run", "tag_of"]
+__all__ = [
+    "METRICS",
+    "RANKING_METRICS",
+    "TensorBoard",
+    "add_text",
+    "chosen_values",
+    "event_folder",
+    "log_run",
+    "tag_of",
+]
 
 GROUPS = {"train": "1_train", "val": "2_val", "test": "3_test"}  # TensorBoard sorts groups by name
 METRICS = ("test/knn_top1", "test/linear_top1", "val/knn_top1", "val/loss", "train/loss")  # of HPARAMS
+RANKING_METRICS = ("test/ndcg_at_20", "test/recall_at_20", "val/ndcg_at_20", "val/loss", "train/loss")
 CHOICES = ("loss", "negatives", "views", "data", "encoder", "target", "optimizer")  # HPARAMS has these of every run
 NUMBERS = ("loss.temperature", "optimizer.lr", "data.batch_size", "trainer.max_epochs", "seed")  # and these
 ASIDE = ("resume", "data_root", "name", "sweep", "hydra", "logger", "callbacks", "evaluators", "evaluation")
@@ -111,8 +121,9 @@ def log_run(logger: TensorBoardLogger, values: Mapping[str, Any], environment: M
     columns = [
         api_pb2.HParamInfo(name=name, type=_type(value), differs=name in first) for name, value in chosen.items()
     ]
-    tags = {name: tag_of(name) if isinstance(logger, TensorBoard) else name for name in METRICS}
-    metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tags[n]), display_name=n) for n in METRICS]
+    shown = RANKING_METRICS if "evaluators.ranking._target_" in values else METRICS
+    tags = {name: tag_of(name) if isinstance(logger, TensorBoard) else name for name in shown}
+    metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tags[n]), display_name=n) for n in shown]
     start = SessionStartInfo()
     for name, value in chosen.items():
         field = (

@@ -1,7 +1,7 @@
 """Negatives strategies: how much each negative weighs in a loss, independent of the loss.
 
-The contract is `Strategy`: `weights(block)` gives log-weights w, `extra(block)` may add synthetic negatives,
-`correct(log_z, block)` may correct each anchor's log Z. A loss uses
+The contract is `Strategy`: `keep(block)` says which negatives are kept, `weights(block)` gives log-weights w,
+`extra(block)` may add synthetic negatives, `correct(log_z, block)` may correct each anchor's log Z. A loss uses
 
     log Z_i = correct( logsumexp over j of (l_ij + w_ij) )
 
@@ -11,8 +11,11 @@ template: `NTXent(temperature=0.5, negatives=HCL(beta=1.0, tau_plus=0.1))`.
 
 from repel.negatives.guide import Guide
 from repel.negatives.hard import Annulus, FalseNegatives, Hardest, SemiHard, TopK
+from repel.negatives.known import Known
 from repel.negatives.mixed import Mixed
 from repel.negatives.own import OwnNegatives
+from repel.negatives.popularity import Popularity
+from repel.negatives.sampled import Random
 from repel.negatives.soft import HCL, Chain, Debiased, Tilt
 from repel.negatives.strategy import LogitBlock, Strategy
 from repel.negatives.uniform import Uniform
@@ -25,9 +28,12 @@ __all__ = [
     "FalseNegatives",
     "Guide",
     "Hardest",
+    "Known",
     "LogitBlock",
     "Mixed",
     "OwnNegatives",
+    "Popularity",
+    "Random",
     "SemiHard",
     "Strategy",
     "Tilt",

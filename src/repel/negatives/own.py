@@ -16,6 +16,8 @@ class OwnNegatives(Strategy):
 
     Args:
         weight: alpha > 0; 1 is uniform.
+        only: drop all other negatives. With one drawn negative a pair, InfoNCE is then BPR, softplus(l_ij - l_ip)
+            (Rendle, Freudenthaler, Gantner, Schmidt-Thieme 2009, arXiv:1205.2618, sec. 4.1).
 
     Raises:
         ValueError: weight is not above 0; or the data brings no explicit negatives.
@@ -24,16 +26,20 @@ class OwnNegatives(Strategy):
     >>> block = block._replace(row_samples=torch.tensor([1]), explicit=(1, 2))  # the last two are explicit negatives
     >>> OwnNegatives(weight=math.e).weights(block)
     tensor([[0., 0., 1.]])
+    >>> OwnNegatives(only=True).weights(block)
+    tensor([[-inf, -inf, 0.]])
     """
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(self, weight: float = 1.0, only: bool = False):
         super().__init__()
         if not 0 < weight < math.inf:
             raise ValueError(f"negatives.weight must be > 0 and finite, got {weight}")
-        self.weight = weight
+        self.weight, self.only = weight, only
 
     def on_data(self, info: ExplicitNegatives) -> None:
         check_explicit(info, "negatives=own_negatives")
 
     def weights(self, block: LogitBlock) -> Tensor:
-        return torch.zeros_like(block.logits).masked_fill(own_explicit(block), math.log(self.weight))
+        own = own_explicit(block)
+        others = torch.full_like(block.logits, -math.inf if self.only else 0)
+        return others.masked_fill(own, math.log(self.weight))

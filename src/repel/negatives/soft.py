@@ -7,14 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from repel.negatives.strategy import (
-    ExplicitNegatives,
-    LogitBlock,
-    Strategy,
-    check_explicit,
-    keep_weighed,
-    own_explicit,
-)
+from repel.negatives.strategy import ExplicitNegatives, LogitBlock, Strategy, check_explicit, own_explicit
 
 
 class Tilt(Strategy):
@@ -131,6 +124,11 @@ class Debiased(Strategy):
 class Chain(Strategy):
     """Several strategies in turn: log-weights add up, later ones see as negatives what earlier ones keep.
 
+    Later ones also rank by what earlier ones left, corrections included: after `popularity` they see l + w in place of
+    the logits l, so that `topk` keeps the highest corrected ones and `tilt` weighs by these. No other strategy corrects
+    logits: after a tilt or another weighting, logits are what they were. What compares candidates with a cosine, such
+    as `false_negatives`, goes before `popularity`.
+
     Args:
         strategies: at least one.
 
@@ -158,21 +156,26 @@ class Chain(Strategy):
         """The strategies in their order."""
         return [strategy for strategy in self.strategies if isinstance(strategy, Strategy)]
 
-    def weights(self, block: LogitBlock) -> Tensor | None:
+    def narrow(self, block: LogitBlock) -> tuple[LogitBlock, Tensor | None]:
         total = None
         for strategy in self.members:
-            weights = strategy.weights(block)
-            block = keep_weighed(block, weights)
+            block, weights = _passed_on(strategy, block)
             if weights is not None:
                 total = weights if total is None else total + weights
-        return total
+        return block, total
+
+    def keep(self, block: LogitBlock) -> Tensor:
+        return self.narrow(block)[0].negative
+
+    def weights(self, block: LogitBlock) -> Tensor | None:
+        return self.narrow(block)[1]
 
     def extra(self, block: LogitBlock) -> Tensor | None:
         extras = []
         for strategy in self.members:
             extra = strategy.extra(block)
             extras += [] if extra is None else [extra]
-            block = keep_weighed(block, strategy.weights(block))
+            block, _ = _passed_on(strategy, block)
         return torch.cat(extras, dim=1) if extras else None
 
     def extra_elements(self, dim: int) -> int:
@@ -215,6 +218,14 @@ class HCL(Chain):
     tau_plus = property(
         lambda self: self.strategies[1].tau_plus, lambda self, tau: setattr(self.strategies[1], "tau_plus", tau)
     )
+
+
+def _passed_on(strategy: Strategy, block: LogitBlock) -> tuple[LogitBlock, Tensor | None]:
+    """The block as the next member of a chain sees it, and this one's log-weights."""
+    block, weights = strategy.narrow(block)
+    if strategy.adjusts and weights is not None:
+        block = block._replace(logits=block.logits + weights)
+    return block, weights
 
 
 def _log_count(block: LogitBlock) -> Tensor:

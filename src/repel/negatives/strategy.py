@@ -24,8 +24,10 @@ class LogitBlock(NamedTuple):
         extra: (m, s) logits that stand for the strategy's extra() where they are known already, or None.
         positives: (m, P) the logits of all P positives; None where `positive` is the only one.
         positive_ids: (m, P) the entities that the positives show, or None.
-        row_samples: (m,) the sample that each anchor is of, or None.
+        row_samples: (m,) the sample that each anchor is of, 0 .. N - 1 over all ranks, or None.
+        row_views: (m,) which view of it each anchor is; crops come after the V views; or None.
         explicit: (M, N); the last M * N candidates are the explicit negatives of the batch's N samples, N after N.
+        catalog: E where the candidates are all items of a catalog, else 0.
     """
 
     logits: Tensor
@@ -44,6 +46,8 @@ class LogitBlock(NamedTuple):
     positive_ids: Tensor | None = None
     row_samples: Tensor | None = None
     explicit: tuple[int, int] = (0, 0)
+    row_views: Tensor | None = None
+    catalog: int = 0
 
 
 class ExplicitNegatives(Protocol):
@@ -56,8 +60,8 @@ class ExplicitNegatives(Protocol):
 class Strategy(nn.Module):
     """How an anchor's negatives are weighed: here all the same. A subclass overrides what it needs.
 
-    The hooks are `weights`, `extra` and `correct`; losses call `weigh` and `log_z`, which call them where there are
-    candidates: a queue that is empty yet has none.
+    The hooks are `keep`, `weights`, `extra` and `correct`; losses call `weigh` and `log_z`, which call them where there
+    are candidates: a queue that is empty yet has none.
 
     >>> class NotTheHardest(Strategy):
     ...     def weights(self, block):
@@ -72,15 +76,25 @@ class Strategy(nn.Module):
     supervised = False  # whether labels decide
     corrects = False  # whether the class has a correct() of its own; a loss without a sum to correct refuses these
     synthesizes = False  # whether the class has an extra() of its own
+    drops, weighs = False, False  # whether it has a keep(), and weights(), of its own
+    adjusts = False  # whether its weights correct the logits: later members of a chain then see l + w
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         cls.corrects, cls.synthesizes = cls.correct is not Strategy.correct, cls.extra is not Strategy.extra
+        cls.drops, cls.weighs = cls.keep is not Strategy.keep, cls.weights is not Strategy.weights
 
     # ------------------------------------------------------------------------------------ what a strategy overrides
 
+    def keep(self, block: LogitBlock) -> Tensor:
+        """Which of block.negative are kept, (m, n) bool; a weight of -inf does the same by a matrix of numbers."""
+        return block.negative
+
     def weights(self, block: LogitBlock) -> Tensor | None:
-        """Log-weights w, broadcastable to (m, n): 0 keeps a negative, -inf drops it, between is soft. None: all 0."""
+        """Log-weights w, broadcastable to (m, n): 0 keeps a negative, -inf drops it, between is soft. None: all 0.
+
+        `block.negative` is what `keep` left.
+        """
         return None
 
     def extra(self, block: LogitBlock) -> Tensor | None:
@@ -111,10 +125,10 @@ class Strategy(nn.Module):
         """The block after the strategy: fewer negatives, their log-weights, synthetic ones as further columns."""
         if not block.logits.shape[1]:
             return block
-        weights = self.weights(block)
+        narrowed, weights = self.narrow(block)
         extra = self.extra(block) if self.synthesizes and block.extra is None else block.extra
+        block = block._replace(negative=narrowed.negative)
         if weights is not None:  # finite everywhere: -inf is in the mask, so that no NaN gets into a gradient
-            block = keep_weighed(block, weights)
             weights = weights.masked_fill(~block.negative, 0)
         if extra is None:
             return block._replace(weights=weights)
@@ -124,17 +138,21 @@ class Strategy(nn.Module):
         logits = torch.cat([block.logits, extra.masked_fill(~possible, 0)], dim=1)
         return block._replace(logits=logits, negative=torch.cat([block.negative, possible], dim=1), weights=weights)
 
+    def narrow(self, block: LogitBlock) -> tuple[LogitBlock, Tensor | None]:
+        """The block in which only what is kept is a negative, and the log-weights; None: all 0."""
+        if self.drops:
+            block = block._replace(negative=self.keep(block))
+        weights = self.weights(block) if self.weighs else None
+        if weights is not None:
+            block = block._replace(negative=block.negative & (weights > -float("inf")))
+        return block, weights
+
     def log_z(self, block: LogitBlock) -> Tensor:
         """log Z (m,) of a block that was weighed; -inf where no negative is left."""
         weighted = block.logits if block.weights is None else block.logits + block.weights
         # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
         log_z = weighted.masked_fill(~block.negative, -torch.inf).logsumexp(1)
         return self.correct(log_z, block) if self.corrects and block.logits.shape[1] else log_z
-
-
-def keep_weighed(block: LogitBlock, weights: Tensor | None) -> LogitBlock:
-    """The block in which only what the weights keep is a negative."""
-    return block if weights is None else block._replace(negative=block.negative & (weights > -float("inf")))
 
 
 def negatives_only(block: LogitBlock) -> Tensor:

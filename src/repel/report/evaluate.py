@@ -18,6 +18,7 @@ from repel.engine.modalities import NOUNS, modality_of, other_modality
 from repel.engine.outcomes import one_line
 from repel.engine.pretrained import select_device
 from repel.evaluation.modality import Plot
+from repel.monitoring.objective import CHOOSING, COMPARED
 from repel.report import plots
 from repel.report.page import Origin, origin_of, write_page
 from repel.report.report import LAYERS, Report, make_report, read_checkpoints, run_checkpoints
@@ -25,7 +26,8 @@ from repel.report.tensorboard import write_tensorboard
 
 __all__ = ["evaluate", "evaluate_here", "finish"]
 
-CURVES = ("train/loss", "val/loss", "val/knn_top1")
+CURVES = ("train/loss", "val/loss", *CHOOSING, "val/recall_at_20")
+IDENTITY = "repel.model.heads.identity"
 PROJECTED = 3000  # points in TensorBoard's projector of a run of version 0.1, whose config does not say
 
 
@@ -33,15 +35,15 @@ def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None
     """The last step of a run: its test metrics in metrics.json, evaluation.json, report.html and TensorBoard.
 
     Returns:
-        What chose the best checkpoint, more being better: val/knn_top1, or minus val/loss. For a sweep to maximize;
-        never a test metric.
+        What chose the best checkpoint, more being better: val/ndcg_at_20, val/knn_top1 or minus val/loss. For a sweep
+        to maximize; never a test metric.
     """
     run = to_container(cfg)
     job = {"evaluators": run.get("evaluators"), "layers": ["h"], "evaluation": run["evaluation"]}
     paths = run_checkpoints(folder)
     contents = read_checkpoints(paths)
     report = make_report(cfg, job, paths, contents, select_device(cfg.trainer.accelerator), data)
-    if report.measurements:
+    if any((job["evaluators"] or {}).values()):
         origins = [origin_of(folder, "What was run")]
         drawn = write_report(folder, folder.name, report, folder / "metrics.csv", origins)
         if cfg.logger.get("tensorboard"):
@@ -99,7 +101,8 @@ def evaluate(cfg: DictConfig, folder: Path, overrides: Collection[str] = ()) -> 
         evaluate_here(folder, contents)
     else:
         start_ranks(folder, cfg.devices, "repel.report.evaluate:evaluate_here", shared_cores=False)
-    return runs.read_metrics(folder).get("test/knn_top1")
+    metrics = runs.read_metrics(folder)
+    return next((metrics[name] for name in COMPARED if name in metrics), None)
 
 
 def _job(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +111,9 @@ def _job(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
     if cfg.get("data") is not None and cfg.evaluation.bank is None:
         own["bank"] = run["data"]["bank"]  # of the other data, which may be much larger
     job = to_container(OmegaConf.merge(cfg, {"evaluation": own}))
+    pairs = modality_of(run["data"]["datamodule"]["read"]) == "interactions"
+    if pairs and job["layers"] == list(LAYERS) and run["head"]["_target_"] == IDENTITY:
+        job["layers"] = ["h"]  # z is the same
     if unknown := [layer for layer in job["layers"] if layer not in LAYERS]:
         raise ValueError(f"layers must be of {', '.join(LAYERS)}, got {unknown[0]!r}")
     return job
@@ -116,17 +122,22 @@ def _job(cfg: DictConfig, run: dict[str, Any]) -> dict[str, Any]:
 def _evaluators(nodes: dict[str, Any], run: dict[str, Any], overrides: Collection[str]) -> dict[str, Any]:
     """The chosen evaluators, less those of the default list that are for another kind of data than the run's.
 
+    Pairs of users and items have no labels: of the default list, only what is made for them is kept.
+
     Raises:
-        ValueError: such a one was typed.
+        ValueError: one for another kind of data was typed.
     """
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    kind = modality_of(run["data"]["datamodule"]["read"])
     others = other_modality(run, nodes)
     for name in others:
-        read = run["data"]["datamodule"]["read"]
-        ours, theirs = (NOUNS[str(modality_of(node))] for node in (read, nodes[name]))
+        ours, theirs = (NOUNS[str(room)] for room in (kind, modality_of(nodes[name])))
         if "evaluators" in keys or any(f"{key}.".startswith(f"evaluators.{name}.") for key in keys):
             raise ValueError(f"evaluators={name} is for {theirs}, and the data is {ours}; leave it out")
-        print(f"note     {name} is left out: it is for {theirs}, and the data is {ours}")
+        if "interactions" not in (kind, modality_of(nodes[name])):
+            print(f"note     {name} is left out: it is for {theirs}, and the data is {ours}")
+    if kind == "interactions" and "evaluators" not in keys:
+        others += [name for name, node in nodes.items() if modality_of(node) is None]
     return {name: node for name, node in nodes.items() if name not in others}
 
 

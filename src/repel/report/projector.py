@@ -37,7 +37,8 @@ def write_projector(folder: Path, part: Part, classes: Sequence[str], limit: int
     np.savetxt(here / "tensors.tsv", x, fmt="%.6g", delimiter="\t")
     names = [class_name(classes, label) for label in part.y[places.to(part.y.device)].tolist()]
     captions = part.samples.modality.captions(part.samples, places)
-    (here / "metadata.tsv").write_text(_metadata(captions | {"class": names}), encoding="utf-8")
+    known = {"class": names} if bool((part.y >= 0).any()) or not captions else {}
+    (here / "metadata.tsv").write_text(_metadata(captions | known), encoding="utf-8")
     config = ProjectorConfig()
     config.embeddings.add(
         tensor_name="validation",

@@ -19,12 +19,10 @@ from repel.engine.configs import load_config, to_container
 from repel.engine.data_identity import read_to_evaluate
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
-from repel.evaluation.class_names import numbered_names
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline, Plot
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
-from repel.evaluation.text_table import TextTable
-from repel.report import plots
+from repel.report.drawings import feature_drawings, shown_drawings
 from repel.report.table import make_table, print_table
 
 __all__ = ["LAYERS", "Report", "headline_of", "make_report", "read_checkpoints", "run_checkpoints"]
@@ -98,22 +96,30 @@ def make_report(
     if data is None:
         data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
     splits, figures, kept = data.splits, [], []
-    labelled = _has_labels(data, any(one.needs_labels for one in evaluators.values()))
+    labelled = _has_labels(data, [name for name, one in evaluators.items() if one.needs_labels])
     evaluators = {name: one for name, one in evaluators.items() if labelled or not one.needs_labels}
     if not evaluators:
         return Report([], [], None, [])
 
     headline = headline_of(contents, options.get("checkpoint"))
 
+    first, classes = rank() == 0, splits.classes
+
     def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
-        if row.headline and row.layer == "h":
+        nonlocal classes
+        if not row.headline or row.layer != "h":
+            return
+        if labelled:
             kept.append(val)
-            figures.extend(feature_drawings(train, test, splits.classes, options["map"], cfg.seed))
+            figures.extend(feature_drawings(train, test, classes, options["map"], cfg.seed))
+        elif (shown := splits.test.modality.shown(row.make_network(), splits)) is not None:  # all ranks encode
+            kept.append(shown.part)
+            classes = shown.classes
+            figures.extend(shown_drawings(shown, options["map"], cfg.seed))
 
     rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
-    first = rank() == 0
     with Progress("evaluation", first) as progress:
-        drawn = on_row if first and labelled else None
+        drawn = on_row if first or not labelled else None
         measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, drawn, progress, labelled)
     if first:
         tested, noun = splits.test.labelled if labelled else splits.test, splits.test.modality.noun
@@ -121,17 +127,18 @@ def make_report(
             print(f"note     {note}")
         print_table(make_table(measurements), f"test split, {len(tested):,} {noun}")
         figures += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
-    return Report(measurements, figures, kept[0] if kept else None, splits.classes)
+    return Report(measurements, figures, kept[0] if kept else None, classes)
 
 
-def _has_labels(data: PairData, needed: bool) -> bool:
-    """Whether every split has labels; where one has none and an evaluator needs them, a line says so."""
+def _has_labels(data: PairData, needed_by: list[str]) -> bool:
+    """Whether every split has labels; where one has none and evaluators need them, a line says so."""
     test = data.splits.test
     if data.labelled and test.labels is not None and len(test.labelled):
         return True
     one = "" if data.single_class is None else f" (all training samples are of one class, {data.single_class})"
-    if needed or one:
-        print(f"no labels{one}: there is no label metric to report")
+    if needed_by or one:
+        left_out = f", and {', '.join(needed_by)} left out" * bool(needed_by)
+        print(f"no labels{one}: there is no label metric to report{left_out}")
     return False
 
 
@@ -165,10 +172,10 @@ def report_rows(
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
         return _network(encoder, layer, data, device)
 
-    config, train = to_container(cfg), data.splits.train
+    config, train, val = to_container(cfg), data.splits.train, data.splits.val
     rows = [
         ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device))
-        for b in train.modality.baselines(train, bank)
+        for b in train.modality.baselines(train, val, bank)
     ]
     rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
     if cfg.encoder.get("weights") or cfg.encoder.get("pretrained"):
@@ -204,29 +211,9 @@ def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.devic
 
 def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) -> Network:
     def encode_samples(samples):
+        assert baseline.encode is not None, "evaluators that need features are not given a scorer"
         x, places = baseline.encode(samples)
         return x if x.is_sparse else x.to(device), places  # not every device knows sparse tensors
 
-    return Network(encode_samples, None, data.normalize, device)
-
-
-def feature_drawings(
-    train: Part, test: Part, classes: list[str], method: str | None, seed: int
-) -> list[tuple[str, Callable[[], Plot | None]]]:
-    """Neighbors, a map where a method is given, and similarities, of the test split's features."""
-    modality = test.samples.modality
-
-    def neighbors() -> Plot:
-        plot = modality.neighbor_plot(test, train, classes)
-        drawn = not isinstance(plot.picture, TextTable)  # a table needs no font
-        return plot._replace(caption=plot.caption + numbered_names(classes)) if drawn else plot
-
-    def feature_map() -> Plot:
-        figure = plots.map_figure(test.x, test.y, classes, method or "pca", seed, modality.noun)
-        return Plot("map", f"Map of the test {modality.noun}' features{numbered_names(classes)}", figure)
-
-    def similarities() -> Plot:
-        return Plot("similarities", "Similarities", plots.similarity_figure(test.x, test.y, modality.noun))
-
-    chosen = [("map", feature_map)] if method else []
-    return [("neighbors", neighbors), *chosen, ("similarities", similarities)]
+    scorer, settings = (None, {}) if baseline.scorer is None else baseline.scorer(device)
+    return Network(encode_samples, None, data.normalize, device, scorer, settings)

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from repel.base.drawing import attempt
 from repel.evaluation.modality import Plot
 from repel.evaluation.text_table import TextTable
-from repel.monitoring.tensorboard import METRICS, add_text, event_folder, tag_of
+from repel.monitoring.tensorboard import METRICS, RANKING_METRICS, add_text, event_folder, tag_of
 from repel.report import plots
 from repel.report.projector import write_projector
 from repel.report.report import Report
@@ -30,7 +30,7 @@ def write_tensorboard(folder: Path, step: int, report: Report, drawn: Sequence[P
     """
     place = event_folder(folder)
     with SummaryWriter(str(place)) as writer:
-        for name in METRICS:
+        for name in (*METRICS, *RANKING_METRICS):
             if name.startswith("test/") and name in report.metrics:
                 writer.add_scalar(tag_of(name) if place == folder else name, report.metrics[name], step)
         for split, words in (("test", "test split"), ("val", "validation split, by which the probes were chosen")):

@@ -190,7 +190,15 @@ class Texts(TensorSamples):
         counts[0] = 0
         negatives = 0 if self.negatives is None else self.negatives.shape[1]
         cut = self.tokenizer
-        return TextInfo(len(self), negatives, cut.size, counts, cut.mask, cut.json, cut.max_tokens)
+        return TextInfo(
+            len(self),
+            negatives,
+            vocabulary=cut.size,
+            counts=counts,
+            mask=cut.mask,
+            tokenizer=cut.json,
+            max_tokens=cut.max_tokens,
+        )
 
     def without_pairs(self) -> "Texts":
         """The texts alone."""
