@@ -9,7 +9,7 @@ import pytest
 import torch
 from composing import CONF, composed
 from conftest import thinned
-from item_runs import ITEMS, PLAIN, USERS, write_pairs
+from item_runs import ITEMS, METHODS, PLAIN, USERS, write_pairs
 from loss_cases import MATRIX, REFUSED
 from omegaconf import OmegaConf
 from runs_here import history, status_of
@@ -17,17 +17,6 @@ from runs_here import history, status_of
 from repel.engine import checkpoint_io
 
 QUICK = [*PLAIN, "trainer.max_epochs=1", "trainer.max_steps=2", "callbacks.ranking=null"]
-SUM = ["loss=joint", "loss.members.labels=null", "loss.members.samples.views=[0,1]",
-       "+loss.members.users={loss:${loss.members.samples.loss},views:[2,3],weight:0.1}",
-       "+loss.members.items={loss:${loss.members.samples.loss},views:[4,5],weight:0.1}"]  # fmt: skip
-METHODS = {
-    "bpr": ["loss.symmetric=false", "views.negatives=1", "negatives=own_negatives", "negatives.only=true"],
-    "dns": ["loss.symmetric=false", "views.negatives=4", "negatives=own_negatives", "negatives.weight=2.0"],
-    "catalog": ["loss.symmetric=false", "loss.candidates=catalog", "negatives=known"],
-    "queue": ["loss.symmetric=false", "queue.size=64", "target=ema", "negatives=popularity"],
-    "sgl": ["encoder=lightgcn", "encoder.augment=edges", "views=sgl", "negatives=known", *SUM],
-    "simgcl": ["encoder=lightgcn", "encoder.augment=noise", "views=sgl", *SUM],
-}
 
 
 @functools.cache

@@ -20,6 +20,18 @@ SMALL = ["experiment=recommendation", "encoder.width=8", "data.batch_size=32", "
 # the same without the preset, whose temperature not every loss has
 PLAIN = ["loss=infonce", "views=user_item", "encoder=table", "head=identity", "optimizer=adam",
          "callbacks=recommendation", *SMALL[1:]]  # fmt: skip
+# users and items each against their own kind in another graph, beside the pair
+SUM = ["loss=joint", "loss.members.labels=null", "loss.members.samples.views=[0,1]",
+       "+loss.members.users={loss:${loss.members.samples.loss},views:[2,3],weight:0.1}",
+       "+loss.members.items={loss:${loss.members.samples.loss},views:[4,5],weight:0.1}"]  # fmt: skip
+METHODS = {  # of several parts
+    "bpr": ["loss.symmetric=false", "views.negatives=1", "negatives=own_negatives", "negatives.only=true"],
+    "dns": ["loss.symmetric=false", "views.negatives=4", "negatives=own_negatives", "negatives.weight=2.0"],
+    "catalog": ["loss.symmetric=false", "loss.candidates=catalog", "negatives=known"],
+    "queue": ["loss.symmetric=false", "queue.size=64", "target=ema", "negatives=popularity"],
+    "sgl": ["encoder=lightgcn", "encoder.augment=edges", "views=sgl", "negatives=known", *SUM],
+    "simgcl": ["encoder=lightgcn", "encoder.augment=noise", "views=sgl", *SUM],
+}
 
 
 def write_pairs(folder: Path) -> list[str]:
@@ -53,3 +65,8 @@ def weights(run: Path) -> torch.Tensor:
     """The table of a run's last checkpoint, users before items."""
     found: torch.Tensor = checkpoint_io.load(run / "checkpoints/last.ckpt")["state_dict"]["encoder.vectors.weight"]
     return found
+
+
+def fit_pairs(cfg: DictConfig, folder: Path) -> None:
+    """Train a new run, on each of its ranks."""
+    fit(cfg, folder, resume=False)
