@@ -63,6 +63,8 @@ def test_records_say_what_was_chosen_and_on_how_many(run):
     assert "recall@20" in page
     assert '<img alt="Training"' in page
     assert '<img alt="Similarities"' not in page  # nothing that needs labels is drawn
+    assert "Some test users" in page
+    assert "Items and the items nearest to them" in page
     assert "95 % interval over users" in page
 
 

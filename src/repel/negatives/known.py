@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -18,12 +17,12 @@ class Known(Strategy):
 
     In a batch of pairs, other items that the anchor's user has interacted with would be negatives; models that sample
     negatives leave them out too (Rendle, Freudenthaler, Gantner, Schmidt-Thieme 2009 (BPR), arXiv:1205.2618, sec. 3.2).
-    All candidates are looked up: the batch's, the queue's, explicit negatives and the catalog. `negatives/known_rate`
-    is the share of negatives that are dropped.
+    All candidates are looked up: the batch's, the queue's, explicit negatives and the catalog.
 
     Raises:
         ValueError: the data has no pairs of users and items; or there are no pairs, or no ids (when called).
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> known = Known()
     >>> known.on_data(SimpleNamespace(users=2, items=3, pairs=torch.tensor([[0, 0], [0, 1], [1, 1]])))
@@ -35,7 +34,6 @@ class Known(Strategy):
     def __init__(self) -> None:
         super().__init__()
         self.neighbors: Neighbors | None = None
-        self.counts = torch.zeros(2, dtype=torch.int64)  # dropped, and negatives, since statistics()
 
     def on_data(self, info: Any) -> None:
         self.neighbors = Neighbors.of(training_pairs(info, "negatives=known"))
@@ -49,16 +47,5 @@ class Known(Strategy):
         rows, cols = block.row_ids, block.col_ids
         if block.logits.device.type == "cpu":
             cells = self.neighbors.cells(rows, cols)
-            flat = block.negative.flatten()
-            kept, dropped = flat.index_fill(0, cells, False).view(block.negative.shape), flat[cells].sum()
-        else:
-            known = self.neighbors.table(rows, cols)
-            kept, dropped = block.negative & ~known, (block.negative & known).sum()
-        if self.training:
-            self.counts = self.counts.to(dropped.device) + torch.stack([dropped, block.negative.sum()])
-        return kept
-
-    def statistics(self) -> dict[str, Tensor]:
-        dropped, negatives = self.counts
-        self.counts = torch.zeros_like(self.counts)
-        return {"negatives/known_rate": dropped / negatives.clamp(min=1)}
+            return block.negative.flatten().index_fill(0, cells, False).view(block.negative.shape)
+        return block.negative & ~self.neighbors.table(rows, cols)
