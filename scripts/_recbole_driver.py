@@ -41,6 +41,9 @@ class TimedTrainer(Trainer):
 
 def peak() -> int:
     """This process's largest resident set so far, bytes."""
+    if sys.platform == "linux":  # getrusage's may be that of the process which started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

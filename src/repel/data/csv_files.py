@@ -3,7 +3,8 @@
 import contextlib
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from repel.data.split_names import splits_among
 from repel.data.tables import DELIMITERS
 from repel.data.text_files import opened
 
-__all__ = ["check_column", "csv_header", "csv_reader", "split_files"]
+__all__ = ["SPLITS", "check_column", "check_roles", "csv_header", "csv_reader", "split_files"]
 
 SPLITS = ("train", "val", "test")
 
@@ -108,3 +109,11 @@ def check_column(option: str, name: str, header: Sequence[str], file: Path) -> N
     if name not in header:
         there = ", ".join(map(shown, header))
         raise ValueError(f"{option}={name}: {shown(file.name)} has no such column; it has {there}")
+
+
+def check_roles(columns: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError where a column is named twice: of options -> their columns."""
+    for column, count in Counter(name for names in columns.values() for name in names).items():
+        if count > 1:
+            options = [f"data.{option}" for option, names in columns.items() if column in names]
+            raise ValueError(f"{' and '.join(options)}: the column {column} is named twice; name each column once")

@@ -79,7 +79,7 @@ class EntityStore:
 
     def item_name(self, item: int) -> str:
         """For people: its title, else its name."""
-        names = self.item_titles or self.item_names
+        names = self.item_titles if len(self.item_titles) else self.item_names
         return names[item] if len(names) else str(item)
 
     @cached_property

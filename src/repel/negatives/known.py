@@ -22,6 +22,7 @@ class Known(Strategy):
     Raises:
         ValueError: the data has no pairs of users and items; or there are no pairs, or no ids (when called).
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> known = Known()
     >>> known.on_data(SimpleNamespace(users=2, items=3, pairs=torch.tensor([[0, 0], [0, 1], [1, 1]])))

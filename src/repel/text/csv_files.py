@@ -7,11 +7,11 @@ from pathlib import Path
 
 from repel.base.collectives import rank
 from repel.base.terminal import shown
-from repel.data.csv_files import check_column, csv_header, csv_reader, split_files
+from repel.data.csv_files import check_column, check_roles, csv_header, csv_reader, split_files
 from repel.data.samples import Splits
 from repel.data.text_files import check_encoding
 from repel.text.packed import Row
-from repel.text.reading import Source, check_roles, choose_text_column, column_names, listed, read_splits
+from repel.text.reading import Source, choose_text_column, column_names, listed, read_splits
 
 __all__ = ["text_csv"]
 

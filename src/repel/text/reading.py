@@ -1,7 +1,6 @@
 """From rows of files to splits of texts, whatever the files are; and what a reader says of them."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -19,7 +18,7 @@ from repel.text.cache import Kept, cache_folder, kept_arrays
 from repel.text.packed import PackedTexts, Row, pack
 from repel.text.texts import RawTexts, TextStore
 
-__all__ = ["Source", "check_roles", "choose_text_column", "column_names", "listed", "read_splits"]
+__all__ = ["Source", "choose_text_column", "column_names", "listed", "read_splits"]
 
 SINGLE = 0.5  # of the labels; where more stand in one row alone, they name things instead of classes
 TEXT_COLUMNS = {
@@ -154,14 +153,6 @@ def column_names(positive: str | None, negative: str | Sequence[str] | None) -> 
     """What columns hold, in the order of a row's cells."""
     negatives = [f"negative.{number}" for number, _ in enumerate(listed(negative), 1)]
     return ["text", *(["positive"] if positive is not None else []), *negatives]
-
-
-def check_roles(columns: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError where a column is named twice: of text, label, positive, negative -> their columns."""
-    for column, count in Counter(name for names in columns.values() for name in names).items():
-        if count > 1:
-            options = [f"data.{option}" for option, names in columns.items() if column in names]
-            raise ValueError(f"{' and '.join(options)}: the column {column} is named twice; name each column once")
 
 
 def choose_text_column(where: str, columns: Sequence[str], typed: str | None, used: Sequence[str]) -> str:
