@@ -93,5 +93,5 @@ def test_fewer_anchors_are_some_of_all():
     loss = remember(make("infonce", queue=8))
     every, some = (look(loss, batch(), anchors) for anchors in (12, 4))
     places = [0, 3, 6, 9]  # evenly spaced over both views
-    for all_of_them, a_part in zip(every[:-1], some[:-1], strict=True):
+    for all_of_them, a_part in zip(every[:5], some[:5], strict=True):
         torch.testing.assert_close(a_part, all_of_them[places])
