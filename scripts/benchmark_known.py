@@ -67,7 +67,7 @@ def main() -> None:
     seconds: dict[str, list[tuple[float, float]]] = {}
     losses = {name: InfoNCE(temperature=0.1, negatives=strategy) for name, strategy in settings().items()}
     for loss in losses.values():
-        give_info(loss, data)
+        give_info(loss.negatives, data)
         loss(z, ids=ids).backward()
         loss.statistics()
     for _ in range(options.rounds):

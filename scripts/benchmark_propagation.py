@@ -23,17 +23,19 @@ AUGMENT = {"none": 6, "layers": 6, "noise": 10, "edges": 18, "nodes": 18}  # and
 
 HEAD = """# The cost of graph convolution
 
-`{command}`: forward and backward pass of encoder=lightgcn with {width} dimensions and {layers} layers, float32, for a batch
-of {batch:,} pairs, on made logs. {device}, {versions}. The least of {rounds} rounds, in which all take turns.
+`{command}`: forward and backward pass of encoder=lightgcn with
+{width} dimensions and {layers} layers, float32, for a batch of {batch:,} pairs, on made logs. {device},
+{versions}. The least of {rounds} rounds, in which all take turns.
 
-A product of the adjacency A with the nodes' vectors reads F numbers for each end of each of E pairs and writes F for each
-node. A step makes P of them, forward and backward, and adds up the layers:
+A product of the adjacency A with the nodes' vectors reads F numbers for each end of each of E pairs and writes F for
+each node. A step makes P of them, forward and backward, and adds up the layers:
 
     seconds = a P E F + b P (nodes) F
 
-With augment=none or layers, P = 2 L: A is symmetric, so that the backward pass is another L products. With edges or nodes
-and G augmented graphs it is 2 L (1 + G), and each graph is normalized anew. With noise the graphs share their first layer
-and their backward pass: P = 1 + (L - 1) (1 + G) + L.
+A pair costs more where the nodes' vectors do not fit in the processor's cache. With augment=none or layers, P = 2 L: A
+is symmetric, so that the backward pass is another L products. With edges or nodes and G augmented graphs it is
+2 L (1 + G), and each graph is normalized anew. With noise the graphs share their first layer and their backward pass:
+P = 1 + (L - 1) (1 + G) + L.
 
 """
 

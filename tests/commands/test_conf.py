@@ -5,9 +5,10 @@ import re
 
 import numpy as np
 import pytest
+import tiny_graphs
 import torch
 from composing import composed
-from conftest import CONF, ROOT, config, options
+from conftest import CONF, ROOT, config, options, options_of
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from runs_here import status
@@ -29,6 +30,9 @@ def test_experiments_compose_and_build(name, tmp_path):
     module = build_module(cfg)
     if "image_size" in cfg.data:
         x = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    elif name in options_of("experiment", "interactions"):
+        x = torch.tensor([[0, 0], [tiny_graphs.NODES - 1, 0]])
+        give_info(module, tiny_graphs.info())
     else:
         x = torch.tensor([[3, 1, 0], [1, 0, 0]])
         give_info(module, text_info(4))

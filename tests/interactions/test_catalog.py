@@ -8,6 +8,7 @@ from hydra.errors import InstantiationException
 from loss_cases import NO_NEGATIVES, make, node
 
 from repel.losses import InfoNCE, Joint, NTXent, negative_weights
+from repel.negatives import Strategy
 
 USERS, ITEMS, DIM = 5, 9, 4
 PAIRS = torch.tensor([[0, 3], [0, 5], [1, 3], [2, 8], [4, 0], [2, 8]])  # a user, an item and a pair that repeat
@@ -65,9 +66,12 @@ def test_dims_cut_the_catalog():
 
 def test_strategies_know_that_the_candidates_are_the_catalog():
     seen = []
-    loss = InfoNCE(**EXACT)
-    weights = loss.negatives.weights
-    loss.negatives.weights = lambda block: seen.append(block) or weights(block)
+
+    class Watch(Strategy):
+        def weights(self, block):
+            seen.append(block)
+
+    loss = InfoNCE(negatives=Watch(), **EXACT)
     users, items = tables()
     loss(batch_of(users, items), **arguments(items))
     assert (seen[0].catalog, seen[0].explicit) == (ITEMS, (0, 0))
@@ -114,6 +118,7 @@ def test_every_loss_takes_it_or_refuses_it_in_one_line(name):
 @pytest.mark.parametrize(("changes", "queue", "words"), [
     ({"candidates": "catalog"}, 0, "symmetric=false"),
     (EXACT, 8, "leave out queue.size"),
+    (EXACT | {"negatives": "popularity"}, 0, "every item once"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_said(changes, queue, words):
     with pytest.raises(InstantiationException, match=words):

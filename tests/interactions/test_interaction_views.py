@@ -13,7 +13,7 @@ BATCH = PairBatch(torch.tensor([[0, 5], [1, 7], [1, 5]]), users=3, items=6)
 
 @pytest.mark.parametrize("name", options_of("views", "interactions"))
 def test_every_view_shows_the_users_or_the_items_and_says_so(name):
-    views = instantiate(config("experiment=recommendation", "data.root=x", f"views={name}").views)
+    views = instantiate(config("experiment=recommendation", f"views={name}").views)
     drawn = views.draw(3, torch.Generator())
     viewed = views.apply(BATCH, drawn)
     assert len(viewed.views) == len(drawn) == views.n == len(viewed.ids)

@@ -154,8 +154,7 @@ def test_propagation_is_float32_where_all_else_is_half(halved):
 
 
 def test_ranks_send_one_another_no_graph():
-    module = build_module(config("experiment=recommendation", "encoder=lightgcn", "data.root=x", "encoder.width=4",
-                                 "head.out_features=4"))  # fmt: skip
+    module = build_module(config("experiment=recommendation", "encoder=lightgcn", "encoder.width=4"))
     module.give_data_info(tiny_graphs.info())
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

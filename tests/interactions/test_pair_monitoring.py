@@ -8,6 +8,7 @@ import torch
 from item_runs import pair_run
 from runs_here import health_lines, history
 
+from repel.data.samples import give_info
 from repel.evaluation import geometry
 from repel.interactions.pairs import InteractionInfo
 from repel.losses.gradient_weights import negative_weights
@@ -15,7 +16,10 @@ from repel.losses.ratio import InfoNCE
 from repel.monitoring.item_negatives import TrainingPairs
 from repel.monitoring.item_symptoms import find_item_symptoms
 from repel.monitoring.monitor import _of_different_entities
-from repel.negatives.strategy import Strategy
+from repel.negatives.known import Known
+from repel.negatives.popularity import Popularity
+from repel.negatives.soft import Chain
+from repel.negatives.uniform import Uniform
 
 
 def some_pairs(users: int = 30, items: int = 20, each: int = 4) -> torch.Tensor:
@@ -72,30 +76,14 @@ def test_where_users_meet_no_items_there_is_nothing_to_measure():
     assert pairs.negatives(negative_weights(InfoNCE(), z, z, None, None, 1000)) is None
 
 
-class KnownAndPopular(Strategy):
-    """Leaves out known positives, corrects by log popularity; either can be off."""
-
-    def __init__(self, known: bool, popular: bool):
-        super().__init__()
-        self.known, self.popular = known, popular
-
-    def weights(self, block):
-        weights = torch.zeros_like(block.logits)
-        for row, anchor in enumerate(block.row_ids.tolist()):
-            for col, candidate in enumerate(block.col_ids.tolist()):
-                if self.popular and anchor < 30:
-                    weights[row, col] -= POPULARITY[candidate - 30]
-                if self.known and (min(anchor, candidate), max(anchor, candidate) - 30) in KNOWN:
-                    weights[row, col] = -torch.inf
-        return weights
-
-
 @pytest.mark.parametrize(("known", "popular"), [(False, False), (True, False), (False, True), (True, True)])
 def test_health_speaks_of_what_is_not_corrected(known, popular):
     z, ids = batch(48)
-    loss, pairs = InfoNCE(temperature=0.3, negatives=KnownAndPopular(known, popular)), TrainingPairs(INFO)
+    strategies = [Uniform(), *([Known()] * known), *([Popularity()] * popular)]
+    loss, pairs = InfoNCE(temperature=0.3, negatives=Chain(strategies)), TrainingPairs(INFO)
+    give_info(loss, INFO)
     seen = pairs.negatives(negative_weights(loss, z, z, None, ids, 1000))
-    found = find_item_symptoms(loss, SimpleNamespace(z=z, ids=ids, labels=None), seen, pairs)
+    found = find_item_symptoms(loss, SimpleNamespace(z=z, ids=ids, labels=None, further={}), seen, pairs)
     assert {symptom.name for symptom in found} == {
         name for name, off in (("known", known), ("popular", popular)) if not off
     }
@@ -126,3 +114,11 @@ def test_a_run_logs_both_sides(tmp_path):
 def test_a_run_says_that_known_positives_are_pushed_away(tmp_path):
     lines = health_lines(pair_run(tmp_path / "a", "trainer.max_epochs=6"))
     assert sum("of the negatives are known positives" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    "typed", [["negatives=known"], ["loss=joint", "loss.members.labels=null", "~loss.temperature"]]
+)
+def test_the_known_rate_is_logged_once(tmp_path, typed):
+    rows = [row for row in history(pair_run(tmp_path / "a", *typed)) if row["train/loss"]]
+    assert all(0 < float(row["negatives/known_rate"]) < 1 for row in rows)

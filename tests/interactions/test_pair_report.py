@@ -61,7 +61,10 @@ def test_records_say_what_was_chosen_and_on_how_many(run):
     assert (ease["fitted_on"], ease["scored_on"]) == (sum(sizes), len(data.splits.test.x[:, 0].unique()))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "recall@20" in page
-    assert page.count("<img") == 1  # the curves; nothing that needs labels is drawn
+    assert '<img alt="Training"' in page
+    assert '<img alt="Similarities"' not in page  # nothing that needs labels is drawn
+    assert "Some test users" in page
+    assert "Items and the items nearest to them" in page
     assert "95 % interval over users" in page
 
 
@@ -82,6 +85,17 @@ def test_another_log_is_refused_in_one_line(run, tmp_path):
     folder, _ = run
     typed = [f"ckpt={folder}", "data=interactions_lightgcn", f"data.root={make_log(tmp_path / 'log', 1)}"]
     with pytest.raises(ValueError, match="data= is another log, and a run on users and items knows those of its own"):
+        evaluate(config(*typed, *KNN, name="evaluate"), tmp_path / "evaluation", typed)
+
+
+def test_a_log_that_has_changed_is_refused(run, tmp_path):
+    """A user or item more shifts the numbers of others."""
+    folder, _ = run
+    log = make_log(tmp_path / "log")
+    with (log / "train.txt").open("a", encoding="utf-8") as file:
+        file.write("70 1 2 3\n")
+    typed = [f"ckpt={folder}", f"data_root={log}"]
+    with pytest.raises(ValueError, match=r"the log has changed since the run began \(.* added.*\), and with it"):
         evaluate(config(*typed, *KNN, name="evaluate"), tmp_path / "evaluation", typed)
 
 

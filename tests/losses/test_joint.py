@@ -86,7 +86,7 @@ def test_state_and_statistics_are_the_members_own():
     ({}, "loss.members"),
     ({"a": None}, "loss.members"),
     ({"a.b": {"loss": NTXent()}}, "a.b"),
-    ({"keys": {"loss": NTXent()}}, "keys"),
+    ({"train": {"loss": NTXent()}}, "train"),
     ({"a": {"views": [0, 1]}}, "loss.members.a.loss"),
     ({"a": {"loss": NTXent(), "views": [0]}}, "loss.members.a.views"),
     ({"a": {"loss": NTXent(), "views": [0, 0]}}, "loss.members.a.views"),

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from loss_cases import assert_equal, batch, make, value_and_gradient
 
 from repel.data.samples import DataInfo, give_info
+from repel.interactions.pairs import InteractionInfo
+from repel.model.anneal import Anneal
 from repel.negatives import Annulus, Chain, Hardest, Known, LogitBlock, Popularity, Random, SemiHard, Tilt, TopK
 from repel.negatives.training_pairs import Neighbors
 
 T, N, USERS, ITEMS = 0.5, 6, 4, 6
 PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 3), (2, 1), (2, 2), (3, 4)]  # item 5 is in none
-DATA = SimpleNamespace(users=USERS, items=ITEMS, pairs=torch.tensor(PAIRS, dtype=torch.int32))
+DATA = InteractionInfo(len(PAIRS), users=USERS, items=ITEMS, pairs=torch.tensor(PAIRS, dtype=torch.int32))
 SAMPLES = [(0, 0), (0, 1), (1, 3), (2, 1), (3, 4), (1, 1)]  # users 0 and 1, and item 1, repeat
 IDS = torch.tensor([[u for u, _ in SAMPLES], [USERS + i for _, i in SAMPLES]])
 EXPLICIT = batch(1, seed=2).detach()
@@ -43,7 +45,7 @@ def given(strategy):
 def computed(strategy, name="infonce", row_chunk=None, further=True, views=batch, **changes):
     """Both directions of six pairs with four queued and six explicit items."""
     loss = make(name, strategy, temperature=T, row_chunk=row_chunk, queue=4 * further, **changes)
-    give_info(loss, DATA)
+    give_info(loss.negatives, DATA)
     arguments = {"ids": IDS}
     if further:
         loss.queue.push(PAST, QUEUED, None)
@@ -304,11 +306,18 @@ def test_what_is_missing_is_named(name):
     strategy = STRATEGIES[name]()
     with pytest.raises(ValueError, match=f"negatives.*{name}.* pairs"):
         make("infonce", strategy)(batch(), ids=IDS)
-    for other in (DataInfo(6), SimpleNamespace(users=2, items=2, pairs=None)):
+    for other in (DataInfo(6), InteractionInfo(6, users=2, items=2)):
         with pytest.raises(ValueError, match=f"negatives.*{name}.* is for pairs of users and items"):
             give_info(Chain([strategy]), other)
     with pytest.raises(ValueError, match="call the loss with ids"):
         make("infonce", given(strategy))(batch())
+
+
+def test_power_can_be_annealed():
+    strategy, block = given(Popularity()), rows_of(1, 2, col_ids=torch.tensor([5, 6]), positive_ids=torch.tensor([[4]]))
+    whole = strategy.weights(block)
+    Anneal({"negatives.power": [1.0, 0.0]}, epochs=4, shape="linear").apply({"negatives": strategy}, 1, 100)
+    torch.testing.assert_close(strategy.weights(block), 0.75 * whole)
 
 
 def test_popularity_refuses_the_catalog():

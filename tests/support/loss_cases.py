@@ -21,7 +21,7 @@ DIM = 5
 # training pairs of 13 users and 200 items, entities 0 to 12 and 13 to 212, which are all that tests show
 PAIRS_OF = [(user, item) for user in range(13) for item in range(200) if (7 * user + 3 * item) % 4 == 0 or item == 2]
 DATA = InteractionInfo(len(PAIRS_OF), users=13, items=200, pairs=torch.tensor(PAIRS_OF, dtype=torch.int32))
-OF_PAIRS = {"known", "popularity"}  # strategies that are for such data alone
+OF_PAIRS = {"known", "popularity", "known_popularity"}  # strategies that are for such data alone
 # what a guide model says of most of these, and of some that are in a queue
 GUIDE = (torch.tensor([10, 11, 12, 13, 15, 32, 33, 34]), torch.randn(8, 3, generator=torch.Generator().manual_seed(2)))
 
@@ -135,10 +135,11 @@ def make(loss: str, negatives="uniform", queue: int = 0, **changes):
             part["negatives"] = node("negatives", negatives) if isinstance(negatives, str) else None
             part["queue"]["size"] = queue
     made = instantiate(cfg, **({} if isinstance(negatives, str) else {"negatives": negatives})).double()
-    for part in rowwise(made) if negatives == "guide" else ():
-        part.negatives.set_embeddings(*GUIDE)
-    if isinstance(negatives, str) and negatives in OF_PAIRS:
-        give_info(made, DATA)
+    for part in rowwise(made) if negatives in ("guide", *OF_PAIRS) else ():
+        if negatives == "guide":
+            part.negatives.set_embeddings(*GUIDE)
+        else:
+            give_info(part.negatives, DATA)
     if isinstance(negatives, str) and torch.equal(before, torch.get_rng_state()):
         _made[key] = copy.deepcopy(made)
     return made

@@ -97,8 +97,9 @@ def read_to_evaluate(cfg: DictConfig, contents: dict[str, Any], named: Any) -> P
         ValueError: the data has changed so that nothing can be tested.
     """
     data, before = build_data(cfg, contents.get("learned")), contents.get("samples")
+    pairs = modality_of(to_container(cfg.data.datamodule.read)) == "interactions"
     if not is_own_data(cfg, contents["config"], named):
-        if modality_of(to_container(cfg.data.datamodule.read)) == "interactions":
+        if pairs:
             raise ValueError(
                 "data= is another log, and a run on users and items knows those of its own log alone: leave out data=; "
                 "data_root=FOLDER names the place of a log that has moved"
@@ -112,6 +113,11 @@ def read_to_evaluate(cfg: DictConfig, contents: dict[str, Any], named: Any) -> P
         return data
     with hint_of_data_root(cfg):
         data.setup()
+    if before and pairs and (words := str(changes(before, data.splits) or "")):
+        raise ValueError(
+            f"{data_option(cfg)}: the log has changed since the run began ({words}), and with it the numbers that the "
+            "run knows users and items by; bring it back, or train again"
+        )
     if before:
         data.splits, words = without_trained(before, data.splits, data_option(cfg))
         if words:

@@ -80,6 +80,16 @@ class Measurement(NamedTuple):
     fitted_on: int
     scored_on: int
 
+    @classmethod
+    def of(
+        cls, row: ReportRow, task: str, evaluator: str, score: Score, seed: int, train: int, val: int, test: int
+    ) -> "Measurement":
+        """Given the sizes of the splits; the score's settings may say that it is of fewer samples."""
+        fitted_on, scored_on = (train + val, test) if score.split == "test" else (train, val)
+        fitted_on = score.settings.get("labels", fitted_on)
+        scored_on = score.settings.get("images", score.settings.get("samples", scored_on))
+        return cls(row, task, evaluator, score, seed, fitted_on, scored_on)
+
     @property
     def metric(self) -> str:
         """The name in metrics.json."""

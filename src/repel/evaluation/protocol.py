@@ -153,7 +153,7 @@ def measure(
             else:
                 measured = _measure_without_labels(row.make_network, evaluators, data, begin)
         of = row.same
-        measurements += [_measurement(row, task, name, score, seed, *n) for task, name, score, n in measured.scores]
+        measurements += [Measurement.of(row, task, name, score, seed, *n) for task, name, score, n in measured.scores]
         if on_row is not None:
             on_row(row, *measured.parts)
     return measurements
@@ -179,8 +179,7 @@ def _measure_network(
     further = _further_tasks(data, train, val)
     fitted: dict[tuple[str, str], Fitted] = {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        has_encoder, sparse = network.encoder is not None, train.x.is_sparse
-        if (has_encoder or not evaluator.needs_encoder) and (evaluator.takes_sparse or not sparse):
+        if _measures(evaluator, network, train):
             begin(stage, name)
             tasks = {"class": (train, val)} | (further if evaluator.task_metrics else {})
             fitted |= {(task, name): one for task, one in evaluator.fit_tasks(tasks, network).items()}
@@ -214,26 +213,21 @@ def _measure_without_labels(
     begin(0, "preparing")
     network, fitted = make_network(), {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        if (network.encoder is not None or not evaluator.needs_encoder) and (
-            network.scorer is None or evaluator.takes_scorers
-        ):
+        if _measures(evaluator, network, train):
             begin(stage, name)
             fitted[name] = evaluator.fit(train, val, network)
     begin(len(evaluators) + 1, "test split")
     sizes = [len(part.samples) for part in (train, val, test)]
-    scores = [
-        ("class", name, score, sizes) for name, one in fitted.items() for score in [*one.score(test), *one.chosen]
-    ]
+    scores = [("class", name, score, sizes) for name, f in fitted.items() for score in [*f.score(test), *f.chosen]]
     return _Measured(scores, (train, val, test))
 
 
-def _measurement(
-    row: ReportRow, task: str, evaluator: str, score: Score, seed: int, train: int, val: int, test: int
-) -> Measurement:
-    fitted_on, scored_on = (train + val, test) if score.split == "test" else (train, val)
-    fitted_on = score.settings.get("labels", fitted_on)
-    scored_on = score.settings.get("images", score.settings.get("samples", scored_on))
-    return Measurement(row, task, evaluator, score, seed, fitted_on, scored_on)
+def _measures(evaluator: Evaluator, network: Network, train: Part) -> bool:
+    return (
+        (network.encoder is not None or not evaluator.needs_encoder)
+        and (network.scorer is None or evaluator.takes_scorers)
+        and (evaluator.takes_sparse or not train.x.is_sparse)
+    )
 
 
 def _encoded_part(samples: "Samples", network: Network) -> Part:

@@ -1,14 +1,13 @@
 """export.py: the encoder in files that need nothing of this package, each compared with the original first."""
 
 import json
-import logging
 import os
 import runpy
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -19,10 +18,12 @@ from repel.base.installation import install_extra
 from repel.engine.build import build_data
 from repel.engine.configs import load_config
 from repel.engine.data_identity import with_data
+from repel.engine.modalities import modality_of
 from repel.engine.pretrained import PretrainedEncoder, load_pretrained
 from repel.evaluation.features import subset
 from repel.export import templates
 from repel.export.comparison import check_difference, describe_error
+from repel.export.onnx_file import write_onnx
 from repel.export.source import Recipe, recipe
 from repel.images.shapes import height_width
 from repel.images.views.normalize import to_float
@@ -30,14 +31,14 @@ from repel.images.views.normalize import to_float
 __all__ = ["export"]
 
 COMPARED = 32  # images on which files are compared with the original
-PROTOBUF_LIMIT = 2**31  # bytes, above which an ONNX file keeps its weights in a second one
 ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 _Reopened = Callable[[Tensor], Tensor]  # a written file, read again: images (B, C, H, W) uint8 -> features (B, F)
 
 
 def export(cfg: DictConfig, folder: Path) -> None:
-    """Write encoder.safetensors with load_encoder.py, encoder.onnx, and README.md; of texts see text_export.py.
+    """Write encoder.safetensors with load_encoder.py, encoder.onnx, and README.md; of texts see text_export.py, of
+    users and items pair_export.py.
 
     Raises:
         ValueError: the user's mistake.
@@ -51,6 +52,13 @@ def export(cfg: DictConfig, folder: Path) -> None:
 
         export_texts(cfg, folder, trained)
         return
+    if _is_of_pairs(trained.config):
+        from repel.export.pair_export import export_pairs
+
+        export_pairs(cfg, folder, trained)
+        return
+    if cfg.top_k is not None:
+        raise ValueError("top_k is for users and items, and the run learned images; leave it out")
     if "sentence_transformers" in cfg.format:
         raise ValueError("format=[sentence_transformers] is for texts, and the run learned images; leave it out")
     built = trained.config["encoder"]
@@ -76,6 +84,11 @@ def export(cfg: DictConfig, folder: Path) -> None:
         (part / "README.md").write_text(readme, encoding="utf-8")
         for path in sorted(part.iterdir()):
             os.replace(path, folder / path.name)
+
+
+def _is_of_pairs(config: dict[str, Any]) -> bool:
+    """Whether a run learned from users and items, by its reader or, where that is one's own, by its encoder."""
+    return "interactions" in (modality_of(config["data"]["datamodule"]["read"]), modality_of(config["encoder"]))
 
 
 def _comparison_images(cfg: DictConfig, trained: PretrainedEncoder) -> Tensor:
@@ -136,21 +149,11 @@ class _NormalizedEncoder(nn.Module):
 
 def _write_onnx(path: Path, trained: PretrainedEncoder, normalize: bool) -> _Reopened:
     """An ONNX file for batches of any size, read again by onnxruntime."""
-    import onnxruntime
-
     network = _NormalizedEncoder(trained).eval() if normalize else trained.encoder
     data = trained.config["data"]
     example = torch.zeros(2, data["channels"], *height_width(data["image_size"]))
-    large = sum(tensor.nbytes for tensor in network.state_dict().values()) >= PROTOBUF_LIMIT
-    for name in ("onnx_ir", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        torch.onnx.export(
-            network, (example,), path, dynamo=True, verbose=False, external_data=large,
-            input_names=["images"], output_names=["features"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    shapes = ({0: torch.export.Dim("batch")},)
+    session = write_onnx(path, network, (example,), ["images"], ["features"], shapes)
 
     def reopened(images: Tensor) -> Tensor:
         inputs = (to_float if normalize else trained.normalize)(images)

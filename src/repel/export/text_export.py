@@ -1,11 +1,9 @@
 """export.py for texts: files that need nothing of this package, each compared with the original first."""
 
 import json
-import logging
 import os
 import runpy
 import shutil
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +23,7 @@ from repel.engine.pretrained import PretrainedEncoder
 from repel.evaluation.features import subset
 from repel.export import text_templates as templates
 from repel.export.comparison import check_difference, describe_error
+from repel.export.onnx_file import write_onnx
 from repel.export.sentence_folder import NEEDS, folded_bag, write_sentence_folder
 from repel.export.source import Recipe, recipe
 from repel.text.encoders import BagOfTokens
@@ -36,7 +35,6 @@ from repel.text.transformer import TransformerEncoder
 __all__ = ["export_texts"]
 
 COMPARED = 32  # texts on which files are compared with the original
-PROTOBUF_LIMIT = 2**31  # bytes, above which an ONNX file keeps its weights in a second one
 
 _Reopened = Callable[[list[str]], Tensor]  # a written file, read again: texts -> features (B, F)
 
@@ -51,6 +49,8 @@ def export_texts(cfg: DictConfig, folder: Path, trained: PretrainedEncoder) -> N
     """
     if cfg.normalize:
         raise ValueError("normalize=true is for images; leave it out")
+    if cfg.top_k is not None:
+        raise ValueError("top_k is for users and items, and the run learned texts; leave it out")
     if "sentence_transformers" in cfg.format and find_spec("sentence_transformers") is None:
         raise ValueError(f"format=[sentence_transformers] needs {NEEDS}: {install_extra('sentence-transformers')}")
     data = build_data(load_config(with_data(cfg, trained.config)), trained.learned)
@@ -181,8 +181,6 @@ class _IdsAndMask(nn.Module):
 
 def _write_onnx(folder: Path, trained: PretrainedEncoder, tokenizer: Tokenizer) -> _Reopened:
     """An ONNX file for batches of any size and length, read again by onnxruntime."""
-    import onnxruntime
-
     network: nn.Module = trained.encoder
     if type(network) in (BagOfTokens, TransformerEncoder):  # whose fast operations have no counterpart
         how, state = _recipe(network, trained.config["encoder"])
@@ -190,19 +188,10 @@ def _write_onnx(folder: Path, trained: PretrainedEncoder, tokenizer: Tokenizer) 
         exec(how.source, space)
         network = space["build"]()
         network.load_state_dict(state)
-    large = sum(tensor.nbytes for tensor in network.state_dict().values()) >= PROTOBUF_LIMIT
-    for name in ("onnx_ir", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     examples = tuple(torch.ones(2, max(2, tokenizer.max_tokens // 2), dtype=torch.int64) for _ in range(2))
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=max(3, tokenizer.max_tokens))}
-    path = folder / "encoder.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        torch.onnx.export(
-            _IdsAndMask(network).eval(), examples, path, dynamo=True, verbose=False, external_data=large,
-            input_names=["input_ids", "attention_mask"], output_names=["features"], dynamic_shapes=(sizes, sizes),
-        )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    path, names = folder / "encoder.onnx", ["input_ids", "attention_mask"]
+    session = write_onnx(path, _IdsAndMask(network).eval(), examples, names, ["features"], (sizes, sizes))
 
     def reopened(texts: list[str]) -> Tensor:
         found = []

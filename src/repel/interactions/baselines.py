@@ -25,7 +25,7 @@ __all__ = ["EASE", "ItemKNN", "Popular", "choose", "ease_grid", "item_knn_grid",
 NEIGHBORS, SHRINK = (20, 50, 100, 200, 500), (0.0, 10.0, 100.0)
 L2 = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 EASE_ITEMS = 20_000  # whose matrix of items takes 3 GB in float64, and some minutes to invert on a few cores
-USERS = 10_000  # by whom options are chosen, at most, evenly spaced
+USERS = 5_000  # by whom options are chosen, at most, evenly spaced
 ROWS = 256  # items whose neighbors are looked for at a time
 K = 20
 

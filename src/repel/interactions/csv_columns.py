@@ -16,7 +16,7 @@ from repel.data.csv_files import check_column, csv_header, csv_reader
 
 __all__ = ["CsvFormat", "CsvTable", "TimeColumn", "floats", "timestamps"]
 
-ROWS = 50_000  # that are taken apart at once
+ROWS = 5_000  # that are taken apart at once
 TYPE = re.compile(r":(token|float)(_seq)?$")  # which RecBole's files have behind the names of columns
 NAMES = {  # of columns, in lower case without _, where none is typed
     "user": {"user", "userid", "uid", "customer", "customerid", "reviewerid", "visitorid"},

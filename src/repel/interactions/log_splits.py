@@ -92,7 +92,7 @@ def parts_by_time(log: Log, val_fraction: float, test_fraction: float) -> np.nda
     """
     assert log.times is not None
     times = np.sort(log.times)
-    distinct = np.unique(times)
+    distinct = times[np.diff(times, prepend=-np.inf) > 0]
     if len(distinct) < 3:
         raise ValueError(
             f"data.split=time needs three different times in data.time, found {len(distinct)}; data.split=random"
@@ -125,7 +125,7 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
     known = trained[log.users]
     if lost := int((~known).sum()):
         if rank() == 0:
-            users = len(np.unique(log.users[~known]))
+            users = np.count_nonzero(np.bincount(log.users[~known]))
             print(f"note     users without a training pair: {users:,}; they are left out, with {lost:,} pairs")
         log, parts = log.rows(known), parts[known]
     for number, name in enumerate(("train", "val", "test")):
@@ -140,9 +140,8 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
     in_training = np.bincount(items[parts == TRAIN], minlength=len(item_names)) > 0
     if rank() == 0 and (new := int((~in_training).sum())):
         print(f"note     items without a training pair: {new:,} of {len(item_names):,}; they stay in the ranking")
-    order = np.argsort(
-        users * np.int64(len(item_names)) + items
-    )  # whatever the order of the rows, the same pairs are the same data
+    # whatever the order of the rows, the same pairs are the same data
+    order: np.ndarray = np.argsort(users.astype(np.int64) * len(item_names) + items)
     pairs = np.stack([users[order], items[order]], 1)
     train, val, test = (
         Interactions(torch.from_numpy(pairs[parts[order] == number]), store=store) for number in (TRAIN, VAL, TEST)

@@ -68,25 +68,25 @@ class PairViews:
         return viewed
 
 
-class TowerViews:
-    """The users and the items of pairs, each a batch of its own: for an encoder with a tower a side.
+class TowerViews(PairViews):
+    """The users and the items of pairs, each a batch of its own (B, 2): for an encoder with a tower a side.
+
+    Args:
+        negatives, catalog: see PairViews.
 
     Example:
-        >>> batch = PairBatch(torch.tensor([[0, 5], [1, 7]]), users=3, items=6)
-        >>> [side.tolist() for side in TowerViews().apply(batch, []).views]
+        >>> batch, views = PairBatch(torch.tensor([[0, 5], [1, 7]]), users=3, items=6), TowerViews()
+        >>> [side.tolist() for side in views.apply(batch, views.draw(2, torch.Generator())).views]
         [[[0, 0], [1, 0]], [[5, 0], [7, 0]]]
     """
 
-    n = 2
-
-    def draw(self, n: int, generator: torch.Generator) -> Params:
-        """Nothing is drawn."""
-        return [{}, {}]
+    def __init__(self, negatives: int = 0, catalog: bool = False):
+        super().__init__((), negatives, catalog)
 
     def apply(self, x: PairBatch, params: Params) -> Viewed:
-        """A tuple of (B, 2) and (B, 2), and the entities that they show."""
-        users, items = (_in_graph(nodes, 0) for nodes in x.nodes.unbind(1))
-        return Viewed((users, items), ids=x.nodes.T)
+        """A tuple with one batch a side; the rest as PairViews."""
+        viewed = super().apply(x, params)
+        return viewed._replace(views=tuple(viewed.views))
 
 
 def _in_graph(nodes: Tensor, graph: int) -> Tensor:

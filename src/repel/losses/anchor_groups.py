@@ -4,6 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from repel.losses.queue import Queue
+from repel.negatives.popularity import Popularity
+from repel.negatives.strategy import Strategy
+
 
 class Candidates(NamedTuple):
     """n unit vectors z (n, D) with the entity that each shows and its label, (n,), both -1 where unknown.
@@ -38,3 +42,15 @@ class AnchorGroup(NamedTuple):
     positive_ids: Tensor | None = None
     samples: Tensor | None = None
     views: Tensor | None = None
+
+
+def check_catalog(symmetric: bool, queue: Queue, negatives: Strategy) -> None:
+    """Raises ValueError where other options do not go with a catalog as the candidates."""
+    if symmetric:
+        raise ValueError("loss.candidates=catalog compares the first view with all items: set loss.symmetric=false")
+    if queue.size:
+        raise ValueError("loss.candidates=catalog compares with all items already: leave out queue.size")
+    if any(isinstance(part, Popularity) for part in negatives.modules()):
+        raise ValueError(
+            "loss.candidates=catalog has every item once: negatives=popularity corrects draws, leave it out"
+        )

@@ -1,7 +1,7 @@
 """A weighted sum of losses."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,8 +68,10 @@ class Joint(Loss):
             raise ValueError(
                 "loss.members is empty; add one, such as loss.members.NAME={loss:...,views:[0,1],weight:1}"
             )
-        self.members = nn.ModuleDict({_checked(name): _member(name, **member) for name, member in chosen.items()})
-        _check_parts(self.members)
+        self.members = nn.Module()  # no ModuleDict, which has an attribute items
+        for name, member in chosen.items():
+            self.members.add_module(_checked(name), _member(name, **member))
+        _check_parts(self.parts)
         losses = [member.loss for member in self.parts.values()]
         self.supervised = any(loss.supervised for loss in losses)
         self.needs_predictor = any(loss.needs_predictor for loss in losses)
@@ -85,7 +87,7 @@ class Joint(Loss):
     @property
     def parts(self) -> dict[str, Member]:
         """The members by name."""
-        return {name: part for name, part in self.members.items() if isinstance(part, Member)}
+        return {name: part for name, part in self.members.named_children() if isinstance(part, Member)}
 
     def forward(
         self,
@@ -144,7 +146,7 @@ class Joint(Loss):
 
 
 def _checked(name: str) -> str:
-    if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+    if not name.isidentifier() or hasattr(nn.Module(), name):
         raise ValueError(f"loss.members.{name}: a member's name must be a word such as users; choose another")
     return name
 
@@ -164,9 +166,8 @@ def _member(name: str, loss: Any = None, views: Any = None, weight: Any = 1.0, *
     return Member(loss, views, weight)
 
 
-def _check_parts(members: Iterable[str] | nn.ModuleDict) -> None:
+def _check_parts(members: Mapping[str, Member]) -> None:
     """Raises ValueError where two members share a part: its state would move twice in a step."""
-    assert isinstance(members, nn.ModuleDict)
     seen: dict[int, str] = {}
     for name, member in members.items():
         for part in member.modules():

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from repel.losses.anchor_groups import AnchorGroup, Candidates
+from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
 from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
@@ -71,7 +71,9 @@ class RowwiseLoss(Loss):
         if candidates == "queue" and queue.size == 0:
             raise ValueError("loss.candidates=queue needs a queue: set queue.size, such as queue.size=4096")
         if candidates == "catalog":
-            _check_catalog(self, symmetric, queue)
+            if not self.compares_catalog:
+                raise ValueError(f"loss.candidates=catalog has no meaning for {type(self).__name__}; set others")
+            check_catalog(symmetric, queue, negatives)
         if row_chunk not in (None, "auto") and (not isinstance(row_chunk, int) or row_chunk < 1):
             raise ValueError(f"loss.row_chunk must be null, auto or at least 1, got {row_chunk}")
         if negatives.corrects and not self.takes_correction:
@@ -89,7 +91,7 @@ class RowwiseLoss(Loss):
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
 
     def on_data(self, info: Any) -> None:
-        if info.sides > 1 and self.queue.size and self.symmetric:
+        if self.queue.size and self.symmetric and info.sides > 1:
             raise ValueError("a queue of users and items makes negatives of both for each: set loss.symmetric=false")
 
     @abstractmethod
@@ -235,13 +237,3 @@ class RowwiseLoss(Loss):
         if self.log_factor is not None:
             learned["train/temperature"] = self.temperature * (-self._bounded(self.log_factor.detach())).exp()
         return learned | self.negatives.statistics()
-
-
-def _check_catalog(loss: RowwiseLoss, symmetric: bool, queue: Queue) -> None:
-    """Raises ValueError where a loss cannot have all items of a catalog as its candidates."""
-    if not loss.compares_catalog:
-        raise ValueError(f"loss.candidates=catalog has no meaning for {type(loss).__name__}; set others")
-    if symmetric:
-        raise ValueError("loss.candidates=catalog compares the first view with all items: set loss.symmetric=false")
-    if queue.size:
-        raise ValueError("loss.candidates=catalog compares with all items already: leave out queue.size")

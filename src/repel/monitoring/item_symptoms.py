@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from repel.losses.base import Loss
 from repel.losses.gradient_weights import negative_weights
@@ -49,13 +50,18 @@ def _popular(loss: Loss, step: StepOutput, pairs: TrainingPairs) -> Iterator[Sym
     items first, which they may deserve.
     """
     noise = torch.Generator().manual_seed(0)
-    z = torch.randn(step.z.shape, generator=noise).to(step.z)
-    items = pairs.negatives(negative_weights(loss, z, z, step.labels, step.ids, ANCHORS))
+
+    def random(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=noise).to(like) if like.is_floating_point() else like
+
+    z, further = random(step.z), {name: random(tensor) for name, tensor in step.further.items()}
+    items = pairs.negatives(negative_weights(loss, z, z, step.labels, step.ids, ANCHORS, **further))
     if items is None or items.weight is None or not bool(items.weight.any()):
         return
     drawn, pushed = float(items.candidate_popularity()), float(items.pushed_popularity())
     if drawn > MIN_POPULARITY and pushed > MAX_UNCORRECTED * drawn:
         yield Symptom("popular", PATIENCE_SHORT, (
             f"popular items are pushed away: the batch's are {math.exp(pushed):.1f} times as popular as items are "
-            "(geometric means), and each is pushed as often as it is drawn: negatives=popularity corrects this"
+            "(geometric means), and each is pushed as often as it is drawn: negatives=popularity corrects this, "
+            "negatives=known_popularity without known positives"
         ))  # fmt: skip

@@ -59,7 +59,7 @@ class Monitor(Callback):
         sides = pair_data(trainer).splits.train.modality.sides
         values = _embedding_metrics(step, self.anchors, sides) | _similarity_metrics(seen) | _negative_metrics(seen)
         if (pairs := training_pairs(trainer)) and (items := pairs.negatives(seen)):
-            values |= {k: v for k, v in _item_metrics(items).items() if k not in step.statistics}
+            values |= _item_metrics(items)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
         if seen.temperature is not None and not learned:  # a learned one is among the loss's own statistics
             values["train/temperature"] = seen.temperature

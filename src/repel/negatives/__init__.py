@@ -1,7 +1,7 @@
 """Negatives strategies: how much each negative weighs in a loss, independent of the loss.
 
-The contract is `Strategy`: `weights(block)` gives log-weights w, `extra(block)` may add synthetic negatives,
-`correct(log_z, block)` may correct each anchor's log Z. A loss uses
+The contract is `Strategy`: `keep(block)` says which negatives are kept, `weights(block)` gives log-weights w,
+`extra(block)` may add synthetic negatives, `correct(log_z, block)` may correct each anchor's log Z. A loss uses
 
     log Z_i = correct( logsumexp over j of (l_ij + w_ij) )
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -23,6 +22,7 @@ class Known(Strategy):
     Raises:
         ValueError: the data has no pairs of users and items; or there are no pairs, or no ids (when called).
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> known = Known()
     >>> known.on_data(SimpleNamespace(users=2, items=3, pairs=torch.tensor([[0, 0], [0, 1], [1, 1]])))

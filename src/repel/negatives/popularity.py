@@ -38,6 +38,7 @@ class Popularity(Strategy):
         ValueError: an argument is out of its range; the data has no pairs of users and items; there are no pairs, or no
             ids, or candidates are the catalog (when called).
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> popularity = Popularity()
     >>> popularity.on_data(SimpleNamespace(users=2, items=3, pairs=torch.tensor([[0, 0], [0, 1], [1, 1]])))

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from repel.data.csv_files import check_roles
 from repel.data.huggingface import load_splits, read_labels
 from repel.data.samples import Splits
 from repel.text.packed import Row
-from repel.text.reading import Source, check_roles, choose_text_column, column_names, listed, read_splits
+from repel.text.reading import Source, choose_text_column, column_names, listed, read_splits
 
 __all__ = ["text_hf"]
 

@@ -1,0 +1,44 @@
+"""W ranks of B pairs take the gradient of one rank of W*B, with users, items and pairs that repeat."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import made_once
+from loss_cases import each_once
+from pair_gradients import ALLOWED, METHODS, gradients, ranks_main
+from ranks import forked
+
+
+@pytest.fixture(scope="session", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["two", "four"])
+def pair_ranks(request, tmp_path_factory):
+    world = request.param
+
+    def make(folder: Path) -> Path:
+        chosen = [item.callspec.params for item in request.session.items if "pair_ranks" in item.fixturenames]
+        cases = sorted({params["case"] for params in chosen}, key=str)
+        process = forked(ranks_main, cases, world, str(folder))
+        process.start()
+        process.join(200)
+        assert process.exitcode == 0
+        return folder
+
+    return torch.load(made_once(tmp_path_factory, f"pair_ranks{world}", make) / "found.pt")
+
+
+def check(alone: dict[str, torch.Tensor], apart: dict[str, torch.Tensor]) -> None:
+    assert alone.keys() == apart.keys()
+    assert alone["encoder.vectors.weight"].any()
+    for name, one in alone.items():
+        torch.testing.assert_close(apart[name], one, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("case", each_once(ALLOWED))
+def test_a_loss_with_a_strategy(pair_ranks, case):
+    check(gradients(case), pair_ranks[case])
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_a_method(pair_ranks, case):
+    """SGL's graphs, the catalog, with a target too, drawn negatives, a queue of items."""
+    check(gradients(case), pair_ranks[case])
