@@ -67,7 +67,7 @@ def test_ratings_become_pairs_that_are_trained_or_tested(script, tmp_path):
     train, test = (
         [
             (line.split()[0], item)
-            for line in (tmp_path / f"{name}.txt").read_text().splitlines()
+            for line in (tmp_path / f"{name}.txt").read_text(encoding="utf-8").splitlines()
             for item in line.split()[1:]
         ]
         for name in ("train", "test")
