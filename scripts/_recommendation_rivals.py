@@ -209,7 +209,7 @@ def measure(case: Case) -> dict[str, Any]:
     cfg = resolved(*case.overrides, f"data.batch_size={case.batch}", f"seed={case.seed}", "trainer.accelerator=cpu")
     module, data, pairs = build_module(cfg), build_data(cfg), load_pairs(Path(case.folder))
     data.setup()
-    module.give_data_info(data.splits.train.info())
+    module.give_data_info(data.info())
     assert all(np.array_equal(getattr(data.splits, name).x.numpy(), pairs[name]) for name in PARTS), "other splits"
     epochs, before, started = Epochs(data.splits, pairs), peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

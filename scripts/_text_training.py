@@ -27,7 +27,7 @@ def prepare(cfg: Any, splits: Splits) -> tuple[Contrastive, PairData]:
     module, data = build_module(cfg), build_data(cfg)
     data.reader = lambda: splits
     data.setup()
-    module.give_data_info(data.splits.train.info())
+    module.give_data_info(data.info())
     return module, data
 
 

@@ -81,7 +81,7 @@ def test_the_command_prints_it(run, capsys):
 
 
 @pytest.mark.parametrize(("typed", "words"), [
-    ((99,), "no user 99: this data has numbers, 0 to 39"), (("items=[x]",), "no item x"), ((), "name a run and a user"),
+    ((99,), "there is no user 99"), (("items=[x]",), "no item x"), ((), "name a run and a user"),
     ((1, "items=[2]"), "name a run and a user"), ((1, "k=0"), "k must be"), ((1, "kk=2"), "unknown option kk"),
     (("items=[]",), "items must be a list"), ((1, "--exclude-known=1"), "takes no value"),
     ((1, "checkpoint=first"), "checkpoint must be"), ((1, "data_root=/nowhere"), ""),
@@ -90,6 +90,14 @@ def test_mistakes_are_one_line(run, typed, words, capsys):
     status, _, err = printed(capsys, run, *typed)
     assert (status, err.count("\n")) == (2, 1)
     assert words in err
+
+
+def test_without_names_there_are_numbers():
+    catalog = named_catalog()
+    catalog = catalog._replace(store=EntityStore(2, 4))
+    assert [one.name for one in recommend_for_user(catalog, "0", 2, exclude_known=True)] == ["2", "1"]
+    with pytest.raises(ValueError, match="there is no user 2: this data has numbers, 0 to 1"):
+        recommend_for_user(catalog, "2", 2, exclude_known=True)
 
 
 def test_an_unknown_name_suggests_the_nearest():

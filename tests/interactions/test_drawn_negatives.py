@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from item_runs import PLAIN, pair_config, write_pairs
 from pair_gradients import BATCH, DIM, INFO, ITEMS, TOTAL, USERS
 from runs_here import status
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from repel.data.samples import give_info
 from repel.data.views import slice_params
@@ -140,3 +141,24 @@ def test_what_views_draw_is_in_what_parts_are_told(tmp_path):
     data.setup()
     assert data.info().negatives == 3
     assert (data.info().users, data.splits.train.info().negatives) == (40, 0)
+
+
+@pytest.mark.parametrize("loss", [
+    InfoNCE(candidates="catalog", symmetric=False),
+    InfoNCE(negatives=OwnNegatives(only=True)),
+    Joint({"exact": {"loss": InfoNCE(candidates="catalog", symmetric=False)}, "all": {"loss": NTXent()}}),
+], ids=["catalog", "drawn", "joint"])  # fmt: skip
+def test_a_step_does_not_wait_for_the_host(loss):
+    """On fake tensors of a GPU: whoever asks for a value fails."""
+    options = {"catalog": loss.takes_catalog, "negatives": 2 * loss.takes_negatives}
+    with FakeTensorMode():
+        nodes = torch.zeros(TOTAL, 2, dtype=torch.int64, device="cuda")
+        views = PairViews(**options)
+        viewed = views.apply(batch_of(nodes), views.draw(TOTAL, torch.Generator()))
+        table = torch.empty(USERS + ITEMS, DIM, device="cuda", requires_grad=True)
+        embed = lambda x: None if x is None else table[x[..., 0]]  # noqa: E731
+        ids = {"ids": viewed.ids, "negative_ids": viewed.negative_ids, "catalog_ids": viewed.catalog_ids}
+        further = {"negatives": embed(viewed.negatives), "catalog": embed(viewed.catalog)}
+        value = loss.train()(embed(viewed.views), **ids, **further)
+        assert value.device.type == "cuda"
+        assert value.requires_grad

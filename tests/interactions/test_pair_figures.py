@@ -90,15 +90,18 @@ def test_what_is_shown_has_vectors_names_and_counts():
     assert (name, draw().picture) == ("users", expected)
 
 
-@pytest.mark.parametrize("typed", [[], ["views.further=[[user,1],[item,2]]"]])
-def test_views_are_shown_by_name(tmp_path, typed):
+@pytest.mark.parametrize(("typed", "heads"), [
+    ([], []), (["views.further=[[user,1],[item,2]]"], ["view 2", "view 3"]),
+    (["views=towers", "views.negatives=5"], ["negative 0", "negative 1", "negative 2"]),
+])  # fmt: skip
+def test_views_are_shown_by_name(tmp_path, typed, heads):
     data = build_data(pair_config(write_pairs(tmp_path), *typed))
     data.setup()
     table = INTERACTIONS.view_pairs(data, 4)
     first = data.splits.train.x[next(iter(data.order(0)))[:4]].tolist()
     assert [row[:2] for row in table.rows] == [[str(user), str(item)] for user, item in first]
-    if typed:
-        assert table.columns == ["user", "item", "view 2", "view 3"]
+    assert table.columns == ["user", "item", *heads]
+    if "view 2" in heads:
         assert table.rows[0][2:] == [f"{first[0][0]} in graph 1", f"{first[0][1]} in graph 2"]
 
 

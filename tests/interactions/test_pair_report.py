@@ -73,7 +73,7 @@ def test_evaluate_ranks_by_default(run, tmp_path, capsys):
     job = config(f"ckpt={folder}", *KNN, name="evaluate")
     assert evaluate(job, tmp_path / "evaluation", [f"ckpt={folder}"]) == runs.read_metrics(folder)["test/ndcg_at_20"]
     said = capsys.readouterr().out
-    left_out = "note     evaluators=items is left out: fewer than 10 items have a label"
+    left_out = "note     evaluators=items is left out: no label is of 10 items"
     assert [line for line in said.splitlines() if line.startswith(("note", "no labels"))] == [left_out]
     metrics = runs.read_metrics(tmp_path / "evaluation")
     assert {name for name in metrics if "/z_" in name} == set()  # head=identity

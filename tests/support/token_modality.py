@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import ranks
@@ -49,6 +50,11 @@ class Tokens(TensorSamples):
     @property
     def description(self) -> str:
         return f"texts of up to {LENGTH} tokens"
+
+    @property
+    def modality(self) -> SimpleNamespace:
+        """What training asks of it; a report asks for more, see evaluation/modality.py."""
+        return SimpleNamespace(noun="texts", sides=())
 
     def fetch(self, places, draws) -> Fetched:
         items = USERS + self.x[places, 0]  # the entity of a text: its first token

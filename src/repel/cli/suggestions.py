@@ -20,7 +20,8 @@ ADD_CALLBACK = "'+callbacks.NAME={_target_:CLASS}' adds one, such as lightning.p
 
 OWN_DATA = {  # key -> what else to say where the chosen data has no such option
     "data.root": "; data=image_folder data.root=DIR reads your own images, "
-    "experiment=text data=text_csv data.root=FILE your own texts",
+    "experiment=text data=text_csv data.root=FILE your own texts, "
+    "experiment=recommendation data=interactions_csv data.root=FILE your own log of users and items",
     "data.label_column": "; for texts type data.label=COLUMN",
 }
 

@@ -1,6 +1,8 @@
 """repel recommend: the items that a run ranks first for a user, or for somebody who has some items."""
 
+import io
 from collections.abc import Collection, Sequence
+from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +64,7 @@ def open_catalog(ckpt: str, checkpoint: str | None, data_root: str | None) -> Ca
         raise ValueError(f"{ckpt} learned from {NOUNS[room]}: only a run on users and items recommends")
     loaded = load_config(config)
     data = build_data(loaded, trained.learned)
-    with hint_of_data_root(loaded):
+    with hint_of_data_root(loaded), redirect_stdout(io.StringIO()):  # training has said what the log holds
         parts = split_parts(data.read())
     train = parts["train"]
     if not isinstance(train, Interactions):

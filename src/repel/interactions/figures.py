@@ -22,18 +22,21 @@ __all__ = ["neighbor_table", "user_table", "view_table"]
 
 USERS, TOP, OWN = 6, 10, 8  # users shown; items ranked for each; training items named
 QUERIES, NEIGHBORS = 10, 5
+DRAWN = 3  # negatives of a pair that are shown
 HIT = "\N{CHECK MARK}"
 
 
 def view_table(data: Any, n: int) -> TextTable:
-    """The first n pairs of the first training batch, by name, and what further views show."""
+    """The first n pairs of the first training batch, by name, what further views show, and some drawn negatives."""
     train, n = data.splits.train, min(n, data.batch_size, len(data.splits.train))
     places = next(iter(data.order(0)))[:n]
     draws = ViewDraws(data.views, data.seed, seeding.VIEWS, BatchIndices(0, 0, places, slice(0, n), data.batch_size))
     made = data.views.apply(train.fetch(places, draws).x, draws.params())
-    views = made.views if isinstance(made, Viewed) else made
-    columns = [[_shown(train.store, *entity) for entity in view.tolist()] for view in views]
-    heads = ["user", "item", *(f"view {number}" for number in range(2, len(columns)))]
+    made = made if isinstance(made, Viewed) else Viewed(made)
+    drawn = [] if made.negatives is None else list(made.negatives)[:DRAWN]
+    columns = [[_shown(train.store, *entity) for entity in view.tolist()] for view in [*made.views, *drawn]]
+    heads = ["user", "item", *(f"view {number}" for number in range(2, len(made.views)))]
+    heads += [f"negative {number}" for number in range(len(drawn))]
     return TextTable(heads, [list(cells) for cells in zip(*columns, strict=True)], [""] * n)
 
 

@@ -1,5 +1,6 @@
 """Features of items by the items' labels: kNN, linear and geometry, as for images and texts."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import cast
 
@@ -13,7 +14,7 @@ from repel.interactions.pairs import Entities, EntityStore, Interactions
 
 __all__ = ["ItemFeatures", "split_items"]
 
-FEWEST = 10  # labelled items
+FEWEST = 10  # items of some label: one is chosen by then
 
 
 class ItemFeatures(Evaluator):
@@ -33,8 +34,9 @@ class ItemFeatures(Evaluator):
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         store = cast(Interactions, train.samples).store
-        if store.item_labels is None or len(store.item_labels[store.item_labels >= 0]) < FEWEST:
-            self._note(f"fewer than {FEWEST} items have a label")
+        known = [] if store.item_labels is None else store.item_labels[store.item_labels >= 0].tolist()
+        if max(Counter(known).values(), default=0) < FEWEST:
+            self._note(f"no label is of {FEWEST} items")
             return Fitted(lambda test: [])
         items = store.all_items()
         fit_on, choose_on, test_on = (items[places] for places in split_items(store))
@@ -58,14 +60,16 @@ class ItemFeatures(Evaluator):
 def split_items(store: EntityStore) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers of the labelled items to fit, to choose and to test on, each in ascending order.
 
-    In a row by class, and within a class by a hash of the name, every tenth is tested and every tenth chosen by.
+    Of each class, in the order of a hash of the names, the 6th, 16th, ... is tested and the 10th, 20th, ... chosen by.
+    So every class that is tested is fitted on.
     """
     assert store.item_labels is not None, "the caller has looked"
     known = (store.item_labels >= 0).nonzero().squeeze(1)
     by_name = known[name_keys(store.item_name(item) for item in known.tolist()).argsort(stable=True)]
     row = by_name[store.item_labels[by_name].argsort(stable=True)]
-    place = torch.arange(len(row)) % 10
-    test, choose = place == 2, place == 7
+    labels = store.item_labels[row]
+    place = (torch.arange(len(row)) - torch.searchsorted(labels, labels)) % 10  # within the class
+    test, choose = place == 5, place == 9
     return row[~test & ~choose].sort().values, row[choose].sort().values, row[test].sort().values
 
 
@@ -77,4 +81,5 @@ def _encoded(items: Entities, network: Network) -> Part:
 
 def _of_items(score: Score, fitted_on: int, scored_on: int) -> Score:
     sizes = {"labels": fitted_on, "samples": scored_on}
-    return score._replace(key=f"items_{score.key}", label=f"items: {score.label}", settings=score.settings | sizes)
+    label = f"item {score.label.split(',')[0].removeprefix('share of ')}"  # as narrow as the ranking's
+    return score._replace(key=f"items_{score.key}", label=label, settings=score.settings | sizes)

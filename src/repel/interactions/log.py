@@ -45,7 +45,7 @@ def without_repeats(log: Log) -> Log:
         [9.0, 2.0]
     """
     order = np.arange(len(log)) if log.times is None else np.argsort(log.times, kind="stable")
-    keys = log.users[order] * np.int64(len(log.item_names)) + log.items[order]
+    keys = log.users[order].astype(np.int64) * len(log.item_names) + log.items[order]
     _, first = np.unique(keys, return_index=True)
     kept = np.sort(order[first])
     return log if len(kept) == len(log) else log.rows(kept)

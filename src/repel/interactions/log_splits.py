@@ -125,8 +125,8 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
     known = trained[log.users]
     if lost := int((~known).sum()):
         if rank() == 0:
-            users = np.count_nonzero(np.bincount(log.users[~known]))
-            print(f"note     users without a training pair: {users:,}; they are left out, with {lost:,} pairs")
+            unknown = np.count_nonzero(np.bincount(log.users[~known]))
+            print(f"note     left out: users without a training pair ({unknown:,}), with their pairs ({lost:,})")
         log, parts = log.rows(known), parts[known]
     for number, name in enumerate(("train", "val", "test")):
         if not (parts == number).any():

@@ -35,6 +35,7 @@ class OwnNegatives(Strategy):
         if not 0 < weight < math.inf:
             raise ValueError(f"negatives.weight must be > 0 and finite, got {weight}")
         self.weight, self.only = weight, only
+        self.own_only = only
 
     def on_data(self, info: ExplicitNegatives) -> None:
         check_explicit(info, "negatives=own_negatives")

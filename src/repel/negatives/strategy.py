@@ -74,6 +74,7 @@ class Strategy(nn.Module):
     """
 
     supervised = False  # whether labels decide
+    own_only = False  # whether all candidates but the explicit negatives of the anchor's own sample are dropped
     corrects = False  # whether the class has a correct() of its own; a loss without a sum to correct refuses these
     synthesizes = False  # whether the class has an extra() of its own
     drops, weighs = False, False  # whether it has a keep(), and weights(), of its own
