@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import re
 
 import pytest
 import torch
@@ -21,7 +22,10 @@ DIM = 5
 # training pairs of 13 users and 200 items, entities 0 to 12 and 13 to 212, which are all that tests show
 PAIRS_OF = [(user, item) for user in range(13) for item in range(200) if (7 * user + 3 * item) % 4 == 0 or item == 2]
 DATA = InteractionInfo(len(PAIRS_OF), users=13, items=200, pairs=torch.tensor(PAIRS_OF, dtype=torch.int32))
-OF_PAIRS = {"known", "popularity", "known_popularity"}  # strategies that are for such data alone
+OF_PAIRS = {  # strategies that are for such data alone, or chains of such
+    name for name in options("negatives")
+    if re.search(r"\.(known|popularity)\.", (CONF / f"negatives/{name}.yaml").read_text(encoding="utf-8"))
+}  # fmt: skip
 # what a guide model says of most of these, and of some that are in a queue
 GUIDE = (torch.tensor([10, 11, 12, 13, 15, 32, 33, 34]), torch.randn(8, 3, generator=torch.Generator().manual_seed(2)))
 
