@@ -44,7 +44,7 @@ def test_the_readme_runs(run, done, capsys, monkeypatch):
     assert capsys.readouterr().out.strip() == str([str(item) for item in best])
 
 
-@pytest.mark.parametrize("k", [None, 3])
+@pytest.mark.parametrize("k", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_the_scorer_ranks_as_the_run_does(run, done, k):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     folder = done(export, f"ckpt={run}", "format=[onnx]", "compare_on=data", *([] if k is None else [f"top_k={k}"]))

@@ -117,7 +117,7 @@ def test_a_run_says_that_known_positives_are_pushed_away(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "typed", [["negatives=known"], ["loss=joint", "loss.members.labels=null", "~loss.temperature"]]
+    "typed", [["negatives=known"], ["loss=joint", "loss.members.labels=null", "~loss.temperature", "~loss.symmetric"]]
 )
 def test_the_known_rate_is_logged_once(tmp_path, typed):
     rows = [row for row in history(pair_run(tmp_path / "a", *typed)) if row["train/loss"]]

@@ -16,7 +16,7 @@ USERS, ITEMS, GROUPS = 40, 24, 4
 SMALL = ["experiment=recommendation", "encoder.width=8", "data.batch_size=32", "trainer.max_epochs=2",
          "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "callbacks.pairs=null", "callbacks.progress=null",
          "logger.tensorboard=null", "evaluators=[]", "data.val_fraction=0.1",
-         "evaluation.checkpoint=last"]  # fmt: skip
+         "evaluation.checkpoint=last", "negatives=uniform"]  # fmt: skip
 # the same without the preset, whose temperature not every loss has
 PLAIN = ["loss=infonce", "views=user_item", "encoder=table", "head=identity", "optimizer=adam",
          "callbacks=recommendation", *SMALL[1:]]  # fmt: skip
