@@ -10,7 +10,7 @@ from repel.base.dropout import DrawCounters
 from repel.base.hashing import GOLDEN, signed
 from repel.data.pair import ViewBatch
 from repel.interactions import augmentation
-from repel.interactions.encoders import NodeVectors, as_nodes
+from repel.interactions.encoders import ItemBias, NodeVectors, as_nodes
 from repel.interactions.graph import Adjacency, Graph, Kept
 from repel.interactions.propagation import Pass, layer_mean, propagate
 
@@ -38,6 +38,13 @@ class LightGCN(nn.Module):
 
     Outside training every view shows the training graph.
 
+    With leave_pair_out, the edge of a pair is left out of what its own user and item see in training, which otherwise
+    hold the answer (Zhu et al. 2024, SpotTarget, arXiv:2306.00899):
+
+        h_u - a_ui (mean over l < L of E_l)_i,  h_i - a_ui (mean over l < L of E_l)_u,  the means divided as features'
+
+    exactly so for L <= 2; for more layers walks that come back to u over other items, and then take the edge, stay in.
+
     What is drawn is a function of seed, epoch, step and graph: the same on every rank, device and after a resume.
 
     In training all nodes are propagated in every step, forward and backward, 2 L E F multiplications a graph each way
@@ -53,6 +60,8 @@ class LightGCN(nn.Module):
         noise: length of the noise, 0 or more.
         graphs: how many augmented graphs there are, for edges, nodes and noise.
         contrast_layer: which layer is graph 1, for layers, 1 .. L.
+        leave_pair_out: see above.
+        item_bias: see ItemBias, which takes two of the dimensions.
 
     Raises:
         ValueError: an option is out of range.
@@ -78,6 +87,8 @@ class LightGCN(nn.Module):
         noise: float = 0.1,
         graphs: int = 2,
         contrast_layer: int = 1,
+        leave_pair_out: bool = False,
+        item_bias: bool = False,
     ):
         super().__init__()
         _check(augment, layers=(layers, 1, None), graphs=(graphs, 1, 127), contrast_layer=(contrast_layer, 1, layers))
@@ -89,10 +100,13 @@ class LightGCN(nn.Module):
         self.graphs = {"none": 0, "layers": 1}.get(augment, graphs)
         self.mean = layer_mean(layers, first_layer)
         self.contrast = [float(layer == contrast_layer) for layer in range(layers + 1)]
-        self.vectors, self.graph = NodeVectors(width), Graph()
+        self.before = [*self.mean[1:], 0.0] if leave_pair_out else None  # what a node's edges carry on of each layer
+        self.bias = ItemBias(width) if item_bias else None
+        self.vectors, self.graph = NodeVectors(width if self.bias is None else self.bias.left), Graph()
         # a tensor, as a compiled network would be compiled again for each value of a number
         self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
         self._step: int | None = None  # the key as a number, where counters gave it
+        self._pairs: int | None = None  # B where the pass shows B pairs, 0 where others; None: not known
         self._tables = Kept()
 
     def train(self, mode: bool = True) -> "LightGCN":
@@ -105,15 +119,33 @@ class LightGCN(nn.Module):
         return super()._apply(fn, recurse)
 
     def on_pass(self, counters: DrawCounters | None, part: int) -> None:
-        """See base.dropout.NeedsCounters: of the counters only what all ranks and passes of a step share."""
+        """See base.dropout.NeedsCounters: what is drawn is the same for all ranks and passes of a step."""
+        self._pairs = None if counters is None else counters.samples if counters.view == 0 else 0
         self._step = None if counters is None else signed(counters.key + (part + 1) * GOLDEN, 64)
         if self._step is not None:
             self.key.fill_(self._step)
 
     def forward(self, x: ViewBatch) -> Tensor:
         nodes, graphs = as_nodes(x).unbind(1)
+        tables = self.tables()
         rows = nodes + graphs * self.graph.nodes if self.training else nodes  # views of validation name graphs too
-        return F.embedding(rows, self.tables().flatten(0, 1)).to(self.vectors.weight.dtype)
+        h = F.embedding(rows, tables.flatten(0, 1))
+        if self.training and self.before is not None:
+            pairs = len(x[0]) if isinstance(x, tuple) else self._pairs
+            if pairs is None:
+                raise ValueError(
+                    "encoder.leave_pair_out must know which nodes are pairs: pass a tuple, users and items"
+                )
+            h = self._without_pairs(h, nodes[:pairs], nodes[pairs : 2 * pairs], tables[-1]) if pairs else h
+        h = h.to(self.vectors.weight.dtype)
+        return h if self.bias is None else self.bias(h, nodes)
+
+    def _without_pairs(self, h: Tensor, users: Tensor, items: Tensor, before: Tensor) -> Tensor:
+        """Features (n, F), which begin with those of B pairs, without what these pairs' own edges carried."""
+        degrees = self.graph.starts.diff().to(h.dtype)
+        weight = (degrees[users] * degrees[items]).rsqrt()[:, None]
+        carried = torch.cat([F.embedding(items, before) * weight, F.embedding(users, before) * weight])
+        return torch.cat([h[: len(carried)] - carried, h[len(carried) :]])
 
     @torch.compiler.disable
     def tables(self) -> Tensor:
@@ -142,12 +174,16 @@ class LightGCN(nn.Module):
         clean, numbers = self.graph.adjacency(dtype=dtype), range(1, self.graphs + 1)
         if not self.training:
             return [Pass(clean, [self.mean])]
-        noise = [augmentation.add_noise(self.key, number, self.noise) for number in numbers]
+        before = [] if self.before is None else [self.before]
         if self.augment == "layers":
-            return [Pass(clean, [self.mean, self.contrast], *noise)]
+            return [Pass(clean, [self.mean, self.contrast, *before], augmentation.add_noise(self.key, 1, self.noise))]
         if self.augment == "noise":
-            return [Pass(clean, [self.mean]), *(Pass(clean, [self.mean], added) for added in noise)]
-        return [Pass(clean, [self.mean]), *(Pass(self._dropped(number, dtype), [self.mean]) for number in numbers)]
+            others = [Pass(clean, [self.mean], augmentation.add_noise(self.key, n, self.noise)) for n in numbers]
+        else:
+            others = [Pass(self._dropped(number, dtype), [self.mean]) for number in numbers]
+        if not others:
+            return [Pass(clean, [self.mean, *before])]
+        return [Pass(clean, [self.mean]), *others, *(Pass(clean, [output]) for output in before)]
 
     def _dropped(self, number: int, dtype: torch.dtype) -> Adjacency:
         """The graph without some of its edges, or nodes."""
