@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_experiments_compose_and_build(name, tmp_path):
         x = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
     elif name in options_of("experiment", "interactions"):
         x = torch.tensor([[0, 0], [tiny_graphs.NODES - 1, 0]])
-        give_info(module, tiny_graphs.info())
+        give_info(module, replace(tiny_graphs.info(), negatives=cfg.views.get("negatives", 0)))
     else:
         x = torch.tensor([[3, 1, 0], [1, 0, 0]])
         give_info(module, text_info(4))
@@ -69,7 +70,8 @@ def test_every_option_of_every_group_is_tested(group):
     chosen = {"sweep": "cli/test_sweeps.py"}  # each option by a test of its own
     tested |= dict.fromkeys(("callbacks", "logger", "trainer"), "commands/test_choices.py")
     assert group in {*tested, *of_modality, *chosen, "hydra"}
-    for room, start in {"images": "test_", "text": "test_text_"}.items() if group in of_modality else ():
+    starts = {"images": "test_", "text": "test_text_", "interactions": "test_interaction_"}
+    for room, start in starts.items() if group in of_modality else ():
         words = (ROOT / "tests" / room / f"{start}{of_modality[group]}").read_text(encoding="utf-8")
         assert f'options_of("{group}", "{room}")' in words
     if group in tested:
