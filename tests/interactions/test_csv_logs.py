@@ -150,6 +150,22 @@ def test_without_names_of_columns(tmp_path):
     assert pairs(read(file, header=False, user=1, item=2)) == {row[:2] for row in ROWS}
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "end"),
+    [
+        ("1\t7\t5\n2\t8\t4\n", {}, "has 1, 7, 5; if this row is an interaction, as others are, data.header=false "
+         "data.user=1 data.item=2"),
+        ("1::7::5\n", {"header": False, "user": 1, "item": 2}, r"sed 's/::/\t/g' puts tabs there"),
+        ("0 3 4 5\n1 4 5\n", {}, "data=interactions_lightgcn reads lines of a user and its items"),
+        ("", {}, "data.root: log.csv is empty, or begins with an empty line"),
+        ("who,what\na,b\n", {}, "log.csv has who, what"),
+    ],
+)  # fmt: skip
+def test_files_that_are_written_otherwise(tmp_path, capsys, text, options, end):
+    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
+    assert mistake(capsys, tmp_path / "log.csv", **options).endswith(end)
+
+
 def test_names_of_columns_as_recbole_writes_them(tmp_path):
     names = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
     file = written(tmp_path / "set.inter", ROWS, names, "\t")
@@ -247,6 +263,6 @@ def test_mistakes_in_times_and_names(tmp_path, capsys):
     (tmp_path / "log.csv").write_bytes(b"user,item\nu,caf\xe9\n")
     assert "log.csv is not UTF-8 (line 2)" in mistake(capsys, tmp_path / "log.csv")
     (tmp_path / "log.csv").write_bytes(codecs.BOM_UTF8)
-    assert "log.csv has none" in mistake(capsys, tmp_path / "log.csv")
+    assert "log.csv is empty" in mistake(capsys, tmp_path / "log.csv")
     file = written(tmp_path / "log.csv", ROWS[:2])
     assert "data.split: no pair is left for val, of 2" in mistake(capsys, file)

@@ -58,10 +58,12 @@ class CsvTable:
 
     def __init__(self, file: Path, format: CsvFormat, wanted: Sequence[str], option: str = "data.root"):
         self.file, self.format, self.option = file, format, option
-        first, self.delimiter = csv_header(file, format.encoding, format.quoting, wanted, option)
-        self.names = [TYPE.sub("", name) for name in first]
+        self.first, self.delimiter = csv_header(file, format.encoding, format.quoting, wanted, option)
+        if not self.first:
+            raise ValueError(f"{option}: {shown(file.name)} is empty, or begins with an empty line")
+        self.names = [TYPE.sub("", name) for name in self.first]
         if not format.header:
-            self.names = [str(number) for number, _ in enumerate(first, 1)]
+            self.names = [str(number) for number, _ in enumerate(self.first, 1)]
 
     def column(self, role: str, typed: str | None) -> str:
         """The column of users or items: the one that was typed, else the only one that is named as such are.
@@ -69,16 +71,27 @@ class CsvTable:
         Raises:
             ValueError: it is not there, or none or several are so named.
         """
+        name, there = shown(self.file.name), ", ".join(map(shown, self.names)) + self._otherwise(role)
+        if typed is not None and typed not in self.names:
+            raise ValueError(f"data.{role}={typed}: {name} has no such column; it has {there}")
         if typed is not None:
             check_column(f"data.{role}", typed, self.names, self.file)
             return typed
-        fitting = [name for name in self.names if re.sub(r"[_ ]", "", name.lower()) in NAMES.get(role, ())]
+        fitting = [known for known in self.names if re.sub(r"[_ ]", "", known.lower()) in NAMES.get(role, ())]
         if len(fitting) != 1:
-            raise ValueError(
-                f"data.{role}=COLUMN must say which column holds the {role}s; {shown(self.file.name)} has "
-                + (", ".join(map(shown, self.names)) or "none")
-            )
+            raise ValueError(f"data.{role}=COLUMN must say which column holds the {role}s; {name} has {there}")
         return fitting[0]
+
+    def _otherwise(self, role: str) -> str:
+        """'; ' and how to read a file whose first row names no columns, or nothing."""
+        if any("::" in name for name in self.first):
+            return r"; one character must separate cells, and here :: does: sed 's/::/\t/g' puts tabs there"
+        cells = [cell for name in self.first for cell in name.split()]
+        if len(self.first) == 1 and len(cells) > 1 and all(map(str.isdecimal, cells)):
+            return "; data=interactions_lightgcn reads lines of a user and its items"
+        if role in NAMES and self.format.header and any(map(str.isdecimal, cells)):
+            return "; if this row is an interaction, as others are, data.header=false data.user=1 data.item=2"
+        return ""
 
     def chunks(self, columns: Sequence[str]) -> Iterator[tuple[Rows, list[list[str]]]]:
         """The numbers of some rows, and of each of the columns their cells; empty rows are left out.
