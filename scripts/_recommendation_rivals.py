@@ -26,8 +26,8 @@ from torch import Tensor
 from repel.base.cores import limit_threads, usable_cores
 from repel.data.samples import Splits
 from repel.engine.build import build_data, build_module
+from repel.evaluation.item_rankings import rank_all
 from repel.evaluation.ranking import CosineScorer, KnownItems, Scorer
-from repel.evaluation.ranking_metrics import rank_all
 from repel.interactions.baselines import pair_baselines
 from repel.module import Contrastive
 

@@ -8,9 +8,9 @@ import torch
 from torchmetrics.functional import retrieval
 
 from repel.evaluation import ranking_metrics
+from repel.evaluation.item_rankings import popularity_fifths, rank_all
 from repel.evaluation.protocol import Network, Part, ReportRow, measure
 from repel.evaluation.ranking import CosineScorer, KnownItems, Ranking, top_items
-from repel.evaluation.ranking_metrics import popularity_fifths, rank_all
 from repel.interactions.pairs import EntityStore, Interactions
 
 USERS, ITEMS = 23, 17

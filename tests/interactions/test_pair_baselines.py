@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from repel.evaluation.ranking_metrics import rank_all
+from repel.evaluation.item_rankings import rank_all
 from repel.evaluation.top_items import KnownItems
 from repel.interactions import baselines
 from repel.interactions.baselines import EASE, Popular, choose, ease_grid, item_knn_grid, pair_baselines

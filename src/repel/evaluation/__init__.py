@@ -14,10 +14,10 @@ from repel.evaluation.geometry import (
     tolerance,
     uniformity,
 )
+from repel.evaluation.item_rankings import ranking_metrics
 from repel.evaluation.knn import knn_predict, knn_top1, nearest_neighbors
 from repel.evaluation.linear_classifier import LinearClassifier, linear_probe
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
-from repel.evaluation.ranking_metrics import ranking_metrics
 from repel.evaluation.retrieval import retrieval_metrics
 
 __all__ = [

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from repel.data.samples import Samples
+from repel.evaluation.item_rankings import RankingResult, check_ks, popularity_fifths, rank_all
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Evaluator, Fitted, Measurement, Network, Part, Score
-from repel.evaluation.ranking_metrics import RankingResult, check_ks, popularity_fifths, rank_all
 from repel.evaluation.ranking_plot import popularity_plot
 from repel.evaluation.top_items import CosineScorer, KnownItems, Scorer, top_items
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from repel.base.collectives import rank
 from repel.evaluation.features import evenly_spaced
+from repel.evaluation.item_rankings import rank_all
 from repel.evaluation.modality import Baseline
-from repel.evaluation.ranking_metrics import rank_all
 from repel.evaluation.top_items import KnownItems, Scorer
 from repel.interactions.pairs import Interactions
 

@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from repel.losses.base import shows_another
 from repel.losses.queue import Queue
 from repel.negatives.popularity import Popularity
-from repel.negatives.strategy import Strategy
+from repel.negatives.strategy import LogitBlock, Strategy
 
 
 class Candidates(NamedTuple):
@@ -54,3 +56,21 @@ def check_catalog(symmetric: bool, queue: Queue, negatives: Strategy) -> None:
         raise ValueError(
             "loss.candidates=catalog has every item once: negatives=popularity corrects draws, leave it out"
         )
+
+
+def own_block(group: AnchorGroup, negatives: Tensor, negative_ids: Tensor | None) -> tuple[LogitBlock, Tensor]:
+    """A group against the explicit negatives of each anchor's own sample, m x M logits; the positives' logits (m, P).
+
+    negatives: (M, N, D). negative_ids: (M, N), the entities that they show, or None.
+    """
+    assert group.samples is not None
+    own = negatives[:, group.samples]  # (M, m, D)
+    logits = torch.einsum("md,kmd->mk", group.anchors * group.scale, own)
+    positives = (group.anchors[:, None] * group.positives).sum(-1) * group.scale
+    if negative_ids is None:
+        negative = torch.ones_like(logits, dtype=torch.bool)
+    else:
+        negative = shows_another(group.own_ids, negative_ids[:, group.samples].T)
+    block = LogitBlock(logits, positives.mean(1), negative, group.scale, group.anchors, own)
+    only = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)  # as of a single sample's negatives
+    return block._replace(positives=positives, row_samples=only, explicit=(len(own), 1)), positives

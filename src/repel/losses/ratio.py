@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repel.losses.anchor_groups import AnchorGroup
-from repel.losses.base import Batch, Dims, shows_another
+from repel.losses.base import Batch, Dims
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -26,30 +26,11 @@ class LogRatioLoss(RowwiseLoss):
     0.3321
     """
 
+    takes_own_only = True
+
     @abstractmethod
     def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
         """Losses from log Z (m, 1) and positive logits (m, P): (m, P)."""
-
-    def losses(self, batch: Batch) -> Tensor:
-        if not self.negatives.own_only or batch.negatives is None or self.candidates == "catalog":
-            return super().losses(batch)
-        return torch.cat([self._own_losses(group, batch) for group in self.anchor_groups(batch)])
-
-    def _own_losses(self, group: AnchorGroup, batch: Batch) -> Tensor:
-        """The same where an anchor has no negatives but its sample's own: m x M logits in place of m x n."""
-        assert batch.negatives is not None
-        anchors, sample = group.anchors * group.scale, group.samples
-        own = batch.negatives[:, sample]  # (M, m, D)
-        logits = torch.einsum("md,kmd->mk", anchors, own)
-        positives = (anchors[:, None] * group.positives).sum(-1)
-        if batch.negative_ids is None:
-            negative = torch.ones_like(logits, dtype=torch.bool)
-        else:
-            negative = shows_another(group.own_ids, batch.negative_ids[:, sample].T)
-        block = LogitBlock(logits, positives.mean(1), negative, group.scale, group.anchors, own)
-        only = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)  # as of a single sample's negatives
-        block = block._replace(positives=positives, row_samples=only, explicit=(len(own), 1))
-        return self.per_anchor(block, positives, group.positives)
 
     def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
         log_z = self.negatives.log_z(self.negatives.weigh(block))[:, None]

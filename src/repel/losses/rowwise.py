@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog
+from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, own_block
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
 from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
@@ -51,6 +51,7 @@ class RowwiseLoss(Loss):
     takes_crops = True
     takes_negatives = True
     takes_correction = True  # whether the strategy's C has a meaning: there is a sum of exponentials to correct
+    takes_own_only = False  # whether negatives that are own_only have a form without all other candidates
     compares_queue = True  # whether the queue's entries are candidates
     compares_catalog = True  # whether candidates=catalog has a meaning
 
@@ -107,7 +108,12 @@ class RowwiseLoss(Loss):
     def losses(self, batch: Batch) -> Tensor:
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
         values = []
+        own = batch.negatives if self.takes_own_only and self.negatives.own_only else None
         for group in self.anchor_groups(batch):
+            if own is not None:
+                block, positives = own_block(group, own, batch.negative_ids)
+                values.append(self.per_anchor(block, positives, group.positives))
+                continue
             rows, shared = (group.anchors, group.positives), (group.candidates.z, group.scale)
             chunk = self.row_chunk
             if chunk == "auto":

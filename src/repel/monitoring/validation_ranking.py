@@ -6,8 +6,8 @@ from torch import Tensor
 
 from repel.data.datamodule import pair_data
 from repel.evaluation.features import encode, evenly_spaced
+from repel.evaluation.item_rankings import rank_all
 from repel.evaluation.ranking import UserItemPairs, pairs_of
-from repel.evaluation.ranking_metrics import rank_all
 from repel.evaluation.top_items import CosineScorer, KnownItems
 from repel.module import Contrastive
 
