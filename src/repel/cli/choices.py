@@ -10,6 +10,7 @@ __all__ = ["instead_of_choice"]
 _OWN_IMAGES = "data=image_folder data.root=DIR for images of your own"
 _IMAGENET = "data=imagenet data.root=DIR, for any folder with ImageNet's layout"
 _DDP = "trainer=ddp trainer.devices=N: several devices train by DDP"
+_GRAPH = "experiment=lightgcn, whose encoder=lightgcn passes vectors along the training pairs"
 _HF = "encoder=hf encoder.name=FOLDER data.tokenizer=FOLDER"
 _KEPT = "callbacks=default, which has callbacks.last and callbacks.best"
 TABLE = {  # group -> (names, what to type)
@@ -17,12 +18,16 @@ TABLE = {  # group -> (names, what to type)
         (("early stopping", "early stop", "patience"), STOP_EARLY),
         (("model checkpoint", "checkpoint", "checkpointing", "lr monitor", "rich progress bar"), _KEPT),
         (("no", "off", "false", "empty", "minimal"), "callbacks=none"),
+        (("ranking", "interactions"), "callbacks=recommendation"),
     ),
     "data": (
         (("mnist", "svhn", "celeba", "custom", "own", "my data", "dataset", "cub", "food101"), _OWN_IMAGES),
         (("tiny imagenet", "imagenet100", "imagenette", "imagenet1k", "imagenet21k", "ilsvrc2012"), _IMAGENET),
         (("csv", "tsv", "own texts", "sentences"), "experiment=text data=text_csv data.root=FILE data.text=COLUMN"),
-        (("movielens", "ml 100k", "ml 1m", "ml 20m", "ratings", "interactions", "log", "implicit", "steam", "recsys"),
+        (("movielens", "ml 100k", "ml 1m", "ml 10m", "ml 20m", "ml 25m", "ml 32m", "ml latest", "ml latest small",
+          "ratings", "interactions", "log", "implicit", "steam", "recsys", "recommendation", "amazon", "amazon reviews",
+          "netflix", "lastfm", "lastfm 360k", "yelp", "book crossing", "goodreads", "mind", "pinterest", "citeulike",
+          "epinions", "ciao", "douban", "taobao", "tmall", "retailrocket", "purchases", "clicks", "events", "recbole"),
          "experiment=recommendation data=interactions_csv data.root=FILE data.user=COLUMN data.item=COLUMN"),
         (("gowalla", "yelp2018", "amazon book", "lightgcn"),
          "experiment=recommendation data=interactions_lightgcn data.root=FOLDER"),
@@ -38,9 +43,21 @@ TABLE = {  # group -> (names, what to type)
         (("bow", "bag of words", "word2vec", "glove", "mean"), "encoder=bag"),
         (("fasttext", "subwords", "ngrams"), "encoder=bag_of_ngrams"),
         (("lstm", "gru", "rnn"), "encoder=transformer"),
+        (("mf", "bpr", "matrix factorization", "embedding", "embeddings", "embedding table", "lookup", "ids"),
+         "experiment=recommendation, whose encoder=table has a vector for each user and item"),
+        (("gcn", "gnn", "graph", "graph convolution", "lgn", "lgcn", "ngcf", "sgl", "simgcl"), _GRAPH),
+        (("dssm", "towers", "two towers", "dual tower", "dual encoder", "mlp", "ncf", "neumf"),
+         "experiment=two_tower, whose encoder=two_tower has a network for users and one for items"),
         (("huggingface", "transformers", "sentence transformer", "sentence transformers", "auto model"), _HF),
     ),
-    "head": ((("projection", "projection head", "projector", "mlp2", "nonlinear", "default"), "head=mlp"),),
+    "experiment": (
+        (("ease", "itemknn", "popular", "most popular", "toppop"),
+         "experiment=recommendation: popular items, item-kNN and EASE are rows of its table"),
+    ),
+    "head": (
+        (("projection", "projection head", "projector", "mlp2", "nonlinear", "default"), "head=mlp"),
+        (("none", "no", "off", "dot", "inner product", "cosine"), "head=identity"),
+    ),
     "logger": (
         (("tb", "tensor board"), "logger=tensorboard"),
         (("wb", "weights and biases"), "'logger=[default,wandb]'"),
@@ -51,11 +68,21 @@ TABLE = {  # group -> (names, what to type)
     "evaluators": (
         (("sts b", "spearman", "embedding similarity", "embedding similarity evaluator"),
          "'evaluators=[sts]' evaluators.sts.root=FILE"),
-        (("information retrieval", "information retrieval evaluator", "recall", "map"), "'evaluators=[retrieval]'"),
+        (("information retrieval", "information retrieval evaluator", "map"), "'evaluators=[retrieval]'"),
+        (("recall",), "'evaluators=[ranking]' for users and items, 'evaluators=[retrieval]' for images and texts"),
+        (("ndcg", "ndcg 10", "ndcg 20", "recall 10", "recall 20", "recall 50", "hit", "hit rate", "hr", "precision",
+          "mrr", "auc", "top k", "recommendation", "coverage"), "'evaluators=[ranking]' for users and items"),
     ),
-    "loss": ((("matryoshka", "matryoshka loss", "mrl"), "loss.dims=[128,64,32] beside the loss of your choice"),),
+    "loss": (
+        (("matryoshka", "matryoshka loss", "mrl"), "loss.dims=[128,64,32] beside the loss of your choice"),
+        (("bce", "binary cross entropy", "pointwise", "logistic"), "loss=siglip, a sigmoid for each pair"),
+        (("hinge", "max margin"), "loss=triplet"),
+        (("sum", "weighted sum", "multi", "multi task", "combined"), "loss=joint"),
+    ),
     "negatives": (
         (("mined", "bm25", "explicit"), "data.negative=COLUMN, which scripts/mine_negatives.py writes"),
+        (("sampled", "negative sampling", "uniform sampling", "random items"),
+         "views.negatives=N, which draws N items for each pair, or negatives=random, some of the batch's"),
         (("all", "none", "no", "off", "in-batch", "default"), "negatives=uniform"),
     ),
     "optimizer": (
@@ -82,7 +109,11 @@ TABLE = {  # group -> (names, what to type)
         (("eda", "word dropout", "random deletion", "deletion", "cutoff", "token cutoff"), "views=delete"),
         (("span", "spans", "cropping", "random crop", "ict", "contriever"), "views=crop"),
         (("simcse", "noise", "same"), "views=dropout"),
-        (("pairs", "positive", "positives"), "views=pair"),
+        (("positive", "positives"), "views=pair"),
+        (("pairs",), "views=pair for texts, views=user_item for users and items"),
+        (("interactions", "recommendation", "bpr", "user", "item", "negatives"), "views=user_item"),
+        (("two tower", "two towers", "tower"), "views=towers"),
+        (("edge dropout", "node dropout", "graph", "lightgcn", "simgcl"), "experiment=sgl, which has views=sgl"),
         (("consert", "reorder", "permute"), "views=shuffle"),
         (("mlm", "masking"), "views=mask"),
         (("swav", "dino"), "views=multi_crop"),

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from repel.cli.baseline import dotted_keys, group_options, is_group
 from repel.engine.configs import flatten
+from repel.engine.part_options import PARTS, takes
 from repel.engine.targets import check_objects
 
 __all__ = ["check_deletions", "instead_of_group"]
@@ -38,6 +39,10 @@ def check_deletions(cfg: DictConfig, full: DictConfig, overrides: list[str]) -> 
         if is_group(key):
             raise ValueError(f"~{key}: {key} is needed; {instead_of_group(key)}")
         node = OmegaConf.select(cfg, parent) if parent else cfg
+        if (
+            parent in PARTS and name[0] != "_" and not takes(str(node["_target_"]), name)
+        ):  # of another choice of the group
+            continue
         default = inspect.Parameter.empty
         if "_target_" in node and not name.startswith("_") and key not in READ and not _is_used(cfg, key):
             default = _default(str(node["_target_"]), name)

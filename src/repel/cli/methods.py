@@ -86,6 +86,30 @@ METHODS = (
     Method("Barlow Twins", "experiment=barlow", "Zbontar et al. 2021, arXiv:2103.03230"),
     Method("VICReg", "experiment=vicreg", "Bardes et al. 2022, arXiv:2105.04906"),
     Method("SwAV", "experiment=swav", "Caron et al. 2020, arXiv:2006.09882", ("sinkhorn", "prototypes")),
+    Method("Recommendation", "experiment=recommendation", "users and items: docs/recommendation.md",
+           ("recsys", "recommender", "recommenders", "recommender system", "recommender systems", "reco",
+            "collaborative filtering", "CF", "implicit feedback", "implicit", "user item")),
+    Method("Matrix factorization", "experiment=recommendation", "Koren et al. 2009, doi 10.1109/MC.2009.263",
+           ("MF", "matrix factorisation")),
+    Method("BPR", "experiment=bpr", "Rendle et al. 2009, arXiv:1205.2618",
+           ("BPR-MF", "MF-BPR", "Bayesian personalized ranking")),
+    Method("SSM", "experiment=ssm", "Wu et al. 2022, arXiv:2201.02327", ("sampled softmax", "BSM", "in-batch softmax")),
+    Method("LightGCN", "experiment=lightgcn", "He et al. 2020, arXiv:2002.02126", ("LGN", "light graph convolution")),
+    Method("SGL", "experiment=sgl", "Wu et al. 2021, arXiv:2010.10783", ("SGL-ED", "edge dropout")),
+    Method("SGL, node dropout", "experiment=sgl encoder.augment=nodes", "Wu et al. 2021, arXiv:2010.10783",
+           ("SGL-ND", "node dropout")),
+    Method("SimGCL", "experiment=simgcl", "Yu et al. 2022, arXiv:2112.08679"),
+    Method("XSimGCL", "experiment=xsimgcl", "Yu et al. 2023, arXiv:2209.02544"),
+    Method("DirectAU", "experiment=directau", "Wang et al. 2022, arXiv:2206.12811", ("AU", "DAU")),
+    Method("SimpleX", "experiment=simplex", "Mao et al. 2021, arXiv:2109.12613", ("CCL", "cosine contrastive")),
+    Method("Dynamic negative sampling", "experiment=dns", "Zhang et al. 2013, doi 10.1145/2484028.2484126",
+           ("DNS", "AOBPR")),
+    Method("Two towers", "experiment=two_tower", "Yi et al. 2019, doi 10.1145/3298689.3346996",
+           ("two tower", "dual tower", "DSSM", "YouTubeDNN", "sampling-bias-corrected")),
+    Method("logQ", "negatives=popularity", "Yi et al. 2019, doi 10.1145/3298689.3346996",
+           ("logQ correction", "popularity correction", "sampling bias correction", "debiased sampling", "pop")),
+    Method("Known pairs left out", "negatives=known", "docs/losses.md",
+           ("known positives", "positives", "observed", "seen", "mask positives", "history")),
 )  # fmt: skip
 METHODS_IN = ("experiment", "loss", "negatives")  # the groups that methods are choices of
 ABSENT = (  # looked for here too
@@ -93,6 +117,9 @@ ABSENT = (  # looked for here too
     "IFM", "InstDisc", "MAE", "MSN", "PCL", "PIRL", "Proxy-Anchor", "Proxy-NCA", "SimMIM", "TiCo", "VICRegL", "W-MSE",
     "AnglE", "CoSENT", "Contrastive Tension", "Cosine Similarity", "DeCLUTR", "Denoising Auto Encoder", "DiffCSE",
     "Distill KL Div", "Margin MSE", "Mega Batch Margin", "Online Contrastive", "PromptBERT", "SetFit", "TSDAE",
+    "ALS", "BERT4Rec", "BUIR", "Caser", "CML", "DGCF", "DeepFM", "Factorization Machine", "GCMC", "GRU4Rec", "iALS",
+    "Item2Vec", "LightGCL", "MixGCF", "MultiDAE", "MultiVAE", "Mult-DAE", "Mult-VAE", "NCF", "NCL", "NeuMF", "NGCF",
+    "PinSage", "RecVAE", "SASRec", "SelfCF", "SLIM", "UltraGCN", "WMF", "WARP",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ TABLE = {  # what to type -> the last parts of keys
         "ema ema_decay use_ema momentum_encoder ema_momentum moving_average_decay target.tau target.decay target.m",
     "type loss.temperature=X": "tau temp",
     "type loss=supcon for a loss that uses labels": "use_labels supervised",
-    "type head.out_features=N":
+    "type head.out_features=N; for users and items encoder.width=N":
         "projection_dim proj_dim feature_dim feat_dim embedding_dim embed_dim out_dim output_dim z_dim emb_dim",
     "type views=NAME": "transform transforms augmentation augmentations aug augment train_transform",
     "type views.n=N": "n_views num_views views_per_image",
@@ -49,7 +49,8 @@ TABLE = {  # what to type -> the last parts of keys
     "type experiment=debug for a run of seconds, or trainer=debug": "debug debugging",
     "type -m sweep=optuna for a search, -m sweep=grid for a grid": "hparams_search hparam_search",
     "train.py trains and then measures; 'evaluators=[]' measures nothing": "train test",
-    "type 'evaluators=[knn,linear]'": "eval evaluator evaluation metrics metric",
+    "type 'evaluators=[knn,linear]', or 'evaluators=[ranking]' for users and items":
+        "eval evaluator evaluation metrics metric",
     "callbacks.last and callbacks.best keep the last checkpoint and the best by val/knn_top1, or val/ndcg_at_20":
         "monitor model_checkpoint save_top_k save_best checkpoint_callback save_steps save_strategy save_total_limit "
         "load_best_model_at_end metric_for_best_model",
@@ -74,8 +75,9 @@ OF_TEXTS = {  # the same, of sentence-transformers, transformers and SetFit
         "model_name_or_path model_id pretrained_model pretrained_model_name_or_path encoder.model_name",
     "type encoder=hf encoder.pooling=mean, cls or last; other text encoders take the mean":
         "pooling pooling_mode pooler pooler_type pooling_strategy",
-    "type encoder.width=N": "hidden_size d_model hidden_dim vector_size encoder.dim encoder.embedding_dim",
-    "type encoder=transformer encoder.layers=N": "num_hidden_layers num_layers n_layers",
+    "type encoder.width=N": "hidden_size d_model hidden_dim vector_size encoder.dim encoder.embedding_dim "
+    "embedding_size latent_dim latent_dim_rec n_factors num_factors factors emb_size",
+    "type encoder.layers=N": "num_hidden_layers num_layers n_layers gcn_layers",
     "type encoder=transformer encoder.heads=N": "num_attention_heads num_heads n_heads",
     "type encoder=transformer encoder.dropout=X": "dropout",
     "type loss.temperature=X, which is 1 / scale": "scale loss.scale logit_scale",
@@ -99,7 +101,34 @@ OF_TEXTS = {  # the same, of sentence-transformers, transformers and SetFit
     "type data.tokenizer=FILE": "tokenizer tokenizer_name tokenizer_file",
     "python export.py ckpt=RUN 'format=[sentence_transformers]' writes a folder to upload": "push_to_hub hub_model_id",
 }  # fmt: skip
-NAMES = {name: typed for typed, names in (TABLE | OF_TEXTS).items() for name in names.split()}
+OF_INTERACTIONS = {  # the same, of RecBole, Elliot and the code of papers
+    "type views.negatives=N, which draws N items for each pair, or negatives=random negatives.k=N":
+        "num_negatives n_negatives n_neg num_neg neg_num neg_samples num_neg_samples neg_sample_num neg_sampling "
+        "train_neg_sample_args",
+    "type 'evaluators.ranking.ks=[10,20]'": "topk top_k topks ks at_k k_list",
+    "val/ndcg_at_20 chooses the checkpoint; there is nothing to set": "valid_metric eval_metric stopping_metric",
+    "type data.user=COLUMN": "user_col user_column user_field user_id user_id_field data.users data.user_name",
+    "type data.item=COLUMN": "item_col item_column item_field item_id item_id_field data.product",
+    "type data.time=COLUMN": "timestamp time_col time_column time_field timestamp_col data.date",
+    "type data.rating=COLUMN data.min_rating=X": "rating_col rating_column rating_field rating_threshold "
+    "data.threshold implicit_threshold data.ratings",
+    "type 'data.core=[5,5]', items a user and users an item":
+        "k_core kcore core_k min_interactions min_user_inter min_item_inter user_inter_num_interval "
+        "item_inter_num_interval min_uc min_sc",
+    "type data.time=COLUMN data.split=last": "leave_one_out loo",
+    "type data.split=random, last, time or given": "eval_args splitter split_method split_strategy splitting",
+    "type data.test_fraction=X": "test_size test_ratio data.test_share",
+    "type data.val_fraction=X": "val_size val_ratio valid_ratio valid_size val_split",
+    "type data.items=FILE data.item_label=COLUMN": "item_file items_file item_features item_metadata",
+    "type encoder.rate=X, the share that is left out":
+        "keep_prob drop_ratio edge_dropout node_dropout edge_drop_rate",
+    "type loss.members.user_views.loss.temperature=X, and of item_views": "ssl_temp ssl_tau",
+    "type loss.members.user_views.weight=X, and of item_views": "ssl_reg ssl_weight lambda_ssl cl_rate",
+    "type loss.weight=X": "gamma loss.gamma",
+    "type optimizer.weight_decay=X, which acts on all vectors": "reg reg_weight reg_lambda l2_reg",
+}  # fmt: skip
+TABLES = TABLE | OF_TEXTS | OF_INTERACTIONS
+NAMES = {name: typed for typed, names in TABLES.items() for name in names.split()}
 PLACES = ("dataset", "datamodule", "paths", "extras", "config", "cfg", "args", "hparams", "net", "model.net")
 PARTS = ("loss", "encoder", "head", "projector", "callbacks", "logger")
 OF_METHODS = ("model", "method", "algorithm", "algo", "approach", "framework", "recipe", "preset", "criterion",

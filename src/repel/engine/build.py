@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from repel.base.cores import limit_threads
 from repel.base.signals import DeferredSignals
 from repel.engine.configs import to_container
+from repel.engine.part_options import check_part_options
 from repel.engine.targets import check_objects
 
 __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "on_gpu"]
@@ -60,6 +61,7 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     from repel.module import Contrastive
 
     limit_threads()
+    check_part_options(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     encoder = _instantiate(cfg.encoder)
     _check_graphs(cfg, getattr(encoder, "graphs", 0))

@@ -52,8 +52,8 @@ def check_views(cfg: DictConfig, loss: Loss, made: Viewed | None) -> None:
     brings = made is not None and made.catalog is not None
     if loss.takes_catalog and not brings:
         raise ValueError(
-            "loss.candidates=catalog compares with all items, and these views bring none; choose other candidates, or "
-            "views=user_item with views.catalog=true"
+            "loss.candidates=catalog compares with all items, and these views bring none; choose other candidates, or, "
+            "for users and items, views=user_item with views.catalog=true"
         )
     if brings and not loss.takes_catalog:
         raise ValueError(

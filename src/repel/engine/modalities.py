@@ -36,6 +36,12 @@ def check_modality(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None
         chosen: group -> the choice, for messages.
     """
     ours = modality_of(config["data"]["datamodule"]["read"])
+    for key in ("labels", "tasks") if ours == "interactions" else ():
+        if config["data"].get(key):
+            raise ValueError(
+                f"data.{key} labels images or texts, and pairs of users and items have none; labels of items are "
+                "data.items=FILE data.item_label=COLUMN of data=interactions_csv"
+            )
     for key, node in _parts(config):
         theirs = modality_of(node)
         if ours and theirs and ours != theirs:

@@ -54,7 +54,7 @@ def check_catalog(symmetric: bool, queue: Queue, negatives: Strategy) -> None:
         raise ValueError("loss.candidates=catalog compares with all items already: leave out queue.size")
     if any(isinstance(part, Popularity) for part in negatives.modules()):
         raise ValueError(
-            "loss.candidates=catalog has every item once: negatives=popularity corrects draws, leave it out"
+            "loss.candidates=catalog has every item once, and negatives=popularity corrects draws: set negatives=known"
         )
 
 

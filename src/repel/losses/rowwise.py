@@ -93,7 +93,10 @@ class RowwiseLoss(Loss):
 
     def on_data(self, info: Any) -> None:
         if self.queue.size and self.symmetric and info.sides > 1:
-            raise ValueError("a queue of users and items makes negatives of both for each: set loss.symmetric=false")
+            raise ValueError(
+                f"queue.size={self.queue.size}: a queue of users and items would make negatives of both for each: set "
+                "loss.symmetric=false, or queue.size=0"
+            )
 
     @abstractmethod
     def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from repel.engine import checkpoint_io
 from repel.engine.build import build_evaluators, build_module
 from repel.engine.configs import load_config, to_container
 from repel.engine.data_identity import read_to_evaluate
+from repel.engine.modalities import modality_of
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.features import encode
@@ -90,7 +91,8 @@ def make_report(
     """
     evaluators = build_evaluators(job["evaluators"])
     if not evaluators:
-        print("no evaluators: nothing is measured; evaluators=[knn,linear] measures, also by evaluate.py later")
+        some = "knn,linear" if modality_of(cfg.data.datamodule.read) != "interactions" else "ranking"
+        print(f"no evaluators: nothing is measured; evaluators=[{some}] measures, also by evaluate.py later")
         return Report([], [], None, [])
     options = job["evaluation"]
     if data is None:
