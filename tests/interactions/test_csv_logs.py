@@ -264,5 +264,7 @@ def test_mistakes_in_times_and_names(tmp_path, capsys):
     assert "log.csv is not UTF-8 (line 2)" in mistake(capsys, tmp_path / "log.csv")
     (tmp_path / "log.csv").write_bytes(codecs.BOM_UTF8)
     assert "log.csv is empty" in mistake(capsys, tmp_path / "log.csv")
+    one = mistake(capsys, written(tmp_path / "log.csv", [("u", f"i{n}", 1, n) for n in range(60)]))
+    assert one == "data.user: all 60 pairs are of one user; there is nothing to rank by"
     file = written(tmp_path / "log.csv", ROWS[:2])
     assert "data.split: no pair is left for val, of 2" in mistake(capsys, file)

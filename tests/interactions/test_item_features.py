@@ -12,6 +12,7 @@ from repel.evaluation import knn_top1
 from repel.evaluation.protocol import Network, Part
 from repel.interactions.item_features import ItemFeatures, split_items
 from repel.interactions.pairs import EntityStore, Interactions
+from repel.interactions.two_tower import TwoTower
 
 USERS, ITEMS, CLASSES = 3, 120, 4
 LABELS = torch.where(torch.arange(ITEMS) % 6 == 5, -1, torch.arange(ITEMS) % CLASSES)
@@ -91,3 +92,9 @@ def test_without_labels_a_line_says_so_once(capsys):
         fitted = made.fit(part(bare), part(bare), network)
         assert fitted.score(part(bare)) == []
     assert capsys.readouterr().out == "note     evaluators=items is left out: no label is of 10 items\n"
+
+
+def test_labels_that_the_encoder_sees_are_not_measured(capsys):
+    network = Encoded().network()._replace(encoder=TwoTower(width=2, item_features="labels"))
+    assert evaluator().fit(part(), part(), network).score(part()) == []
+    assert "encoder.item_features=labels shows the encoder these labels" in capsys.readouterr().out

@@ -87,6 +87,8 @@ def test_health_speaks_of_what_is_not_corrected(known, popular):
     assert {symptom.name for symptom in found} == {
         name for name, off in (("known", known), ("popular", popular)) if not off
     }
+    words = [symptom.message for symptom in found if symptom.name == "known"]
+    assert all(f"negatives=known{'_popularity' * popular} leaves them out" in message for message in words)
 
 
 def test_each_entity_counts_once_for_geometry():

@@ -160,6 +160,15 @@ def test_a_positive_that_is_present_has_the_gradient_of_the_authors_loss():
     assert_equal([ours[1]], [authors[1]])
 
 
+def test_a_positive_in_all_pairs_that_is_present_leaves_finite_weights():
+    for pairs in range(2, 40):  # log E - log E of float32 and float64 is not always 0
+        strategy = Popularity(positive="present")
+        strategy.on_data(SimpleNamespace(users=pairs, items=2, pairs=torch.tensor([[u, 0] for u in range(pairs)])))
+        block = LogitBlock(torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1).bool(), 1.0)
+        ids = {"positive_ids": torch.tensor([[pairs]]), "col_ids": torch.tensor([pairs + 1])}
+        assert strategy.weights(block._replace(**ids)).isfinite().all()
+
+
 def in_a_chain(term):
     """The term of logits that known and popularity left."""
 

@@ -39,10 +39,8 @@ def check_deletions(cfg: DictConfig, full: DictConfig, overrides: list[str]) -> 
         if is_group(key):
             raise ValueError(f"~{key}: {key} is needed; {instead_of_group(key)}")
         node = OmegaConf.select(cfg, parent) if parent else cfg
-        if (
-            parent in PARTS and name[0] != "_" and not takes(str(node["_target_"]), name)
-        ):  # of another choice of the group
-            continue
+        if parent in PARTS and "_target_" in node and name[0] != "_" and not takes(str(node["_target_"]), name):
+            continue  # it is of another choice of the group
         default = inspect.Parameter.empty
         if "_target_" in node and not name.startswith("_") and key not in READ and not _is_used(cfg, key):
             default = _default(str(node["_target_"]), name)

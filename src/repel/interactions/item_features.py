@@ -11,6 +11,7 @@ from repel.base.collectives import rank
 from repel.data.identity import name_keys
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score
 from repel.interactions.pairs import Entities, EntityStore, Interactions
+from repel.interactions.two_tower import TwoTower
 
 __all__ = ["ItemFeatures", "split_items"]
 
@@ -21,6 +22,7 @@ class ItemFeatures(Evaluator):
     """Other evaluators, on the items that have a label: 80 % of each class to fit, 10 % to choose, 10 % to test.
 
     Their keys begin with `items_`. Which item is in which part depends on the names and labels of the items alone.
+    Left out where no label is of 10 items, and where the encoder sees the labels.
 
     Args:
         evaluators: name -> evaluator of features and labels, such as KNN.
@@ -37,6 +39,9 @@ class ItemFeatures(Evaluator):
         known = [] if store.item_labels is None else store.item_labels[store.item_labels >= 0].tolist()
         if max(Counter(known).values(), default=0) < FEWEST:
             self._note(f"no label is of {FEWEST} items")
+            return Fitted(lambda test: [])
+        if isinstance(network.encoder, TwoTower) and network.encoder.item.known in ("labels", "both"):
+            self._note(f"encoder.item_features={network.encoder.item.known} shows the encoder these labels")
             return Fitted(lambda test: [])
         items = store.all_items()
         fit_on, choose_on, test_on = (items[places] for places in split_items(store))

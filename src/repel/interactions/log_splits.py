@@ -119,7 +119,7 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
         parts: (E,), TRAIN, VAL or TEST of each.
 
     Raises:
-        ValueError: a split is empty.
+        ValueError: a split is empty, or all pairs are of one user or one item.
     """
     trained = np.bincount(log.users[parts == TRAIN], minlength=len(log.user_names)) > 0
     known = trained[log.users]
@@ -128,6 +128,9 @@ def as_splits(log: Log, parts: np.ndarray) -> Splits:
             unknown = np.count_nonzero(np.bincount(log.users[~known]))
             print(f"note     left out: users without a training pair ({unknown:,}), with their pairs ({lost:,})")
         log, parts = log.rows(known), parts[known]
+    for side, column in (("user", log.users), ("item", log.items)):
+        if len(log) and (column == column[0]).all():
+            raise ValueError(f"data.{side}: all {len(log):,} pairs are of one {side}; there is nothing to rank by")
     for number, name in enumerate(("train", "val", "test")):
         if not (parts == number).any():
             raise ValueError(

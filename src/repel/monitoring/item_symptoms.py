@@ -11,6 +11,7 @@ from repel.losses.gradient_weights import negative_weights
 from repel.module import StepOutput
 from repel.monitoring.item_negatives import ItemNegatives, TrainingPairs
 from repel.monitoring.symptoms import ANCHORS, PATIENCE_SHORT, Symptom
+from repel.negatives.popularity import Popularity
 
 __all__ = ["find_item_symptoms"]
 
@@ -36,9 +37,10 @@ def find_item_symptoms(
     number = float(known.sum() / pushed.any(1).sum().clamp(min=1))
     if number >= MIN_KNOWN:
         share = float(known.sum() / pushed.sum())
+        corrected = any(isinstance(part, Popularity) for part in loss.modules())
         yield Symptom("known", PATIENCE_SHORT, (
             f"{share:.1%} of the negatives are known positives, {number:.0f} for each user, where it is pulled to one: "
-            "negatives=known leaves them out"
+            f"negatives=known{'_popularity' * corrected} leaves them out"
         ))  # fmt: skip
     yield from _popular(loss, step, pairs)
 

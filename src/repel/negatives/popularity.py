@@ -77,6 +77,6 @@ class Popularity(Strategy):
         if self.positive == "sampled":
             offset = log_q.mean(1)
         else:
-            others = (-log_q.exp()).log1p().mean(1)
+            others = (-log_q.exp().clamp(max=1 - 1e-6)).log1p().mean(1)  # of an entity in all pairs, rounded, q >= 1
             offset = others - block.negative.sum(1).clamp(min=1).to(others.dtype).log()
         return self.power * offset[:, None] - self.power * shares.log_drawn(block)
