@@ -13,6 +13,7 @@ from stateful_runs import last
 from repel.engine import runs
 from repel.engine.build import build_module
 from repel.engine.initial_weights import read_weights, start_from
+from repel.interactions.pairs import InteractionInfo
 from repel.module import Contrastive
 
 SHORT = [*TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks.knn=null", "callbacks.monitor=null"]
@@ -104,6 +105,21 @@ def test_where_nothing_fits_it_is_refused(tmp_path, options, words):
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         take(tmp_path, tmp_path / "w.safetensors", *TINY, *options)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_graph_stays_that_of_the_runs_own_data(tmp_path):
+    """Other pairs of as many users and items: vectors are taken, edges are not."""
+    module, other = (build_module(config("experiment=lightgcn", "encoder.width=4")) for _ in range(2))
+    for one, items in ((module, [0, 1, 2]), (other, [1, 1, 0])):
+        one.give_data_info(InteractionInfo(3, users=3, items=3, pairs=torch.tensor([*enumerate(items)])))
+    torch.nn.init.ones_(other.encoder.vectors.weight)
+    columns = module.encoder.graph.columns.clone()
+    save_file(other.encoder.state_dict(), tmp_path / "w.safetensors")
+    cfg = config("experiment=lightgcn", f"init={tmp_path / 'w.safetensors'}")
+    start_from(read_weights(cfg.init), cfg, module, tmp_path, say=False)
+    assert (module.encoder.vectors.weight == 1).all()
+    assert torch.equal(module.encoder.graph.columns, columns)
+    assert module.encoder.graph.starts.tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_what_is_no_weights_file_is_refused(tmp_path):

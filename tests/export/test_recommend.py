@@ -1,6 +1,7 @@
 """scripts/recommend.py: what a run ranks first, for a user and for somebody new."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +69,16 @@ def test_somebody_new_is_the_mean_of_the_items():
     assert found[0].cosine == pytest.approx(1, abs=1e-6)
     without = recommend_for_items(named_catalog(), ["libc6", "zlib1g"], 4, exclude_known=True)
     assert [one.name for one in without] == ["perl", "tcl"]
+
+
+def test_an_item_may_be_named_by_its_title():
+    catalog = named_catalog()
+    titles = ("GNU C Library", "compression", "Tcl", "Tcl")
+    catalog = catalog._replace(store=replace(catalog.store, item_titles=titles))
+    found = recommend_for_items(catalog, ["GNU C Library", "perl"], 4, exclude_known=False)
+    assert {one.name for one in found if one.mark == "given"} == {"GNU C Library", "Tcl"}
+    with pytest.raises(ValueError, match="there is no item Tcl"):
+        recommend_for_items(catalog, ["Tcl"], 4, exclude_known=False)
 
 
 def test_the_command_prints_it(run, capsys):

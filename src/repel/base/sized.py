@@ -13,7 +13,12 @@ class SizedByData(nn.Module):
 
     Such a module makes them with a size of 0 in __init__, fills them in `on_data` (see repel/data/samples.py) where it
     is trained, and gets them from the checkpoint where it is used: there the data is not read.
+
+    shows_data: its buffers are the training data itself, such as a graph: a run that starts from the weights of another
+    keeps its own.
     """
+
+    shows_data = False
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name, own in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:

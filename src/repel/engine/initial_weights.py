@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from repel.base.sized import SizedByData
 from repel.data.samples import Transform
 from repel.engine import checkpoint_io, runs
 from repel.module import Contrastive
@@ -123,22 +124,33 @@ def start_from(weights: Weights, cfg: DictConfig, module: Contrastive, folder: P
 
 
 def _take(network: nn.Module, part: str, tensors: dict[str, Tensor], init: str) -> Fit:
-    own = network.state_dict()
+    shown = _shown_data(network)
+    own = {name: tensor for name, tensor in network.state_dict().items() if name not in shown}
     named = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
     if not named and part == "encoder":  # a file of the encoder alone
         named = dict(tensors)
     inner = {f"net.{name}": tensor for name, tensor in named.items()}  # of a library's model in an encoder of ours
     theirs = max((named, inner), key=lambda names: len(names.keys() & own.keys()))
     left = {name: why for name, tensor in own.items() if (why := _misfit(tensor, theirs.get(name)))}
+    theirs = {name: tensor for name, tensor in theirs.items() if name not in shown}
     learned = dict(network.named_parameters())
     if learned.keys() <= left.keys():
         name = next(iter(learned))
         raise ValueError(
             f"init={init}: none of its weights fit the {part}, whose first, {name}, is {left[name]}; choose the "
-            "network that the weights are of" + ", or leave the part out of init_parts" * (part != "encoder")
+            "network that the weights are of, or the data, where this says the size"
+            f"{', or leave the part out of init_parts' * (part != 'encoder')}"
         )
-    network.load_state_dict(own | {name: theirs[name] for name in own if name not in left})
+    network.load_state_dict(network.state_dict() | {name: theirs[name] for name in own if name not in left})
     return Fit(part, len(own) - len(left), left, [name for name in theirs if name not in own])
+
+
+def _shown_data(network: nn.Module) -> set[str]:
+    """Names of the buffers that are training data, see SizedByData."""
+    parts = [
+        (prefix, one) for prefix, one in network.named_modules() if isinstance(one, SizedByData) and one.shows_data
+    ]
+    return {f"{prefix}.{name}".lstrip(".") for prefix, one in parts for name, _ in one.named_buffers(recurse=False)}
 
 
 def _misfit(here: Tensor, there: Tensor | None) -> str:

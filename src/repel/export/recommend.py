@@ -105,11 +105,14 @@ def recommend_for_user(catalog: Catalog, user: str, k: int, exclude_known: bool)
 def recommend_for_items(catalog: Catalog, names: Sequence[str], k: int, exclude_known: bool) -> list[Recommended]:
     """The same for somebody new, whose vector is the mean of the items' unit vectors.
 
+    Args:
+        names: of items, as the log calls them, or as people do.
+
     Raises:
         ValueError: there is no such item.
     """
     store = catalog.store
-    items = [_number(name, store.item_names, store.items, "item") for name in names]
+    items = [_item(name, store) for name in names]
     vector = F.normalize(catalog.items[items].mean(0), dim=0)
     return _ranked(catalog, vector, k, dict.fromkeys(items, "given"), set(items) if exclude_known else set())
 
@@ -126,6 +129,14 @@ def _ranked(
         Recommended(value, store.item_name(item), words[item], marks.get(item, ""))
         for value, item in zip(values[:shown].tolist(), places[:shown].tolist(), strict=True)
     ]
+
+
+def _item(name: str, store: EntityStore) -> int:
+    """The number of an item, by its name or by a title that no other has."""
+    titles = list(store.item_titles)
+    if name not in store.item_names and titles.count(name) == 1:
+        return titles.index(name)
+    return _number(name, store.item_names, store.items, "item")
 
 
 def _number(name: str, names: Sequence[str], total: int, noun: str) -> int:

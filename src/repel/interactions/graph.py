@@ -91,6 +91,7 @@ class Graph(SizedByData):
         ([0, 2, 3, 4], [1, 2, 0, 0])
     """
 
+    shows_data = True
     starts: Tensor
     columns: Tensor
 

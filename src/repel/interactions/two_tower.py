@@ -30,6 +30,7 @@ class Tower(SizedByData):
         known: which features it sees: none, features, labels, or both.
     """
 
+    shows_data = True
     features: Tensor
 
     def __init__(self, side: str, width: int, hidden: Sequence[int], own: bool, known: str):
