@@ -9,7 +9,10 @@ from runs_here import status
 from repel.engine.build import build_trainer
 
 OPTIONS = {"encoder=timm": ["encoder.name=resnet10t"], "encoder=small": ["encoder.width=4"]}
-ELSEWHERE = {  # what needs a package (tests/monitoring/test_services.py), several ranks, a GPU, or a certain encoder
+# what needs a package (tests/monitoring/test_services.py), several ranks, a GPU, a certain encoder, or users and items
+# (tests/interactions/test_interaction_presets.py)
+ELSEWHERE = {
+    "callbacks": ["recommendation"],
     "head": ["identity"],
     "logger": ["mlflow", "wandb"],
     "trainer": ["ddp", "gpu"],
