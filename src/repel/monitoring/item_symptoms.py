@@ -35,12 +35,13 @@ def find_item_symptoms(
     pushed = items.weight > 0
     known = items.known & pushed
     number = float(known.sum() / pushed.any(1).sum().clamp(min=1))
-    if number >= MIN_KNOWN:
+    # where popularity is corrected they push little, and leaving them out did not pay: docs/recommendation.md
+    corrected = any(isinstance(part, Popularity) for part in loss.modules())
+    if number >= MIN_KNOWN and not corrected:
         share = float(known.sum() / pushed.sum())
-        corrected = any(isinstance(part, Popularity) for part in loss.modules())
         yield Symptom("known", PATIENCE_SHORT, (
             f"{share:.1%} of the negatives are known positives, {number:.0f} for each user, where it is pulled to one: "
-            f"negatives=known{'_popularity' * corrected} leaves them out"
+            "negatives=known leaves them out"
         ))  # fmt: skip
     yield from _popular(loss, step, pairs)
 
@@ -64,6 +65,5 @@ def _popular(loss: Loss, step: StepOutput, pairs: TrainingPairs) -> Iterator[Sym
     if drawn > MIN_POPULARITY and pushed > MAX_UNCORRECTED * drawn:
         yield Symptom("popular", PATIENCE_SHORT, (
             f"popular items are pushed away: the batch's are {math.exp(pushed):.1f} times as popular as items are "
-            "(geometric means), and each is pushed as often as it is drawn: negatives=popularity corrects this, "
-            "negatives=known_popularity without known positives"
+            "(geometric means), and each is pushed as often as it is drawn: negatives=popularity corrects this"
         ))  # fmt: skip
