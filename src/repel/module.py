@@ -102,7 +102,8 @@ class Contrastive(LightningModule):
             ValueError: the data brings what the loss does not take.
         """
         if info.negatives and not self.loss.takes_negatives:
-            raise ValueError(f"{type(self.loss).__name__} takes no explicit negatives, which this data brings")
+            name = type(self.loss).__name__
+            raise ValueError(f"{name} takes no explicit negatives, which this data, or views.negatives, brings")
         give_info(self, info)
         self.start_target()
 

@@ -164,7 +164,10 @@ def negatives_only(block: LogitBlock) -> Tensor:
 def check_explicit(info: ExplicitNegatives, typed: str) -> None:
     """Raises ValueError where a strategy that was chosen as `typed` weighs explicit negatives, and there are none."""
     if not info.negatives:
-        raise ValueError(f"{typed} weighs explicit negatives, and this data brings none; choose others, or other data")
+        raise ValueError(
+            f"{typed} weighs explicit negatives, and this data brings none; choose others, or other data, or "
+            "for users and items views.negatives=1"
+        )
 
 
 def own_explicit(block: LogitBlock) -> Tensor:
