@@ -103,7 +103,7 @@ TYPED = {  # (command, what is typed) -> what the line must hold
     ("train", "evaluators=recall"): ["'evaluators=[ranking]' for users and items"],
     ("train", "evaluators=ndcg@20"): ["'evaluators=[ranking]' for users and items"],
     ("train", "experiment=recommendation topk=20"): ["evaluators.ranking.ks=[10,20]"],
-    ("train", "experiment=recommendation n_layers=3"): ["type encoder.layers=N, an option of encoder=lightgcn"],
+    ("train", "experiment=ssm n_layers=3"): ["type encoder.layers=N, an option of encoder=lightgcn"],
     ("train", "experiment=lightgcn n_layers=3"): ["type encoder.layers=N"],
     ("train", "experiment=recommendation embedding_dim=8"): ["for users and items encoder.width=N"],
     ("train", "experiment=recommendation data.user_col=u"): ["type data.user=COLUMN"],

@@ -33,6 +33,7 @@ def test_experiments_compose_and_build(name, tmp_path):
         x = torch.randn(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
     elif name in options_of("experiment", "interactions"):
         x = torch.tensor([[0, 0], [tiny_graphs.NODES - 1, 0]])
+        module.eval()  # in training an encoder may have to know which nodes are pairs
         give_info(module, replace(tiny_graphs.info(), negatives=cfg.views.get("negatives", 0)))
     else:
         x = torch.tensor([[3, 1, 0], [1, 0, 0]])

@@ -36,8 +36,8 @@ def test_other_data_is_read_as_the_run_reads_its_own():
 @pytest.mark.parametrize(
     ("typed", "left_out"),
     [
-        (["experiment=recommendation", "loss=byol", "predictor=mlp"], ["loss.temperature", "loss.symmetric"]),
-        (["experiment=bpr", "negatives=known"], ["negatives.strategies"]),
+        (["experiment=ssm", "loss=byol", "predictor=mlp"], ["loss.temperature", "loss.symmetric"]),
+        (["experiment=dns", "negatives=known"], ["negatives.strategies"]),
         (["experiment=sgl", "encoder=table", "views=user_item"], ["encoder.augment", "encoder.rate"]),
     ],
 )

@@ -17,7 +17,7 @@ from repel.engine.outcomes import MISTAKE
     (["encoder=bag"], "encoder=bag is for texts, and data=fashion_mini is images: leave it out; experiment=text"),
     (["experiment=text", "evaluators=[corruptions]"], "evaluators.corruptions is for images"),
     (["experiment=recommendation", "data.labels=a.csv"], "data.labels labels images or texts"),
-    (["experiment=recommendation", "loss.candidates=catalog"], "set negatives=known"),
+    (["experiment=recommendation_large", "loss.candidates=catalog"], "set negatives=known"),
 ])  # fmt: skip
 def test_parts_for_other_data_are_refused(tmp_path, typed, line):
     code, said = status(tmp_path / "run", *typed)

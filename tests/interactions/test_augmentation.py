@@ -176,7 +176,7 @@ def test_options_out_of_range(options, message):
         LightGCN(4, **options)
 
 
-SMALL = ["experiment=recommendation", "encoder.width=4", "head.out_features=4"]
+SMALL = ["experiment=ssm", "encoder.width=4", "head.out_features=4"]
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,9 @@ def test_the_loss_is_that_of_pairs_and_of_each_side_in_two_graphs(name):
     both = [set(pair) for pair in pairs.tolist()]
     users, items = ([{number} for number in side.tolist()] for side in pairs.T)
     by_user = info_nce(z[0], z[1], pairs[:, 1].tolist(), both, 0.1)
-    by_item = info_nce(z[1], z[0], pairs[:, 0].tolist(), both, 0.1)
     same_user = info_nce(z[user_views[0]], z[user_views[1]], pairs[:, 0].tolist(), users, t)
     same_item = info_nce(z[item_views[0]], z[item_views[1]], pairs[:, 1].tolist(), items, t)
-    theirs = (by_user + by_item) / 2 + weight * (same_user + same_item)
+    theirs = by_user + weight * (same_user + same_item)
     ours = loss(z, None, ids)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     gradients = [torch.autograd.grad(value, z)[0] for value in (ours, theirs)]

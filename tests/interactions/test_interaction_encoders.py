@@ -15,7 +15,7 @@ NAMES = options_of("encoder", "interactions")
 
 
 def chosen(name: str):
-    return config("experiment=recommendation", f"encoder={name}").encoder
+    return config("experiment=ssm", f"encoder={name}").encoder
 
 
 def build(name: str) -> nn.Module:

@@ -24,7 +24,7 @@ def log(tmp_path_factory):
 def test_required_presets_are_there():
     graphs = {"lightgcn", "sgl", "simgcl", "xsimgcl"}
     assert {"recommendation", "bpr", "ssm", "dns", "simplex", "directau", "two_tower", *graphs} <= set(PRESETS)
-    assert {"reco_hard", "reco_soft"} <= set(PRESETS)
+    assert {"reco_hard", "reco_soft", "recommendation_large"} <= set(PRESETS)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from repel.engine.fit import fit
 
 USERS, ITEMS, GROUPS = 40, 24, 4
 # a run of a second
-SMALL = ["experiment=recommendation", "encoder.width=8", "data.batch_size=32", "trainer.max_epochs=2",
+SMALL = ["experiment=ssm", "encoder.width=8", "data.batch_size=32", "trainer.max_epochs=2",
          "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "callbacks.pairs=null", "callbacks.progress=null",
          "logger.tensorboard=null", "evaluators=[]", "data.val_fraction=0.1",
          "evaluation.checkpoint=last", "negatives=uniform"]  # fmt: skip
