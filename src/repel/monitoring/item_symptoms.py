@@ -35,8 +35,8 @@ def find_item_symptoms(
     pushed = items.weight > 0
     known = items.known & pushed
     number = float(known.sum() / pushed.any(1).sum().clamp(min=1))
-    # where popularity is corrected they push little, and leaving them out did not pay: docs/recommendation.md
-    corrected = any(isinstance(part, Popularity) for part in loss.modules())
+    # where popularity is corrected, or there is nothing to correct, they did no harm: docs/recommendation.md
+    corrected = "catalog" in step.further or any(isinstance(part, Popularity) for part in loss.modules())
     if number >= MIN_KNOWN and not corrected:
         share = float(known.sum() / pushed.sum())
         yield Symptom("known", PATIENCE_SHORT, (
