@@ -109,13 +109,13 @@ def test_where_nothing_fits_it_is_refused(tmp_path, options, words):
 
 def test_a_graph_stays_that_of_the_runs_own_data(tmp_path):
     """Other pairs of as many users and items: vectors are taken, edges are not."""
-    module, other = (build_module(config("experiment=lightgcn", "encoder.width=4")) for _ in range(2))
+    module, other = (build_module(config("experiment=ssm", "encoder=lightgcn", "encoder.width=4")) for _ in range(2))
     for one, items in ((module, [0, 1, 2]), (other, [1, 1, 0])):
         one.give_data_info(InteractionInfo(3, users=3, items=3, pairs=torch.tensor([*enumerate(items)])))
     torch.nn.init.ones_(other.encoder.vectors.weight)
     columns = module.encoder.graph.columns.clone()
     save_file(other.encoder.state_dict(), tmp_path / "w.safetensors")
-    cfg = config("experiment=lightgcn", f"init={tmp_path / 'w.safetensors'}")
+    cfg = config("experiment=ssm", "encoder=lightgcn", f"init={tmp_path / 'w.safetensors'}")
     start_from(read_weights(cfg.init), cfg, module, tmp_path, say=False)
     assert (module.encoder.vectors.weight == 1).all()
     assert torch.equal(module.encoder.graph.columns, columns)

@@ -16,7 +16,7 @@ PARTS = ("views", "encoder", "head", "predictor", "loss", "negatives", "target")
 def takes(target: str, argument: str) -> bool:
     """Whether what a _target_ names has an argument; true of what is not found, of which instantiating it says more.
 
-    >>> takes("repel.losses.NTXent", "temperature"), takes("repel.losses.NTXent", "members")
+    >>> takes("repel.losses.ratio.NTXent", "temperature"), takes("repel.losses.ratio.NTXent", "members")
     (True, False)
     """
     check_objects({"_target_": target})
