@@ -13,7 +13,7 @@ from repel.evaluation import geometry
 from repel.interactions.pairs import InteractionInfo
 from repel.losses.gradient_weights import negative_weights
 from repel.losses.ratio import InfoNCE
-from repel.monitoring.item_negatives import TrainingPairs
+from repel.monitoring.item_negatives import UserItems
 from repel.monitoring.item_symptoms import find_item_symptoms
 from repel.monitoring.monitor import _of_different_entities
 from repel.negatives.known import Known
@@ -52,7 +52,7 @@ KNOWN, POPULARITY = {(u, i) for u, i in PAIRS.tolist()}, log_popularity()
 def test_known_rate_and_popularity_are_those_of_loops():
     z, ids = batch()
     seen = negative_weights(InfoNCE(temperature=0.3), z, z, None, ids, anchors=1000)
-    items = TrainingPairs(INFO).negatives(seen)
+    items = UserItems(INFO).negatives(seen)
     unit = torch.nn.functional.normalize(z, dim=-1)
     found, pushes, drawn = [], [], []
     for row in range(64):
@@ -71,7 +71,7 @@ def test_known_rate_and_popularity_are_those_of_loops():
 
 def test_where_users_meet_no_items_there_is_nothing_to_measure():
     z, ids = batch()
-    pairs = TrainingPairs(INFO)
+    pairs = UserItems(INFO)
     assert pairs.negatives(negative_weights(InfoNCE(candidates="same"), z, z, None, ids, 1000)) is None
     assert pairs.negatives(negative_weights(InfoNCE(), z, z, None, None, 1000)) is None
 
@@ -80,7 +80,7 @@ def test_where_users_meet_no_items_there_is_nothing_to_measure():
 def test_health_speaks_of_what_is_not_corrected(known, popular):
     z, ids = batch(48)
     strategies = [Uniform(), *([Known()] * known), *([Popularity()] * popular)]
-    loss, pairs = InfoNCE(temperature=0.3, negatives=Chain(strategies)), TrainingPairs(INFO)
+    loss, pairs = InfoNCE(temperature=0.3, negatives=Chain(strategies)), UserItems(INFO)
     give_info(loss, INFO)
     seen = pairs.negatives(negative_weights(loss, z, z, None, ids, 1000))
     found = list(find_item_symptoms(loss, SimpleNamespace(z=z, ids=ids, labels=None, further={}), seen, pairs))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SizedByData", "given_buffers"]
+__all__ = ["SizedByData", "given_buffers", "random_vectors"]
 
 
 class SizedByData(nn.Module):
@@ -33,3 +33,9 @@ def given_buffers(module: nn.Module) -> list[str]:
     """Names of the buffers that the data gave, at any depth: they are the same on every rank."""
     given = [buffer for part in module.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
     return [name for name, own in module.named_buffers() if any(own is buffer for buffer in given)]
+
+
+def random_vectors(n: int, like: Tensor, seed: int) -> Tensor:
+    """(n, F) from a normal distribution, of length about 1, with the width, type and device of a matrix (..., F)."""
+    width = like.shape[1]
+    return (torch.randn(n, width, generator=torch.Generator().manual_seed(seed)) * width**-0.5).to(like)

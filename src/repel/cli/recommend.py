@@ -13,15 +13,14 @@ Options:
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from repel.cli.latest import RUN, newest
+from repel.cli.scripts import run_script
 from repel.cli.suggestions import nearest
-from repel.engine.outcomes import is_mistake
 
 if TYPE_CHECKING:
     from repel.export.recommend import Recommended
@@ -96,14 +95,4 @@ def print_ranking(ranking: list["Recommended"]) -> None:
 
 def main() -> int:
     """Rank items for a user of a run: RUN USER"""
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        return 0
-    try:
-        recommend(*parsed(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not is_mistake(error):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_script(__doc__, lambda typed: recommend(*parsed(typed)))

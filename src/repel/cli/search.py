@@ -16,14 +16,13 @@ Options:
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repel.base.terminal import shown
 from repel.cli.latest import EMBEDDED, RUN, newest
+from repel.cli.scripts import run_script
 from repel.cli.suggestions import nearest as close
-from repel.engine.outcomes import is_mistake
 from repel.export.record import RECORD, is_of_items, is_of_texts, read_record
 
 if TYPE_CHECKING:
@@ -146,14 +145,4 @@ def print_texts(found: list["Match"]) -> None:
 
 def main() -> int:
     """Find the nearest images to one image, or texts to one text: QUERY.png EMBED_FOLDER"""
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        return 0
-    try:
-        search(*parsed(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not is_mistake(error):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_script(__doc__, lambda typed: search(*parsed(typed)))

@@ -1,7 +1,7 @@
 """Anyone's own log in CSV files: a row an interaction; columns of users, items, and perhaps times and ratings."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +68,14 @@ def interactions_csv(
     columns["rating"] = None if min_rating is None else columns["rating"]
     table = ItemTable.of(items, columns["item"], item_name, item_label, form)
     log, words = _read(files, columns, form, min_rating, core)
-    if rank() == 0:
-        names = ", ".join(shown(file.name) for file in files.values())
-        print(f"pairs    {names}: {words}", flush=True)
+    _say_what_was_read(files.values(), words)
     splits = as_splits(log, parts_of(log, how, val_fraction, test_fraction, split_seed))
     return splits if table is None else with_table(splits, table)
+
+
+def _say_what_was_read(files: Iterable[Path], words: str) -> None:
+    if rank() == 0:
+        print(f"pairs    {', '.join(shown(file.name) for file in files)}: {words}", flush=True)
 
 
 def _check_options(

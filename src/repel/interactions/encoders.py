@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repel.base.sized import SizedByData
+from repel.base.sized import SizedByData, random_vectors
 from repel.data.pair import ViewBatch
 from repel.data.samples import DataInfo
 from repel.interactions.pairs import InteractionInfo
 
-__all__ = ["ItemBias", "NodeVectors", "Table", "as_nodes", "random_vectors"]
+__all__ = ["ItemBias", "NodeVectors", "Table", "as_nodes"]
 
 
 class NodeVectors(SizedByData):
@@ -34,12 +34,6 @@ class NodeVectors(SizedByData):
     def on_data(self, info: DataInfo) -> None:
         assert isinstance(info, InteractionInfo)
         self.weight = nn.Parameter(random_vectors(info.users + info.items, self.weight, self.seed))
-
-
-def random_vectors(n: int, like: Tensor, seed: int) -> Tensor:
-    """(n, F) from a normal distribution, of length about 1, with the width, type and device of a matrix (..., F)."""
-    width = like.shape[1]
-    return (torch.randn(n, width, generator=torch.Generator().manual_seed(seed)) * width**-0.5).to(like)
 
 
 def as_nodes(x: ViewBatch) -> Tensor:

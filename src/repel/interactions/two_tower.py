@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repel.base.sized import SizedByData
+from repel.base.sized import SizedByData, random_vectors
 from repel.data.pair import ViewBatch
 from repel.data.samples import DataInfo
-from repel.interactions.encoders import random_vectors
 from repel.interactions.pairs import InteractionInfo
 
 __all__ = ["Tower", "TwoTower"]

@@ -129,16 +129,8 @@ class Loss(nn.Module):
         views, samples, _ = z.shape
         if views < 2 or samples < 2:
             raise ValueError(f"a contrastive batch needs at least 2 views of 2 samples, got z {tuple(z.shape)}")
-        if crops is not None and not self.takes_crops:
-            raise ValueError(f"{type(self).__name__} takes no crops that are anchors only; set views.local=null")
-        if negatives is not None and not self.takes_negatives:
-            raise ValueError(f"{type(self).__name__} takes no explicit negatives; leave them out")
-        if (catalog is not None) != self.takes_catalog:
-            raise ValueError(CATALOG_MISSING if self.takes_catalog else CATALOG_UNUSED)
-        if negative_ids is not None and ids is None:
-            raise ValueError("negative_ids are compared with ids: pass both or neither")
-        if catalog is not None and (ids is None or catalog_ids is None):
-            raise ValueError("a catalog has the anchors' own items: pass ids and catalog_ids")
+        if self.takes_catalog or any(t is not None for t in (crops, negatives, negative_ids, catalog)):
+            self._check_further(ids, crops, negatives, negative_ids, catalog, catalog_ids)
         if ids is not None and ids.shape not in ((samples,), (views, samples)):
             raise ValueError(f"ids must be ({samples},) or ({views}, {samples}), got {tuple(ids.shape)}")
         if self.dims is not None and max(self.dims) > z.shape[-1]:
@@ -156,6 +148,27 @@ class Loss(nn.Module):
             if self.dims is None:
                 return self.losses(batch).mean()
             return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()
+
+    def _check_further(
+        self,
+        ids: Tensor | None,
+        crops: Tensor | None,
+        negatives: Tensor | None,
+        negative_ids: Tensor | None,
+        catalog: Tensor | None,
+        catalog_ids: Tensor | None,
+    ) -> None:
+        """Raises ValueError where a batch has more than views, and the loss does not take it, or ids are missing."""
+        if crops is not None and not self.takes_crops:
+            raise ValueError(f"{type(self).__name__} takes no crops that are anchors only; set views.local=null")
+        if negatives is not None and not self.takes_negatives:
+            raise ValueError(f"{type(self).__name__} takes no explicit negatives; leave them out")
+        if (catalog is not None) != self.takes_catalog:
+            raise ValueError(CATALOG_MISSING if self.takes_catalog else CATALOG_UNUSED)
+        if negative_ids is not None and ids is None:
+            raise ValueError("negative_ids are compared with ids: pass both or neither")
+        if catalog is not None and (ids is None or catalog_ids is None):
+            raise ValueError("a catalog has the anchors' own items: pass ids and catalog_ids")
 
     @abstractmethod
     def losses(self, batch: Batch) -> Tensor:

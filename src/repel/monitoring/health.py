@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from repel.data.pair import Pair
 from repel.losses.gradient_weights import negative_weights
 from repel.module import Contrastive, StepOutput
-from repel.monitoring.item_negatives import training_pairs
+from repel.monitoring.item_negatives import user_items
 from repel.monitoring.item_symptoms import find_item_symptoms
 from repel.monitoring.monitor import optimizer_step_follows
 from repel.monitoring.symptoms import ANCHORS, Symptom, find_causes, find_symptoms, is_filling
@@ -69,7 +69,7 @@ class Health(Callback):
             length = _step_length(self.weights_before, _weights(pl_module))
             rise = self.losses.rise(pl_module)
             symptoms = list(find_symptoms(pl_module, step, float(loss), seen, length, rise))
-            if (pairs := training_pairs(trainer)) is not None:
+            if (pairs := user_items(trainer)) is not None:
                 symptoms += find_item_symptoms(pl_module.loss, step, pairs.negatives(seen), pairs)
         self._report(trainer, symptoms)
 

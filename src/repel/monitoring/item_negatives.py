@@ -13,7 +13,7 @@ from repel.evaluation.top_items import KnownItems
 from repel.interactions.pairs import InteractionInfo
 from repel.losses.gradient_weights import NegativeWeights
 
-__all__ = ["ItemNegatives", "TrainingPairs", "training_pairs"]
+__all__ = ["ItemNegatives", "UserItems", "user_items"]
 
 
 class ItemNegatives(NamedTuple):
@@ -48,13 +48,13 @@ class ItemNegatives(NamedTuple):
         return (shares(weight[rows]) * self.popularity[rows]).sum(1).mean()
 
 
-class TrainingPairs:
+class UserItems:
     """The items of each user, and the popularity of items, on the CPU.
 
     Args:
         info: of the training pairs.
 
-    >>> pairs = TrainingPairs(InteractionInfo(3, users=2, items=3, pairs=torch.tensor([[1, 2], [0, 1], [1, 1]])))
+    >>> pairs = UserItems(InteractionInfo(3, users=2, items=3, pairs=torch.tensor([[1, 2], [0, 1], [1, 1]])))
     >>> pairs.items_of(torch.tensor([1, 0])).tolist()
     [[False, True, True], [False, True, False]]
     """
@@ -91,10 +91,10 @@ class TrainingPairs:
         return ItemNegatives(negative, known, popularity, weight)
 
 
-_OF_DATA: WeakKeyDictionary[PairData, TrainingPairs] = WeakKeyDictionary()  # which several callbacks ask for
+_OF_DATA: WeakKeyDictionary[PairData, UserItems] = WeakKeyDictionary()  # which several callbacks ask for
 
 
-def training_pairs(trainer: Trainer) -> TrainingPairs | None:
+def user_items(trainer: Trainer) -> UserItems | None:
     """Of a run on users and items; None for other data."""
     data = pair_data(trainer)
     if not data.splits.train.modality.sides:
@@ -102,5 +102,5 @@ def training_pairs(trainer: Trainer) -> TrainingPairs | None:
     if data not in _OF_DATA:
         info = data.splits.train.info()
         assert isinstance(info, InteractionInfo)
-        _OF_DATA[data] = TrainingPairs(info)
+        _OF_DATA[data] = UserItems(info)
     return _OF_DATA[data]

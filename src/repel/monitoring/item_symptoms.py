@@ -9,7 +9,7 @@ from torch import Tensor
 from repel.losses.base import Loss
 from repel.losses.gradient_weights import negative_weights
 from repel.module import StepOutput
-from repel.monitoring.item_negatives import ItemNegatives, TrainingPairs
+from repel.monitoring.item_negatives import ItemNegatives, UserItems
 from repel.monitoring.symptoms import ANCHORS, PATIENCE_SHORT, Symptom
 from repel.negatives.popularity import Popularity
 
@@ -22,7 +22,7 @@ MAX_UNCORRECTED = 0.5  # part of it that may be left in the gradient
 
 
 def find_item_symptoms(
-    loss: Loss, step: StepOutput, items: ItemNegatives | None, pairs: TrainingPairs
+    loss: Loss, step: StepOutput, items: ItemNegatives | None, pairs: UserItems
 ) -> Iterator[Symptom]:
     """Known positives that are pushed away, and popular items.
 
@@ -46,7 +46,7 @@ def find_item_symptoms(
     yield from _popular(loss, step, pairs)
 
 
-def _popular(loss: Loss, step: StepOutput, pairs: TrainingPairs) -> Iterator[Symptom]:
+def _popular(loss: Loss, step: StepOutput, pairs: UserItems) -> Iterator[Symptom]:
     """Candidates that are drawn by their popularity, and a strategy that does not correct this.
 
     Measured on random embeddings in the batch's place: what a trained network pushes says less, as it ranks popular

@@ -16,7 +16,7 @@ from repel.evaluation import geometry
 from repel.losses.gradient_weights import NegativeWeights, negative_weights
 from repel.losses.rowwise import RowwiseLoss
 from repel.module import Contrastive, StepOutput
-from repel.monitoring.item_negatives import ItemNegatives, training_pairs
+from repel.monitoring.item_negatives import ItemNegatives, user_items
 from repel.monitoring.validation_knn import ValidationKNN
 from repel.monitoring.validation_ranking import ValidationRanking
 
@@ -58,7 +58,7 @@ class Monitor(Callback):
         seen = negative_weights(module.loss, step.z, step.keys, step.labels, step.ids, self.anchors, **step.further)
         sides = pair_data(trainer).splits.train.modality.sides
         values = _embedding_metrics(step, self.anchors, sides) | _similarity_metrics(seen) | _negative_metrics(seen)
-        if (pairs := training_pairs(trainer)) and (items := pairs.negatives(seen)):
+        if (pairs := user_items(trainer)) and (items := pairs.negatives(seen)):
             values |= _item_metrics(items)
         learned = isinstance(module.loss, RowwiseLoss) and module.loss.log_factor is not None
         if seen.temperature is not None and not learned:  # a learned one is among the loss's own statistics

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer as Library
 from torch import Tensor, nn
 
-from repel.base.sized import SizedByData
+from repel.base.sized import SizedByData, random_vectors
 from repel.data.samples import DataInfo
 from repel.text.texts import TextInfo
 
@@ -53,9 +53,7 @@ class TokenVectors(SizedByData):
 
     def on_data(self, info: DataInfo) -> None:
         assert isinstance(info, TextInfo)
-        draws = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(info.vocabulary, self.weight.shape[1], generator=draws) * self.weight.shape[1] ** -0.5
-        self.weight = nn.Parameter(drawn.to(self.weight))
+        self.weight = nn.Parameter(random_vectors(info.vocabulary, self.weight, self.seed))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, L, F)."""
