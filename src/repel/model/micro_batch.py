@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils.checkpoint import get_device_states, set_device_states
 
+from repel.base import seeding
 from repel.base.collectives import share
 from repel.base.dropout import DrawCounters, NeedsCounters, give_counters
 
@@ -45,9 +45,9 @@ def in_micro_batches(
     held, each part is computed twice, and negatives do not get fewer, as they do where gradients are accumulated.
 
     The second pass repeats the first: own dropout draws by the samples' places in the global batch, that of other
-    libraries from generators in the state in which they were; autocast is as it was; and running statistics do not
-    learn from it. Batch norm sees the views of one part together. A parameter gets its gradient once, summed over the
-    parts in float32 at least, so that several ranks exchange it once, at the end, in the usual way.
+    libraries from torch's generators, which are seeded by the place of each part; autocast is as it was; and running
+    statistics do not learn from it. Batch norm sees the views of one part together. A parameter gets its gradient
+    once, summed over the parts in float32 at least, so that several ranks exchange it once, at the end, as always.
 
     Args:
         network: an input -> outputs, each (rows, ...); a gradient flows through the first one alone. A function of its
@@ -94,42 +94,44 @@ class _Passes(NamedTuple):
 
     def outputs(self, part: slice) -> tuple[Tensor, ...]:
         """Of some of the samples."""
-        own = self.counters._replace(samples=part.stop - part.start, start=self.counters.start + part.start)
+        key, samples, start, view = self.counters
+        own = DrawCounters(key, part.stop - part.start, start + part.start, view)
         give_counters(self.counted, own)
+        torch.manual_seed(seeding.mix(key, own.start, view))  # what other libraries draw from
+        kind = (self.x[0] if isinstance(self.x, tuple) else self.x).device.type
         # without its cache, as a weight that was cast without a graph has no gradient in the second pass
-        with torch.autocast(self.device.type, cache_enabled=False, **self.autocast):
-            return self.network(_cut(self.x, part, self.counters.samples))
-
-    @property
-    def device(self) -> torch.device:
-        return (self.x[0] if isinstance(self.x, tuple) else self.x).device
+        with torch.autocast(kind, cache_enabled=False, **self.autocast):
+            return self.network(_cut(self.x, part, samples))
 
     @contextmanager
-    def replay(self) -> Iterator[None]:
-        """A context that leaves no trace in torch's generators and in running statistics."""
+    def keep_statistics(self) -> Iterator[None]:
+        """A context after which running statistics are what they were before it."""
         norms = [part for module in self.modules for part in module.modules() if isinstance(part, _NormBase)]
         kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-        drawn = _generators(self.device)
-        try:
-            yield
-        finally:
-            _set_generators(self.device, drawn)
-            for buffer, value in kept:
-                buffer.copy_(value)
+        yield
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 class _Replayed(torch.autograd.Function):
-    """Two passes over the parts. Of torch.utils.checkpoint it differs in that forward keeps no graph at all, and that
-    gradients are summed in float32 also under autocast."""
+    """Two passes over the parts. It differs from torch.utils.checkpoint in that forward keeps no graph at all, and that
+    gradients are summed in float32 also under autocast.
+
+    What outlives a part has its memory before it: small pieces between the large ones that are freed would make the
+    heap of a CPU process grow to several times of what is in use.
+    """
 
     @staticmethod
     def forward(ctx: Any, passes: _Passes, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.passes, ctx.states, found = passes, [], []
+        ctx.passes, samples, whole = passes, passes.counters.samples, []
         ctx.save_for_backward(*parameters)  # so that a change of theirs before the second pass is an error
         for part in passes.parts:
-            ctx.states.append(_generators(passes.device))
-            found.append(passes.outputs(part))
-        outputs = tuple(_join(rows, passes.parts) for rows in zip(*found, strict=True))
+            for number, rows in enumerate(passes.outputs(part)):
+                views, *shape = rows.unflatten(0, (-1, part.stop - part.start)).shape
+                if not part.start:
+                    whole.append(rows.new_empty(views, samples, *shape[1:]))
+                whole[number][:, part] = rows.view(views, *shape)
+        outputs = tuple(rows.flatten(0, 1) for rows in whole)
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
 
@@ -137,19 +139,23 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         passes, parameters = ctx.passes, ctx.saved_tensors
-        totals: list[Tensor | None] = [None] * len(parameters)
-        with passes.replay():
-            for part, state in zip(passes.parts, ctx.states, strict=True):
-                _set_generators(passes.device, state)
+        exact = [torch.promote_types(p.dtype, torch.float32) for p in parameters]
+        totals, used = [torch.zeros_like(p, dtype=d) for p, d in zip(parameters, exact, strict=True)], set()
+        with passes.keep_statistics():
+            for part in passes.parts:
                 with torch.enable_grad():
                     z = passes.outputs(part)[0]
                 if not z.requires_grad:  # the network gives its output without one, as a target does
                     break
                 own = _cut(gradient, part, passes.counters.samples)
                 # grad() in place of backward(): a parameter's hooks, such as DDP's, must see its whole gradient once
-                found = torch.autograd.grad(z, parameters, own, allow_unused=True)
-                totals = [_sum(total, new) for total, new in zip(totals, found, strict=True)]
-        return None, *(t if t is None else t.to(p.dtype) for t, p in zip(totals, parameters, strict=True))
+                for number, found in enumerate(torch.autograd.grad(z, parameters, own, allow_unused=True)):
+                    if found is not None:
+                        totals[number].add_(found)
+                        used.add(number)
+        return None, *(
+            t.to(p.dtype) if n in used else None for n, (t, p) in enumerate(zip(totals, parameters, strict=True))
+        )
 
 
 def _cut(x: Any, part: slice, samples: int) -> Any:
@@ -157,26 +163,3 @@ def _cut(x: Any, part: slice, samples: int) -> Any:
     if isinstance(x, tuple):
         return tuple(_cut(side, part, samples) for side in x)
     return x.unflatten(0, (len(x) // samples, samples))[:, part].flatten(0, 1)
-
-
-def _join(rows: Sequence[Tensor], parts: Sequence[slice]) -> Tensor:
-    """The outputs of the parts (V*b, ...) -> (V*B, ...), view after view."""
-    sizes = [part.stop - part.start for part in parts]
-    return torch.cat([r.unflatten(0, (-1, size)) for r, size in zip(rows, sizes, strict=True)], 1).flatten(0, 1)
-
-
-def _sum(total: Tensor | None, new: Tensor | None) -> Tensor | None:
-    if new is None:
-        return total
-    new = new if new.dtype == torch.float64 else new.float()
-    return new if total is None else total.add_(new)
-
-
-def _generators(device: torch.device) -> tuple[Tensor, Any]:
-    """The states of torch's generators on the host, and on the device."""
-    return torch.get_rng_state(), get_device_states(torch.empty(0, device=device))
-
-
-def _set_generators(device: torch.device, states: tuple[Tensor, Any]) -> None:
-    torch.set_rng_state(states[0])
-    set_device_states(*states[1], device_type=device.type)
