@@ -6,7 +6,7 @@ Shapes: B samples per rank, W ranks, N = W*B, V views, F features, D embedding d
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -21,6 +21,7 @@ from repel.data.length import TrainingLength, elapsed_seconds, planned_length, s
 from repel.data.pair import Pair, ViewBatch, merge_negatives, merge_views
 from repel.data.samples import DataInfo, give_info
 from repel.losses.base import Loss
+from repel.losses.ring import ring_loss
 from repel.model.anneal import Anneal
 from repel.model.ema import EMA
 from repel.model.micro_batch import Network, in_micro_batches
@@ -32,7 +33,7 @@ class Diverged(RuntimeError):
 
 
 class StepOutput(NamedTuple):
-    """Detached outputs of one batch: for the loss's memory, and for callbacks.
+    """Detached outputs of one batch: for the loss's memory, and for callbacks. With gather=ring N is B, of this rank.
 
     loss: of this rank's anchors.
     h: (V*B, F) features of this rank's views.
@@ -69,16 +70,18 @@ class Contrastive(LightningModule):
         schedule: time in epochs -> factor of the learning rate.
         seed: of what the network itself draws, such as dropout.
         micro_batch: samples that a rank encodes at a time, at most; None: all of its batch.
+        gather: all: each rank has the embeddings of all; ring: see ring_loss.
     """
 
     def __init__(
         self, encoder: nn.Module, head: nn.Module, predictor: nn.Module | None, loss: Loss, target: EMA | None,
         anneal: Anneal, optimizer: partial[Optimizer], schedule: Schedule, seed: int, micro_batch: int | None = None,
+        gather: Literal["all", "ring"] = "all",
     ):  # fmt: skip
         super().__init__()
         self.encoder, self.head, self.predictor, self.loss, self.target = encoder, head, predictor, loss, target
         self.anneal, self.optimizer, self.schedule, self.seed = anneal, optimizer, schedule, seed
-        self.micro_batch = micro_batch
+        self.micro_batch, self.ring = micro_batch, gather == "ring"
         self.length: TrainingLength | None = None  # as planned when training began
         self._group_sizes: list[int] | None = None  # of the optimizer that the run resumes with
         self._step_output: StepOutput | None = None
@@ -175,7 +178,7 @@ class Contrastive(LightningModule):
             of_crops = place._replace(view=dropout.FIRST_CROP)
             further["crops"], *_ = self.over_ranks(self.anchors, merge_views(batch.crops), of_crops, N)
         if self.target is None:
-            target = None if self.predictor is None else gather_views(projection.detach(), B, N)
+            target = None if self.predictor is None else gather_views(projection.detach(), B, N, self.ring)
         else:
             (target,) = self.over_ranks(self.candidates, x, place, N)
         if batch.negatives is not None:
@@ -184,15 +187,16 @@ class Contrastive(LightningModule):
             x, of_negatives = merge_negatives(batch.negatives), place._replace(view=dropout.FIRST_NEGATIVE)
             (further["negatives"],) = self.over_ranks(self.candidates, x, of_negatives, N)
             if batch.negative_ids is not None:
-                further["negative_ids"] = gather(batch.negative_ids.T, N).T  # (M, N)
+                further["negative_ids"] = gather(batch.negative_ids.T, N, self.ring).T  # (M, N)
         if batch.catalog is not None and batch.catalog_ids is not None:
             part = share(E := len(batch.catalog), self.global_rank, world_size())
             of_items = dropout.DrawCounters(self._draw_key, part.stop - part.start, part.start, dropout.FIRST_CATALOG)
             (catalog,) = self.over_ranks(self.candidates, batch.catalog[part], of_items, E)  # (1, E, D)
             further |= {"catalog": catalog[0], "catalog_ids": batch.catalog_ids}  # (E, D) and (E,)
-        labels = None if batch.labels is None else gather(batch.labels, N)  # (N,)
-        ids = gather(batch.ids.T, N).T  # (V, N)
-        loss = self.loss(z, labels, ids, local, target, **further)
+        labels = None if batch.labels is None else gather(batch.labels, N, self.ring)  # (N,)
+        ids = gather(batch.ids.T, N, self.ring).T  # (V, N)
+        call = partial(ring_loss, self.loss, total=N) if self.ring else partial(self.loss, local=local)
+        loss = call(z, labels, ids, target=target, **further)
         keys = z if target is None else target
         further = {name: tensor.detach() for name, tensor in further.items() if name != "crops"}
         return loss, StepOutput(loss.detach(), h.detach(), z.detach(), keys.detach(), labels, ids, further)
@@ -201,7 +205,7 @@ class Contrastive(LightningModule):
         """network(x), perhaps in micro-batches: its first output (V*B, D) as (V, N, D) of all ranks, others as is."""
         learning = self.encoder, self.head, self.predictor
         z, *others = in_micro_batches(network, x, place, self.micro_batch, learning, self._counted)
-        return gather_views(z, place.samples, total), *others
+        return gather_views(z, place.samples, total, self.ring), *others
 
     def anchors(self, x: ViewBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Views (n, ...) -> embeddings (n, D), projections (n, D) and features (n, F)."""

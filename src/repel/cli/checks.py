@@ -63,7 +63,7 @@ def some_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
 
 
 OF_COMMAND = {  # the choices that are a command's own
-    "train": {"init_parts": some_of("encoder", "head", "predictor")},
+    "train": {"init_parts": some_of("encoder", "head", "predictor"), "gather": one_of("all", "ring")},
     "embed": {
         "checkpoint": one_of("best", "last"),
         "layer": one_of("h", "z", "both"),

@@ -20,7 +20,7 @@ __all__ = ["allowed_changes", "typed_at_resume", "with_options_of_run"]
 LONGER = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "schedule.on_extend", "schedule.max_epochs",
           "anneal.epochs")  # fmt: skip
 ELSEWHERE = (  # what is computed does not depend on these, but for rounding
-    "compile",
+    "compile", "gather",
     "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy", "trainer.log_every_n_steps",
     "trainer.profiler", "data.workers", "data.datamodule.read.workers", "data.device_cache",
     "data.datamodule.device_cache", "logger", "callbacks.last.every_n_train_steps", "callbacks.progress",

@@ -58,6 +58,7 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     """
     from lightning.pytorch import seed_everything
 
+    from repel.losses.ring import tiled
     from repel.module import Contrastive
 
     limit_threads()
@@ -87,7 +88,9 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     own = {key: value for key, value in cfg.schedule.items() if key != "on_extend"}  # which resuming reads
     anneal, schedule = _instantiate(cfg.anneal), _instantiate(own)
     parts = encoder, head, predictor, loss, target, anneal
-    return Contrastive(*parts, _optimizer(cfg), schedule, cfg.seed, micro_batch)
+    if (gather := OmegaConf.select(cfg, "gather") or "all") == "ring":  # likewise
+        tiled(loss)
+    return Contrastive(*parts, _optimizer(cfg), schedule, cfg.seed, micro_batch, gather)
 
 
 def _check_graphs(cfg: DictConfig, drawn: int) -> None:

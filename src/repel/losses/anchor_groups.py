@@ -32,6 +32,7 @@ class AnchorGroup(NamedTuple):
     own_ids: (K, m), the entities that their samples show. ids: (m,), the entity that each anchor shows, or None.
     labels: (m,), or None. scale: 1 / t. positive_ids: (m, P), the entities that positives show, or None.
     samples: (m,), whose views anchors are. views: (m,), which of these; crops come after the V views.
+    first_view: the least of views.
     """
 
     anchors: Tensor
@@ -44,6 +45,7 @@ class AnchorGroup(NamedTuple):
     positive_ids: Tensor | None = None
     samples: Tensor | None = None
     views: Tensor | None = None
+    first_view: int = 0
 
 
 def check_catalog(symmetric: bool, queue: Queue, negatives: Strategy) -> None:

@@ -1,6 +1,5 @@
 """Losses that are sums over pairs: each positive attracts, each negative repels by itself, weighed by the strategy."""
 
-from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -8,41 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repel.losses.base import Dims
+from repel.losses.pair_sums import PairLoss
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
-from repel.negatives.strategy import LogitBlock, Strategy
-
-
-class PairLoss(RowwiseLoss):
-    """attract(positive), mean over an anchor's positives, plus repel(negative), weighed over its negatives.
-
-    The weights e^w are normalised to sum to 1, so that with `uniform` negatives count with their mean and with
-    `hardest` the most similar one alone. An anchor without negatives is attracted only.
-    """
-
-    takes_correction = False
-    normalized = True  # False: weights e^w as they are
-
-    @abstractmethod
-    def attract(self, positive: Tensor, scale: float | Tensor) -> Tensor:
-        """Losses of positives from their logits (m, P)."""
-
-    @abstractmethod
-    def repel(self, negative: Tensor, positive: Tensor, scale: float | Tensor) -> Tensor:
-        """Losses of candidates from their logits (m, n), beside one positive's, (m, 1)."""
-
-    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
-        block = self.negatives.weigh(block)
-        w = block.logits.new_zeros(()) if block.weights is None else block.weights
-        w = w.expand_as(block.logits).masked_fill(~block.negative, -torch.inf)
-        if self.normalized:
-            empty = ~block.negative.any(1, keepdim=True)
-            share = w.masked_fill(empty, 0).softmax(1).masked_fill(empty, 0)
-        else:
-            share = w.exp()
-        total = self.attract(positives, block.scale)
-        repelled = [(share * self.repel(block.logits, p[:, None], block.scale)).sum(1) for p in positives.unbind(1)]
-        return (total + torch.stack(repelled, dim=1)).mean(1)
+from repel.losses.tiles import LogZLoss
+from repel.negatives.strategy import Strategy
 
 
 class Triplet(PairLoss):
@@ -202,7 +171,7 @@ class SigLIP(PairLoss):
         return F.softplus(negative + self.bias)
 
 
-class MultiSimilarity(RowwiseLoss):
+class MultiSimilarity(LogZLoss):
     """Soft-weighed pairs around a threshold, positives and negatives each by their own softness.
 
         L_i = 1/alpha log( 1 + sum_p e^{-alpha (s_ip - lambda)} ) + 1/beta log( 1 + sum_n e^{beta (s_in - lambda)} )
@@ -231,12 +200,11 @@ class MultiSimilarity(RowwiseLoss):
         _check_margins(threshold=threshold)
         self.alpha, self.threshold = alpha, threshold
 
-    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
-        pull = (-self.alpha * (positives / block.scale - self.threshold)).logsumexp(1)
-        log_z = self.negatives.log_z(self.negatives.weigh(block))
+    def of_log_z(self, log_z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
+        pull = (-self.alpha * (positives / scale - self.threshold)).logsumexp(1)
         empty = log_z == -torch.inf
-        push = F.softplus(log_z.masked_fill(empty, 0) - self.threshold * block.scale).masked_fill(empty, 0)
-        return F.softplus(pull) / self.alpha + push / block.scale
+        push = F.softplus(log_z.masked_fill(empty, 0) - self.threshold * scale).masked_fill(empty, 0)
+        return F.softplus(pull) / self.alpha + push / scale
 
 
 def _check_margins(**cosines: float) -> None:

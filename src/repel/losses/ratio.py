@@ -9,11 +9,12 @@ from torch import Tensor
 from repel.losses.anchor_groups import AnchorGroup
 from repel.losses.base import Batch, Dims
 from repel.losses.queue import Queue
-from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
-from repel.negatives.strategy import LogitBlock, Strategy
+from repel.losses.rowwise import CandidateSet, RowChunk
+from repel.losses.tiles import LogZLoss
+from repel.negatives.strategy import Strategy
 
 
-class LogRatioLoss(RowwiseLoss):
+class LogRatioLoss(LogZLoss):
     """A link between an anchor's log Z and each of its positives; with several positives, their mean.
 
     A subclass defines `link`; all other arguments are those of RowwiseLoss.
@@ -32,8 +33,8 @@ class LogRatioLoss(RowwiseLoss):
     def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
         """Losses from log Z (m, 1) and positive logits (m, P): (m, P)."""
 
-    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
-        log_z = self.negatives.log_z(self.negatives.weigh(block))[:, None]
+    def of_log_z(self, log_z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
+        log_z = log_z[:, None]
         empty = log_z == -torch.inf
         return self.link(log_z.masked_fill(empty, 0), positives).masked_fill(empty, 0).mean(1)
 

@@ -114,23 +114,24 @@ class RowwiseLoss(Loss):
         own = batch.negatives if self.takes_own_only and self.negatives.own_only else None
         for group in self.anchor_groups(batch):
             if own is not None:
-                block, positives = own_block(group, own, batch.negative_ids)
-                values.append(self.per_anchor(block, positives, group.positives))
+                values.append(self.per_anchor(*own_block(group, own, batch.negative_ids), group.positives))
                 continue
             rows, shared = (group.anchors, group.positives), (group.candidates.z, group.scale)
-            chunk = self.row_chunk
-            if chunk == "auto":
-                m, n, dim = len(group.anchors), *group.candidates.z.shape
-                if self.negatives.synthesizes:
-                    n += -(-self.negatives.extra_elements(dim) // PEAK_MATRICES)
-                chunk = None if m * n <= ALWAYS_DENSE else auto_chunk(m, n, batch.z.element_size(), batch.z.device)
-            if chunk is None:
-                block, positives = self.logit_block(group, slice(None), *rows, *shared)
-                values.append(self.per_anchor(block, positives, group.positives))
+            if (chunk := self.chunk(group.anchors, *group.candidates.z.shape)) is None:
+                whole = self.logit_block(group, slice(None), *rows, *shared)
+                values.append(self.per_anchor(*whole, group.positives))
             else:
                 block_losses = partial(self._block_losses, group)
                 values.append(in_blocks(block_losses, chunk, rows, shared, self.parameters()))
         return torch.cat(values)
+
+    def chunk(self, anchors: Tensor, n: int, dim: int) -> int | None:
+        """How many of the anchors (m, D) to compare with n candidates at a time; None: all."""
+        if self.row_chunk != "auto":
+            return self.row_chunk
+        m, extra = len(anchors), self.negatives.extra_elements(dim) if self.negatives.synthesizes else 0
+        n += -(-extra // PEAK_MATRICES)
+        return None if m * n <= ALWAYS_DENSE else auto_chunk(m, n, anchors.element_size(), anchors.device)
 
     def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:
         """The local anchors, in groups that have the same candidates, view by view, then the crops."""
@@ -148,7 +149,7 @@ class RowwiseLoss(Loss):
         groups = []
         for anchor_views in ranges:
             first, end = anchor_views.start, anchor_views.stop
-            candidates = self._candidates(batch, first)
+            candidates = self.candidates_of(batch, first)
             view = torch.arange(first, end, device=device).repeat_interleave(len(mine))
             sample = mine.repeat(len(anchor_views))
             others = torch.arange(views - (first < views), device=device)
@@ -158,10 +159,10 @@ class RowwiseLoss(Loss):
             labels = None if batch.labels is None else batch.labels[sample]
             rows = anchors[view, sample], batch.keys[others, sample[:, None]]
             group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample, view)
-            groups.append(group)
+            groups.append(group._replace(first_view=first))
         return groups
 
-    def _candidates(self, batch: Batch, anchor_view: int) -> Candidates:
+    def candidates_of(self, batch: Batch, anchor_view: int) -> Candidates:
         """The candidates of anchors of one view, or of crops, whose view is none of the batch's."""
         keys, (views, samples, _) = batch.keys, batch.keys.shape
         if batch.catalog is not None and batch.catalog_ids is not None:

@@ -42,6 +42,8 @@ class Guide(Strategy):
     tensor([[-inf, 0., 0.]])
     """
 
+    tilewise = True
+
     def __init__(self, embeddings: str | None = None, margin: float = 0.0, relative: bool = False):
         super().__init__()
         if not margin >= 0:

@@ -98,6 +98,8 @@ class SemiHard(Strategy):
     tensor([[-inf, -inf, 0.]])
     """
 
+    tilewise = True
+
     def __init__(self, margin: float = 0.2):
         super().__init__()
         if not margin > 0:
@@ -128,11 +130,16 @@ class FalseNegatives(Strategy):
     tensor([[-inf, 0., 0.]])
     """
 
+    tilewise = True
+
     def __init__(self, threshold: float = 0.7, k: int | None = 10, labels: bool = False):
         super().__init__()
         if k is not None and k < 1:
             raise ValueError(f"negatives.k must be null or at least 1, got {k}")
         self.threshold, self.k, self.supervised = threshold, k, labels
+
+    def needs_whole(self) -> Strategy | None:
+        return super().needs_whole() if self.supervised or self.k is None else self  # k are of all candidates
 
     def weights(self, block: LogitBlock) -> Tensor:
         logits = negatives_only(block)

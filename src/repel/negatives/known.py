@@ -31,6 +31,8 @@ class Known(Strategy):
     tensor([[False,  True, False]])
     """
 
+    tilewise = True
+
     def __init__(self) -> None:
         super().__init__()
         self.neighbors: Neighbors | None = None

@@ -30,6 +30,8 @@ class OwnNegatives(Strategy):
     tensor([[-inf, -inf, 0.]])
     """
 
+    tilewise = True
+
     def __init__(self, weight: float = 1.0, only: bool = False):
         super().__init__()
         if not 0 < weight < math.inf:

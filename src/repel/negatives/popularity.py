@@ -48,7 +48,7 @@ class Popularity(Strategy):
     tensor([[-0.6931,  0.0000]])
     """
 
-    adjusts = True
+    adjusts, tilewise = True, True
 
     def __init__(self, power: float = 1.0, positive: Literal["sampled", "present"] = "sampled"):
         super().__init__()
@@ -61,6 +61,10 @@ class Popularity(Strategy):
 
     def on_data(self, info: Any) -> None:
         self.shares = Shares.of(training_pairs(info, "negatives=popularity"))
+
+    def needs_whole(self) -> Strategy | None:
+        # the other form counts an anchor's negatives before later members of a chain see its logits
+        return super().needs_whole() if self.positive == "sampled" else self
 
     def weights(self, block: LogitBlock) -> Tensor:
         if self.shares is None:

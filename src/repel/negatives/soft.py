@@ -1,13 +1,22 @@
-"""Strategies that weigh all negatives, by similarity or by the share of them that are false; and several in turn."""
+"""Strategies that weigh all negatives by similarity; and several strategies in turn."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from repel.negatives.strategy import ExplicitNegatives, LogitBlock, Strategy, check_explicit, own_explicit
+from repel.negatives.debiased import Debiased
+from repel.negatives.strategy import (
+    ExplicitNegatives,
+    LogitBlock,
+    Strategy,
+    check_explicit,
+    log_count,
+    logsumexp_of_parts,
+    own_explicit,
+)
 
 
 class Tilt(Strategy):
@@ -33,6 +42,8 @@ class Tilt(Strategy):
     >>> Tilt(beta=2.0).weights(block)
     tensor([[ 0., -2., -4.]])
     """
+
+    tilewise = True
 
     def __init__(
         self, beta: float = 1.0, norm: Literal["mean", "max", "none"] = "max", detach: bool = False,
@@ -64,61 +75,25 @@ class Tilt(Strategy):
         among = tilted.masked_fill(~block.negative, -torch.inf)
         if self.norm == "max":
             return tilted - among.amax(1, keepdim=True)
-        return tilted - among.logsumexp(1, keepdim=True) + _log_count(block)[:, None]
+        return tilted - among.logsumexp(1, keepdim=True) + log_count(block.negative.sum(1), block.logits)[:, None]
 
+    def narrow_tile(self, block: LogitBlock) -> tuple[LogitBlock, Tensor | None, list[Tensor]]:
+        if self.norm == "none":
+            return block, self.weights(block), []
+        tilted = self.beta * (block.logits.detach() if self.detach else block.logits)
+        among = tilted.masked_fill(~block.negative, -torch.inf)
+        if self.norm == "max":
+            return block, tilted, [among.amax(1)]
+        return block, tilted, [among.logsumexp(1), block.negative.sum(1)]
 
-class Debiased(Strategy):
-    """Debiased estimator: subtracts the expected contribution of false negatives (class prior tau_plus) from Z.
-
-        Z <- max( (Z - n tau mean_p e^{l_p}) / (1 - tau), n e^{-1/t} )
-
-    Chuang, Robinson, Lin, Torralba, Jegelka 2020, arXiv:2007.00224, eq. 7 and 8, with the mean over an
-    anchor's positives p, M of them there. In the log domain, so that it is finite at every temperature. Where the floor
-    holds, negatives have no gradient.
-
-    Args:
-        tau_plus: prior probability that a negative is of the anchor's class, in [0, 1).
-
-    Raises:
-        ValueError: tau_plus is out of its range.
-
-    >>> block = LogitBlock(torch.tensor([[2.0, 1.0]]), torch.tensor([2.0]), torch.ones(1, 2).bool(), scale=2.0)
-    >>> log_z = Debiased(tau_plus=0.1).log_z(block)  # log((e^2 + e - 2 * 0.1 e^2) / 0.9)
-    >>> round(log_z.item(), 4)
-    2.2606
-    """
-
-    def __init__(self, tau_plus: float = 0.1):
-        super().__init__()
-        if not 0 <= tau_plus < 1:
-            raise ValueError(f"negatives.tau_plus must be in [0, 1), got {tau_plus}")
-        self.tau_plus = tau_plus
-        self.clamped, self.blocks = torch.zeros(()), 0  # shares of anchors at the floor, summed since statistics()
-
-    def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
-        if self.tau_plus == 0:
-            return log_z
-        log_n = _log_count(block)
-        positive = block.positive
-        if block.positives is not None:  # log of the mean of e^l
-            positive = block.positives.logsumexp(1) - math.log(block.positives.shape[1])
-        share = positive + log_n + math.log(self.tau_plus) - log_z  # log of what is subtracted, relative to Z
-        inside = share < 0
-        # where nothing would be left, a harmless value in its place keeps NaN out of the gradient
-        safe = torch.where(inside, share, -torch.ones_like(share))
-        estimate = log_z + torch.log(-torch.expm1(safe)) - math.log1p(-self.tau_plus)
-        floor = log_n - block.scale
-        above = inside & (estimate > floor)
-        if self.training:
-            self.clamped, self.blocks = self.clamped.to(floor) + 1 - above.to(floor).mean(), self.blocks + 1
-        return torch.where(above, estimate, floor)
-
-    def statistics(self) -> dict[str, Tensor]:
-        if self.tau_plus == 0 or self.blocks == 0:
-            return {}
-        share = self.clamped / self.blocks
-        self.clamped, self.blocks = torch.zeros(()), 0
-        return {"negatives/clamped_fraction": share}
+    def row_weight(self, terms: Iterator[Tensor]) -> Tensor | None:
+        if self.norm == "none":
+            return None
+        if self.norm == "max":
+            largest = next(terms).amax(0)
+            return -largest.masked_fill(largest == -torch.inf, 0)
+        total, number = logsumexp_of_parts(next(terms)), next(terms).sum(0)
+        return number.clamp(min=1).log() - total.masked_fill(total == -torch.inf, 0)
 
 
 class Chain(Strategy):
@@ -141,6 +116,8 @@ class Chain(Strategy):
     >>> chain.weights(block)
     tensor([[-inf,  0., -1.]])
     """
+
+    tilewise = True
 
     def __init__(self, strategies: Sequence[Strategy]):
         super().__init__()
@@ -186,6 +163,29 @@ class Chain(Strategy):
             log_z = strategy.correct(log_z, block)
         return log_z
 
+    def needs_whole(self) -> Strategy | None:
+        found = (whole for strategy in self.members if (whole := strategy.needs_whole()) is not None)
+        return super().needs_whole() or next(found, None)
+
+    def narrow_tile(self, block: LogitBlock) -> tuple[LogitBlock, Tensor | None, list[Tensor]]:
+        total, found = None, []
+        for strategy in self.members:
+            block, weights, terms = strategy.narrow_tile(block)
+            block = _adjusted(strategy, block, weights)
+            found += terms
+            if weights is not None:
+                total = weights if total is None else total + weights
+        return block, total, found
+
+    def row_weight(self, terms: Iterator[Tensor]) -> Tensor | None:
+        found = [c for strategy in self.members if (c := strategy.row_weight(terms)) is not None]
+        return torch.stack(found).sum(0) if found else None
+
+    def correct_total(self, log_z: Tensor, number: Tensor, block: LogitBlock) -> Tensor:
+        for strategy in self.members:
+            log_z = strategy.correct_total(log_z, number, block)
+        return log_z
+
     def advance(self) -> None:
         for strategy in self.members:
             strategy.advance()
@@ -223,11 +223,8 @@ class HCL(Chain):
 def _passed_on(strategy: Strategy, block: LogitBlock) -> tuple[LogitBlock, Tensor | None]:
     """The block as the next member of a chain sees it, and this one's log-weights."""
     block, weights = strategy.narrow(block)
-    if strategy.adjusts and weights is not None:
-        block = block._replace(logits=block.logits + weights)
-    return block, weights
+    return _adjusted(strategy, block, weights), weights
 
 
-def _log_count(block: LogitBlock) -> Tensor:
-    """log n of each anchor's negatives, (m,), in the logits' precision (the log of an integer tensor is float32)."""
-    return block.negative.sum(1).to(block.logits.dtype).log()
+def _adjusted(strategy: Strategy, block: LogitBlock, weights: Tensor | None) -> LogitBlock:
+    return block._replace(logits=block.logits + weights) if strategy.adjusts and weights is not None else block

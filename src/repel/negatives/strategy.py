@@ -1,5 +1,6 @@
 """What a strategy sees, and what it may do."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -79,9 +80,12 @@ class Strategy(nn.Module):
     synthesizes = False  # whether the class has an extra() of its own
     drops, weighs = False, False  # whether it has a keep(), and weights(), of its own
     adjusts = False  # whether its weights correct the logits: later members of a chain then see l + w
+    tilewise = False  # whether candidates may be weighed a part at a time, up to a number for each anchor (gather=ring)
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        if {"keep", "weights", "extra", "correct", "narrow"} & vars(cls).keys() and "tilewise" not in vars(cls):
+            cls.tilewise = False  # a subclass says so itself: what it inherits is of other weights
         cls.corrects, cls.synthesizes = cls.correct is not Strategy.correct, cls.extra is not Strategy.extra
         cls.drops, cls.weighs = cls.keep is not Strategy.keep, cls.weights is not Strategy.weights
 
@@ -111,6 +115,27 @@ class Strategy(nn.Module):
 
     def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
         """log Z (m,), corrected per anchor. `block` has the synthetic negatives too."""
+        return log_z
+
+    def needs_whole(self) -> "Strategy | None":
+        """The strategy, or the member of a chain, that must see all candidates of an anchor at once; None: none."""
+        return None if self.tilewise else self
+
+    def narrow_tile(self, block: LogitBlock) -> tuple[LogitBlock, Tensor | None, list[Tensor]]:
+        """narrow() of a part of the candidates, where none needs the whole.
+
+        Returns:
+            The block and the log-weights as of narrow(), the latter up to a number c for each anchor; and terms (m,) of
+            which, for all parts, row_weight() makes c.
+        """
+        return *self.narrow(block), []
+
+    def row_weight(self, terms: Iterator[Tensor]) -> Tensor | None:
+        """c (m,), from the terms that narrow_tile() gave, each (T, m) of all T parts; None: 0."""
+        return None
+
+    def correct_total(self, log_z: Tensor, number: Tensor, block: LogitBlock) -> Tensor:
+        """correct() of anchors with so many negatives (m,), whose block is without candidates."""
         return log_z
 
     def advance(self) -> None:
@@ -154,6 +179,21 @@ class Strategy(nn.Module):
         # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
         log_z = weighted.masked_fill(~block.negative, -torch.inf).logsumexp(1)
         return self.correct(log_z, block) if self.corrects and block.logits.shape[1] else log_z
+
+
+def log_count(number: Tensor, like: Tensor) -> Tensor:
+    """log n of each anchor's negatives, (m,), in the logits' precision (the log of an integer tensor is float32)."""
+    return number.to(like.dtype).log()
+
+
+def logsumexp_of_parts(terms: Tensor) -> Tensor:
+    """(m,) of parts' (T, m), some of which may be -inf; -inf, without a gradient, where all are.
+
+    >>> logsumexp_of_parts(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])).tolist()
+    [0.0, -inf]
+    """
+    empty = (terms == -torch.inf).all(0)
+    return terms.masked_fill(empty, 0).logsumexp(0).masked_fill(empty, -torch.inf)
 
 
 def negatives_only(block: LogitBlock) -> Tensor:

@@ -9,3 +9,5 @@ class Uniform(Strategy):
     >>> Uniform().weights(None) is None
     True
     """
+
+    tilewise = True

@@ -1,0 +1,58 @@
+"""Losses whose candidates need not be together: terms of parts of them, from which each anchor's loss is made."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repel.losses.rowwise import RowwiseLoss
+from repel.negatives.strategy import LogitBlock, logsumexp_of_parts
+
+__all__ = ["LogZLoss", "TiledLoss"]
+
+
+class TiledLoss(RowwiseLoss):
+    """A row-wise loss that can see its candidates a part at a time, which ring.py passes from rank to rank."""
+
+    tiled = True  # False: a subclass overrides how anchors, candidates or losses are made, and says no other
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if {"losses", "anchor_groups", "candidates_of", "logit_block", "per_anchor"} & vars(cls).keys():
+            cls.tiled = "tile_terms" in vars(cls)
+
+    @abstractmethod
+    def tile_terms(self, block: LogitBlock, positives: Tensor) -> list[Tensor]:
+        """Of anchors against a part of their candidates, before the strategy: terms (m,) each."""
+
+    @abstractmethod
+    def from_tiles(self, terms: Iterator[Tensor], block: LogitBlock, positives: Tensor) -> Tensor:
+        """Losses (m,) from these terms, each (T, m) of all T parts. `block` has no candidates."""
+
+
+class LogZLoss(TiledLoss):
+    """A mean over anchors of a function of log Z and the positives. A subclass defines `of_log_z`."""
+
+    @abstractmethod
+    def of_log_z(self, log_z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
+        """Losses (m,) from log Z (m,), -inf where no negative is left, and positive logits (m, P)."""
+
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
+        return self.of_log_z(self.negatives.log_z(self.negatives.weigh(block)), positives, block.scale)
+
+    def tile_terms(self, block: LogitBlock, positives: Tensor) -> list[Tensor]:
+        narrowed, weights, terms = self.negatives.narrow_tile(block)
+        weighted = block.logits
+        if weights is not None:  # finite everywhere, as in Strategy.weigh
+            weighted = weighted + weights.masked_fill(~narrowed.negative, 0)
+        log_z = weighted.masked_fill(~narrowed.negative, -torch.inf).logsumexp(1)
+        return [log_z, narrowed.negative.sum(1), *terms]
+
+    def from_tiles(self, terms: Iterator[Tensor], block: LogitBlock, positives: Tensor) -> Tensor:
+        log_z, number = logsumexp_of_parts(next(terms)), next(terms).sum(0)
+        weight = self.negatives.row_weight(terms)
+        if weight is not None:
+            log_z = log_z + weight
+        return self.of_log_z(self.negatives.correct_total(log_z, number, block), positives, block.scale)

@@ -1,0 +1,136 @@
+"""gather=ring: value and gradient of the whole batch, where no rank holds all embeddings. Float64, gloo, processes."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import made_once
+from loss_cases import PAIRS, assert_equal, batch, covering, make
+from rank_gradients import data
+from ranks import forked
+from ring_ranks import ALLOWED, LARGE, RingNetwork, ranks_main
+
+from repel.losses import InfoNCE, LogRatioLoss, NTXent, Queue
+from repel.losses.ring import ring_loss, tiled
+from repel.negatives import Chain, Debiased, Tilt, Uniform
+
+FEW = set(covering(ALLOWED))
+CASES = pytest.mark.parametrize(
+    ("pair", "memory"),
+    [pytest.param(pair, memory, id=f"{'-'.join(pair)}-{'target and crops' if memory else 'batch'}",
+                  marks=() if pair in FEW else pytest.mark.slow) for pair in ALLOWED for memory in (False, True)],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session", params=[2, 4, *(pytest.param(world, marks=pytest.mark.slow) for world in (1, 5))])
+def ring(request, tmp_path_factory):
+    """Of each rank what it found; five share 12 samples unevenly."""
+    world = request.param
+
+    def make(folder: Path) -> Path:
+        chosen = [item.callspec.params for item in request.session.items if "ring" in item.fixturenames]
+        cases = {(params["pair"], params["memory"]) for params in chosen if "pair" in params}
+        process = forked(ranks_main, world, str(folder), sorted(cases))
+        process.start()
+        process.join(200)
+        assert process.exitcode == 0
+        return folder
+
+    folder = made_once(tmp_path_factory, f"ring{world}", make)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+
+@CASES
+def test_ring_equals_the_whole_batch(ring, pair, memory):
+    """With explicit negatives, a learned temperature, repeated entities; a target, crops and blocks of rows."""
+    net = RingNetwork(pair, memory)
+    samples, labels, ids, target = data()
+    value = net(samples, labels, ids, target if memory else None, slice(None))
+    value.backward()
+    for mean, gradients in (rank[pair, memory] for rank in ring):
+        torch.testing.assert_close(mean, value.detach(), rtol=1e-10, atol=1e-12)
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_no_rank_holds_all_embeddings(ring):
+    views, samples, dim = LARGE
+    everything = views * samples * len(ring) * dim
+    for found in (rank["largest"] for rank in ring):
+        assert found[False] >= everything
+        assert found[True] <= views * samples * dim
+
+
+def test_most_losses_and_strategies_are_allowed():
+    """So that the tests above compare something."""
+    losses, strategies = ({pair[side] for pair in ALLOWED} for side in (0, 1))
+    assert {"ntxent", "infonce", "decoupled", "dhel", "siglip", "triplet", "multi_similarity"} <= losses
+    assert {"uniform", "tilt", "debiased", "hcl", "known", "popularity", "semi_hard"} <= strategies
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in ALLOWED and pair in covering(PAIRS)])
+def test_others_are_refused_in_a_line(pair):
+    with pytest.raises(ValueError, match=r"^gather=ring: (loss|negatives)=\w+ .*; gather=all works$"):
+        ring_loss(make(*pair), batch())
+
+
+def test_queue_and_catalog_are_refused():
+    queued = NTXent(queue=Queue(8, 5))
+    with pytest.raises(ValueError, match=r"^gather=ring .* queue.size=8; gather=all works$"):
+        tiled(queued)
+    with pytest.raises(ValueError, match=r"^gather=ring .* loss.candidates=catalog; gather=all works$"):
+        tiled(InfoNCE(candidates="catalog", symmetric=False))
+
+
+class Hinge(LogRatioLoss):
+    def link(self, log_z, positive):
+        return (log_z - positive).relu()
+
+
+class OwnLosses(NTXent):
+    def losses(self, batch):
+        return super().losses(batch) ** 2
+
+
+class OwnWeights(Tilt):
+    def weights(self, block):
+        return super().weights(block).flip(1)
+
+
+class OwnDebiased(Debiased):
+    def correct(self, log_z, block):
+        return log_z - block.logits.mean(1)
+
+
+def test_what_a_subclass_overrides_is_not_taken_for_parts():
+    """A link of one's own is; losses and weights of one's own must say so."""
+    tiled(Hinge())
+    for loss in (OwnLosses(), NTXent(negatives=OwnWeights()), NTXent(negatives=Chain([Uniform(), OwnDebiased()]))):
+        with pytest.raises(ValueError, match=r"Own(Losses|Weights|Debiased)"):
+            tiled(loss)
+
+
+STRATEGIES = [
+    Tilt(2.0, "max"), Tilt(2.0, "mean", detach=True), Tilt(0.7, "none", scope="own"), Tilt(0.7, "none", scope="others"),
+    Chain([Tilt(1.0, "mean"), Tilt(0.5, "max"), Debiased(0.2)]), Chain([Tilt(1.0, "none"), Debiased(0.01)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=range(len(STRATEGIES)))
+@pytest.mark.parametrize("name", ["ntxent", "siglip", "triplet"])
+def test_options_of_tilt_and_sums_over_dimensions(name, strategy):
+    if name != "ntxent" and strategy.corrects:
+        strategy = Chain(strategy.members[:-1])
+    whole = make(name, copy.deepcopy(strategy), dims=[5, 3])
+    found = []
+    for call in (whole, lambda z, **further: ring_loss(whole, z, **further)):
+        z, negatives = batch(3), batch(2, seed=3)
+        value = call(z, negatives=negatives)
+        found.append([value.detach(), *torch.autograd.grad(value, [z, negatives])])
+    assert_equal(*found)
+
+
+def test_ids_are_asked_for_as_without_a_ring():
+    with pytest.raises(ValueError, match="ids"):
+        ring_loss(make("ntxent", "known"), batch())
