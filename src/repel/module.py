@@ -173,7 +173,7 @@ class Contrastive(LightningModule):
         x = merge_views(batch.views)  # one pass for all views, so that batch norm sees them together
         place = dropout.DrawCounters(self._draw_key, B, local.start)
         z, projection, h = self.over_ranks(self.anchors, x, place, N)  # (V, N, D), (V*B, D), (V*B, F)
-        further = {}
+        further: dict[str, Any] = {}
         if batch.crops is not None:
             of_crops = place._replace(view=dropout.FIRST_CROP)
             further["crops"], *_ = self.over_ranks(self.anchors, merge_views(batch.crops), of_crops, N)

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import made_once
+from composing import composed
+from conftest import TINY, config, made_once
 from loss_cases import PAIRS, assert_equal, batch, covering, make
 from rank_gradients import data
 from ranks import forked
 from ring_ranks import ALLOWED, LARGE, RingNetwork, ranks_main
 
+from repel.cli.checks import check
+from repel.data.pair import Pair
+from repel.engine.build import build_module
 from repel.losses import InfoNCE, LogRatioLoss, NTXent, Queue
 from repel.losses.ring import ring_loss, tiled
 from repel.negatives import Chain, Debiased, Tilt, Uniform
@@ -134,3 +138,26 @@ def test_options_of_tilt_and_sums_over_dimensions(name, strategy):
 def test_ids_are_asked_for_as_without_a_ring():
     with pytest.raises(ValueError, match="ids"):
         ring_loss(make("ntxent", "known"), batch())
+
+
+def test_a_step_of_the_module():
+    """What callbacks and the loss's memory get is of this rank, which is all there is here."""
+    found, samples = [], torch.rand(2, 6, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for way in ("all", "ring"):
+        module = build_module(config(*TINY, f"gather={way}", "predictor=mlp", "target=ema")).double()
+        loss, output = module.shared_step(Pair(samples, torch.arange(6).expand(2, -1), None))
+        loss.backward()
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        found.append([loss.detach(), output.z, output.keys, output.ids, *gradients])
+    assert_equal(*found)
+
+
+@pytest.mark.parametrize("typed", [["negatives=hardest"], ["loss=vicreg"], ["queue.size=64", "target=ema"]])
+def test_a_run_is_refused_before_it_reads_data(typed):
+    with pytest.raises(ValueError, match=r"^gather=ring.*gather=all works$"):
+        build_module(config(*TINY, "gather=ring", *typed))
+
+
+def test_other_ways_are_a_mistake_of_the_command():
+    with pytest.raises(ValueError, match=r"gather.*all or ring"):
+        check(composed("train", ["gather=rings"]), "train")

@@ -99,6 +99,8 @@ NETWORKS = {
     "layer norm": ["encoder=timm", "encoder.name=vit_tiny_patch16_224", "head=linear", "target=ema", "queue.size=32",
                    "+encoder.options={img_size:28,patch_size:14,embed_dim:8,depth:1,num_heads:2}"],
     "multi-crop": ["encoder.width=4", "head.out_features=8", "views=multi_crop"],
+    "ring": ["encoder.width=4", "head.out_features=8", "views=multi_crop", "target=ema", "negatives=hcl",
+             "data.micro_batch=3", "gather=ring"],
 }  # fmt: skip
 
 
@@ -109,7 +111,8 @@ def test_any_number_of_ranks_trains_the_same(tmp_path, network):
     found = {}
     for world in (1, 2, 4):
         folder = tmp_path / str(world)
-        assert ranks.run(config(*SAME, *NETWORKS[network], f"trainer.devices={world}"), folder) == [0] * world
+        typed = [*NETWORKS[network], f"trainer.devices={world}", *(["gather=all"] if world == 1 else [])]
+        assert ranks.run(config(*SAME, *typed), folder) == [0] * world
         validated = [float(row["val/loss"]) for row in history(folder) if row["val/loss"]]
         found[world] = last(folder)["state_dict"], losses(folder), validated
     for world in (2, 4):

@@ -88,7 +88,8 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     own = {key: value for key, value in cfg.schedule.items() if key != "on_extend"}  # which resuming reads
     anneal, schedule = _instantiate(cfg.anneal), _instantiate(own)
     parts = encoder, head, predictor, loss, target, anneal
-    if (gather := OmegaConf.select(cfg, "gather") or "all") == "ring":  # likewise
+    gather: Any = OmegaConf.select(cfg, "gather") or "all"  # likewise
+    if gather == "ring":
         tiled(loss)
     return Contrastive(*parts, _optimizer(cfg), schedule, cfg.seed, micro_batch, gather)
 
