@@ -33,9 +33,9 @@ float32, `loss.row_chunk={row_chunk}`, forward and backward from its own embeddi
 warms up. Each rank is a process with one thread, over Gloo, on one machine with {cores} cores, {versions}.
 
 Memory: how far the largest resident size (VmHWM) of a rank rises from before the steps on; the largest of the ranks.
-CPU seconds of a step: of a rank, the mean of the ranks' medians; rough, where other work runs beside. Embeddings: (V, W*B, D), which `gather=all` holds on
-each rank, several times over: as they are, as unit vectors, and their gradients. Values agree within {error:.0e}; a
-test compares values and gradients in float64 (tests/engine/test_ring.py).
+CPU seconds of a step: of a rank, the mean of the ranks' medians; rough, where other work runs beside. Embeddings:
+(V, W*B, D), which `gather=all` holds on each rank, several times over: as they are, as unit vectors, and their
+gradients. Values agree within {error:.0e}; a test compares values and gradients in float64 (tests/engine/test_ring.py).
 
 | ranks | `gather` | memory of a rank, MB | embeddings of all, MB | of a rank, MB | CPU seconds a step |
 |---|---|---|---|---|---|

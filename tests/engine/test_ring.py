@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from composing import composed
 from conftest import TINY, config, made_once
 from loss_cases import PAIRS, assert_equal, batch, covering, make
 from rank_gradients import data
 from ranks import forked
 from ring_ranks import ALLOWED, LARGE, RingNetwork, ranks_main
 
-from repel.cli.checks import check
 from repel.data.pair import Pair
 from repel.engine.build import build_module
 from repel.losses import InfoNCE, LogRatioLoss, NTXent, Queue
@@ -156,8 +154,3 @@ def test_a_step_of_the_module():
 def test_a_run_is_refused_before_it_reads_data(typed):
     with pytest.raises(ValueError, match=r"^gather=ring.*gather=all works$"):
         build_module(config(*TINY, "gather=ring", *typed))
-
-
-def test_other_ways_are_a_mistake_of_the_command():
-    with pytest.raises(ValueError, match=r"gather.*all or ring"):
-        check(composed("train", ["gather=rings"]), "train")
