@@ -15,13 +15,14 @@ from repel.data.pair import Pair
 from repel.engine.build import build_module
 from repel.losses import InfoNCE, LogRatioLoss, NTXent, Queue
 from repel.losses.ring import ring_loss, tiled
-from repel.negatives import Chain, Debiased, Tilt, Uniform
+from repel.negatives import Chain, Debiased, FalseNegatives, OwnNegatives, SemiHard, Tilt, Uniform
 
-FEW = set(covering(ALLOWED))
+FEW = {(pair, number % 2 == 1) for number, pair in enumerate(covering(ALLOWED))}  # each loss and strategy once
 CASES = pytest.mark.parametrize(
     ("pair", "memory"),
     [pytest.param(pair, memory, id=f"{'-'.join(pair)}-{'target and crops' if memory else 'batch'}",
-                  marks=() if pair in FEW else pytest.mark.slow) for pair in ALLOWED for memory in (False, True)],
+                  marks=() if (pair, memory) in FEW else pytest.mark.slow)
+     for pair in ALLOWED for memory in (False, True)],
 )  # fmt: skip
 
 
@@ -116,6 +117,7 @@ def test_what_a_subclass_overrides_is_not_taken_for_parts():
 STRATEGIES = [
     Tilt(2.0, "max"), Tilt(2.0, "mean", detach=True), Tilt(0.7, "none", scope="own"), Tilt(0.7, "none", scope="others"),
     Chain([Tilt(1.0, "mean"), Tilt(0.5, "max"), Debiased(0.2)]), Chain([Tilt(1.0, "none"), Debiased(0.01)]),
+    OwnNegatives(only=True), Chain([OwnNegatives(only=True), SemiHard(0.5)]), FalseNegatives(0.3, k=None),
 ]  # fmt: skip
 
 
