@@ -13,8 +13,9 @@ from ring_ranks import ALLOWED, LARGE, RingNetwork, ranks_main
 
 from repel.data.pair import Pair
 from repel.engine.build import build_module
-from repel.losses import InfoNCE, LogRatioLoss, NTXent, Queue
+from repel.losses import InfoNCE, LogRatioLoss, NTXent, Queue, negative_weights
 from repel.losses.ring import ring_loss, tiled
+from repel.monitoring.symptoms import find_causes
 from repel.negatives import Chain, Debiased, FalseNegatives, OwnNegatives, SemiHard, Tilt, Uniform
 
 FEW = {(pair, number % 2 == 1) for number, pair in enumerate(covering(ALLOWED))}  # each loss and strategy once
@@ -156,3 +157,14 @@ def test_a_step_of_the_module():
 def test_a_run_is_refused_before_it_reads_data(typed):
     with pytest.raises(ValueError, match=r"^gather=ring.*gather=all works$"):
         build_module(config(*TINY, "gather=ring", *typed))
+
+
+def test_health_counts_the_negatives_on_other_ranks(monkeypatch):
+    module = build_module(config(*TINY, "gather=ring"))
+    batch = Pair(torch.rand(2, 4, 1, 28, 28), torch.arange(4).expand(2, -1), None)
+    _, step = module.shared_step(batch)
+    seen = negative_weights(module.loss, step.z, step.keys, None, step.ids, 8)
+    (few,) = find_causes(batch, module, step, seen)
+    assert "6 negatives, in a batch of 4 samples" in few.message
+    monkeypatch.setattr("repel.monitoring.symptoms.world_size", lambda: 2)
+    assert not [*find_causes(batch, module, step, seen)]  # 14 negatives

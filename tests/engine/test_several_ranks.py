@@ -100,7 +100,7 @@ NETWORKS = {
                    "+encoder.options={img_size:28,patch_size:14,embed_dim:8,depth:1,num_heads:2}"],
     "multi-crop": ["encoder.width=4", "head.out_features=8", "views=multi_crop"],
     "ring": ["encoder.width=4", "head.out_features=8", "views=multi_crop", "target=ema", "negatives=hcl",
-             "data.micro_batch=3", "gather=ring"],
+             "gather=ring"],
 }  # fmt: skip
 
 

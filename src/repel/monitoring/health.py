@@ -65,7 +65,7 @@ class Health(Callback):
         step: StepOutput = pl_module.step_output
         seen = negative_weights(pl_module.loss, step.z, step.keys, step.labels, step.ids, ANCHORS, **step.further)
         symptoms = list(find_causes(batch, pl_module, step, seen))[:1]
-        if not symptoms:
+        if not symptoms and step.z.shape[1] > 1:  # with gather=ring a rank may have one sample
             length = _step_length(self.weights_before, _weights(pl_module))
             rise = self.losses.rise(pl_module)
             symptoms = list(find_symptoms(pl_module, step, float(loss), seen, length, rise))

@@ -29,9 +29,10 @@ BINS = 64  # of the histograms of similarities in [-1, 1]
 class Monitor(Callback):
     """Logs geometry, similarities and negatives of the training batch, every trainer.log_every_n_steps steps.
 
-    All ranks hold the gathered batch, so the first rank measures it alone, and no rank waits. It is measured before the
-    queue takes the batch in: as the loss saw it. Once per validation the geometry of the features h that ValidationKNN
-    has encoded is logged. Training does not change: weights with and without this callback are the same bits.
+    All ranks hold the gathered batch, so the first rank measures it alone, and no rank waits; with gather=ring it
+    measures its own part. It is measured before the queue takes the batch in: as the loss saw it. Once per validation
+    the geometry of the features h that ValidationKNN has encoded is logged. Training does not change: weights with and
+    without this callback are the same bits.
 
     Args:
         anchors: at most so many of the batch, evenly spaced, against all candidates.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repel.base.collectives import world_size
 from repel.base.modes import evaluation_mode
 from repel.data.pair import Pair
 from repel.evaluation import geometry
@@ -67,10 +68,12 @@ def find_causes(batch: Pair, module: Contrastive, step: StepOutput, seen: Negati
             f"all {h.shape[1]} features of all {len(h)} inputs are 0: nothing passes through the encoder. Check its "
             "last layers and its weights; a learning rate that is too high can leave a network like this"
         ))  # fmt: skip
-    number = float(seen.is_negative.sum(1).float().mean())
+    others = world_size() - 1 if module.ring else 0  # ranks whose candidates are negatives, and are not seen
+    number = float(seen.is_negative.sum(1).float().mean()) + others * seen.negative.shape[1]
     if number < MIN_NEGATIVES:
+        samples = (1 + others) * step.z.shape[1]
         yield Symptom("few", PATIENCE if is_filling(module.loss) else 0, (
-            f"an anchor has {number:.3g} negatives, in a batch of {step.z.shape[1]} samples: so few are told apart by "
+            f"an anchor has {number:.3g} negatives, in a batch of {samples} samples: so few are told apart by "
             "chance, and batch norm needs a larger batch too. Raise data.batch_size (64 or more), or add "
             "queue.size=4096 target=ema"
         ))  # fmt: skip
@@ -87,10 +90,13 @@ def find_symptoms(
     """What is wrong with a run that could work.
 
     Args:
-        loss: of the batch.
+        loss: of the batch; with gather=ring another one is computed.
         step_length: of the optimizer's step, relative to the weights.
         loss_rise: the loss at the start and now, where it has risen; else None.
     """
+    if module.ring:  # of this rank's samples alone, as what it is compared with
+        with evaluation_mode(module.loss):
+            loss = float(module.loss(step.z, step.labels, step.ids, slice(None), step.keys, **step.further))
     if step_length > MAX_STEP_LENGTH:
         yield Symptom("steps", PATIENCE_SHORT, (
             f"one step moves the weights by {step_length:.0%} of their norm, where 1 % is usual, and overwrites what "
