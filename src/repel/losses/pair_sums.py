@@ -19,7 +19,7 @@ class PairLoss(TiledLoss):
     `hardest` the most similar one alone. An anchor without negatives is attracted only.
     """
 
-    takes_correction = False
+    takes_correction, tiled = False, True
     normalized = True  # False: weights e^w as they are
 
     @abstractmethod

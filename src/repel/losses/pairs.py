@@ -11,7 +11,7 @@ from repel.losses.pair_sums import PairLoss
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.losses.tiles import LogZLoss
-from repel.negatives.strategy import Strategy
+from repel.negatives.strategy import LogitBlock, Strategy
 
 
 class Triplet(PairLoss):
@@ -189,6 +189,8 @@ class MultiSimilarity(LogZLoss):
     0.4563
     """
 
+    tiled = True
+
     def __init__(
         self, alpha: float = 2.0, threshold: float = 0.5, *, temperature: float = 0.02, learn_temperature: bool = False,
         candidates: CandidateSet = "all", symmetric: bool = True, negatives: Strategy | None = None,
@@ -200,11 +202,12 @@ class MultiSimilarity(LogZLoss):
         _check_margins(threshold=threshold)
         self.alpha, self.threshold = alpha, threshold
 
-    def of_log_z(self, log_z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
-        pull = (-self.alpha * (positives / scale - self.threshold)).logsumexp(1)
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor, log_z: Tensor | None = None) -> Tensor:
+        pull = (-self.alpha * (positives / block.scale - self.threshold)).logsumexp(1)
+        log_z = self.negatives.log_z(self.negatives.weigh(block)) if log_z is None else log_z
         empty = log_z == -torch.inf
-        push = F.softplus(log_z.masked_fill(empty, 0) - self.threshold * scale).masked_fill(empty, 0)
-        return F.softplus(pull) / self.alpha + push / scale
+        push = F.softplus(log_z.masked_fill(empty, 0) - self.threshold * block.scale).masked_fill(empty, 0)
+        return F.softplus(pull) / self.alpha + push / block.scale
 
 
 def _check_margins(**cosines: float) -> None:

@@ -11,7 +11,7 @@ from repel.losses.base import Batch, Dims
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk
 from repel.losses.tiles import LogZLoss
-from repel.negatives.strategy import Strategy
+from repel.negatives.strategy import LogitBlock, Strategy
 
 
 class LogRatioLoss(LogZLoss):
@@ -27,14 +27,14 @@ class LogRatioLoss(LogZLoss):
     0.3321
     """
 
-    takes_own_only = True
+    takes_own_only, tiled = True, True
 
     @abstractmethod
     def link(self, log_z: Tensor, positive: Tensor) -> Tensor:
         """Losses from log Z (m, 1) and positive logits (m, P): (m, P)."""
 
-    def of_log_z(self, log_z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
-        log_z = log_z[:, None]
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor, log_z: Tensor | None = None) -> Tensor:
+        log_z = (self.negatives.log_z(self.negatives.weigh(block)) if log_z is None else log_z)[:, None]
         empty = log_z == -torch.inf
         return self.link(log_z.masked_fill(empty, 0), positives).masked_fill(empty, 0).mean(1)
 

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from repel.base.collectives import gather, hand_on, pass_around, rank, share, world_size
 from repel.losses.anchor_groups import AnchorGroup
 from repel.losses.base import Batch, Loss, unit
+from repel.losses.chunking import auto_chunk
 from repel.losses.tiles import TiledLoss
 from repel.negatives.strategy import LogitBlock
 
@@ -85,10 +86,8 @@ def ring_loss(
     if crops is not None and not loss.takes_crops:
         raise ValueError(f"{type(loss).__name__} takes no crops that are anchors only; set views.local=null")
     parts = [share(total, r, world_size()) for r in range(world_size())]
-    if ids is None:
-        shown = torch.arange(total, device=z.device)[None]
-    else:
-        shown = gather((ids[None] if ids.ndim == 1 else ids).T, total).T
+    own_ids = None if ids is None else ids.reshape(-1, z.shape[1])  # (V or 1, B)
+    shown = torch.arange(total, device=z.device)[None] if own_ids is None else gather(own_ids.T, total).T
     explicit = None if negative_ids is None else gather(negative_ids.T, total).T
     everyone = _Everyone(parts, shown, None if labels is None else gather(labels, total), explicit, ids is not None)
     with torch.autocast(z.device.type, enabled=False):
@@ -158,8 +157,10 @@ class _Tiles(NamedTuple):
 
     def row_parts(self, rows: Tensor, tile: Tensor) -> Iterator[slice]:
         """The anchors (m, D) in blocks, so that logits with a tile take no more memory than row_chunk says."""
-        chunk = self.loss.chunk(rows, len(tile) * tile.shape[1], tile.shape[-1]) or len(rows)
-        for start, stop in pairwise([*range(0, len(rows), chunk), len(rows)]):
+        chunk, columns = self.loss.row_chunk, len(tile) * tile.shape[1]
+        if chunk == "auto":
+            chunk = auto_chunk(len(rows), columns, rows.element_size(), rows.device)
+        for start, stop in pairwise([*range(0, len(rows), chunk or len(rows)), len(rows)]):
             yield slice(start, stop)
 
     def terms(

@@ -114,24 +114,23 @@ class RowwiseLoss(Loss):
         own = batch.negatives if self.takes_own_only and self.negatives.own_only else None
         for group in self.anchor_groups(batch):
             if own is not None:
-                values.append(self.per_anchor(*own_block(group, own, batch.negative_ids), group.positives))
+                block, positives = own_block(group, own, batch.negative_ids)
+                values.append(self.per_anchor(block, positives, group.positives))
                 continue
             rows, shared = (group.anchors, group.positives), (group.candidates.z, group.scale)
-            if (chunk := self.chunk(group.anchors, *group.candidates.z.shape)) is None:
-                whole = self.logit_block(group, slice(None), *rows, *shared)
-                values.append(self.per_anchor(*whole, group.positives))
+            chunk = self.row_chunk
+            if chunk == "auto":
+                m, n, dim = len(group.anchors), *group.candidates.z.shape
+                if self.negatives.synthesizes:
+                    n += -(-self.negatives.extra_elements(dim) // PEAK_MATRICES)
+                chunk = None if m * n <= ALWAYS_DENSE else auto_chunk(m, n, batch.z.element_size(), batch.z.device)
+            if chunk is None:
+                block, positives = self.logit_block(group, slice(None), *rows, *shared)
+                values.append(self.per_anchor(block, positives, group.positives))
             else:
                 block_losses = partial(self._block_losses, group)
                 values.append(in_blocks(block_losses, chunk, rows, shared, self.parameters()))
         return torch.cat(values)
-
-    def chunk(self, anchors: Tensor, n: int, dim: int) -> int | None:
-        """How many of the anchors (m, D) to compare with n candidates at a time; None: all."""
-        if self.row_chunk != "auto":
-            return self.row_chunk
-        m, extra = len(anchors), self.negatives.extra_elements(dim) if self.negatives.synthesizes else 0
-        n += -(-extra // PEAK_MATRICES)
-        return None if m * n <= ALWAYS_DENSE else auto_chunk(m, n, anchors.element_size(), anchors.device)
 
     def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:
         """The local anchors, in groups that have the same candidates, view by view, then the crops."""

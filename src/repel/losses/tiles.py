@@ -16,12 +16,13 @@ __all__ = ["LogZLoss", "TiledLoss"]
 class TiledLoss(RowwiseLoss):
     """A row-wise loss that can see its candidates a part at a time, which ring.py passes from rank to rank."""
 
-    tiled = True  # False: a subclass overrides how anchors, candidates or losses are made, and says no other
+    tiled = True  # a subclass that overrides how anchors, candidates or losses are made is not, unless it says so
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        if {"losses", "anchor_groups", "candidates_of", "logit_block", "per_anchor"} & vars(cls).keys():
-            cls.tiled = "tile_terms" in vars(cls)
+        made = {"losses", "anchor_groups", "candidates_of", "logit_block", "per_anchor"} & vars(cls).keys()
+        if made and "tiled" not in vars(cls):
+            cls.tiled = False
 
     @abstractmethod
     def tile_terms(self, block: LogitBlock, positives: Tensor) -> list[Tensor]:
@@ -33,14 +34,11 @@ class TiledLoss(RowwiseLoss):
 
 
 class LogZLoss(TiledLoss):
-    """A mean over anchors of a function of log Z and the positives. A subclass defines `of_log_z`."""
+    """A mean over anchors of a function of log Z and the positives."""
 
     @abstractmethod
-    def of_log_z(self, log_z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
-        """Losses (m,) from log Z (m,), -inf where no negative is left, and positive logits (m, P)."""
-
-    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:
-        return self.of_log_z(self.negatives.log_z(self.negatives.weigh(block)), positives, block.scale)
+    def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor, log_z: Tensor | None = None) -> Tensor:
+        """See RowwiseLoss. log_z: (m,) where it is known already; the block then has no candidates."""
 
     def tile_terms(self, block: LogitBlock, positives: Tensor) -> list[Tensor]:
         narrowed, weights, terms = self.negatives.narrow_tile(block)
@@ -55,4 +53,4 @@ class LogZLoss(TiledLoss):
         weight = self.negatives.row_weight(terms)
         if weight is not None:
             log_z = log_z + weight
-        return self.of_log_z(self.negatives.correct_total(log_z, number, block), positives, block.scale)
+        return self.per_anchor(block, positives, positives, self.negatives.correct_total(log_z, number, block))
