@@ -7,7 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from repel.negatives.strategy import ExplicitNegatives, LogitBlock, Strategy, check_explicit, own_explicit
+from repel.negatives.strategy import (
+    ExplicitNegatives,
+    LogitBlock,
+    MaskedLogSumExp,
+    Strategy,
+    check_explicit,
+    own_explicit,
+)
 
 
 class Tilt(Strategy):
@@ -61,10 +68,9 @@ class Tilt(Strategy):
                 return tilted
             own = own_explicit(block)
             return tilted.masked_fill(~own if self.scope == "own" else own, 0)
-        among = tilted.masked_fill(~block.negative, -torch.inf)
         if self.norm == "max":
-            return tilted - among.amax(1, keepdim=True)
-        return tilted - among.logsumexp(1, keepdim=True) + _log_count(block)[:, None]
+            return tilted - tilted.masked_fill(~block.negative, -torch.inf).amax(1, keepdim=True)
+        return tilted - MaskedLogSumExp.apply(tilted, block.negative)[:, None] + _log_count(block)[:, None]
 
 
 class Debiased(Strategy):
