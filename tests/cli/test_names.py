@@ -87,7 +87,7 @@ TYPED = {  # (command, what is typed) -> what the line must hold
     ("train", "loss=SimCSE"): ["type experiment=simcse"],
     ("train", "experiment=sup_simcse"): ["type experiment=simcse_sup"],
     ("train", "loss=BatchHardTripletLoss"): ["type loss=triplet negatives=hardest"],
-    ("train", "loss=MatryoshkaLoss"): ["type loss.dims=[128,64,32]"],
+    ("train", "loss=MatryoshkaLoss"): ["type 'loss.dims=[128,64,32]'"],
     ("train", "loss=CoSENTLoss"): ["CoSENT is not part of this project"],
     ("train", "loss.scale=20"): ["type loss.temperature=X, which is 1 / scale"],
     ("train", "experiment=text data=text_csv data.column=a"): ["type data.text=COLUMN"],
