@@ -67,3 +67,20 @@ def test_a_shell_that_would_change_words_is_noticed():
     lines = ["python train.py x={a,b}", "python train.py 'x={a,b}'   # a comment"]
     assert typed_into(SHELLS["bash"], lines) == {0: ["python", "train.py", "x=a", "x=b"],
                                                  1: ["python", "train.py", "x={a,b}"]}  # fmt: skip
+
+
+OPTION = r"\+?[a-z_][\w./]*=[\[{]"  # which a shell would expand, or refuse
+
+
+def test_options_in_the_text_are_quoted():
+    """Not in the tables of what people type, and what is answered."""
+    for page in PAGES:
+        if page.name in ("README.md", *(path.name for path in (ROOT / "docs").glob("*.md"))) and page.stem != "habits":
+            text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+            assert not re.findall(rf"`{OPTION}[^`\s]*`", text), page
+
+
+def test_what_a_message_says_to_type_is_quoted():
+    words = re.compile(r"\b(?:type|add|set|set it by|export it as) \+?[a-z_][\w./]*=\[")
+    for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml")]:
+        assert not words.findall(file.read_text(encoding="utf-8")), file

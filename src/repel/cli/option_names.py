@@ -32,7 +32,7 @@ TABLE = {  # what to type -> the last parts of keys
         "projection_dim proj_dim feature_dim feat_dim embedding_dim embed_dim out_dim output_dim z_dim emb_dim",
     "type views=NAME": "transform transforms augmentation augmentations aug augment train_transform",
     "type views.n=N": "n_views num_views views_per_image",
-    "type data=NAME": "dataset_name data.name dataset.name data.type",
+    "type data=NAME": "datasets dataset_name data.name dataset.name data.type",
     "type data.root=DIR":
         "data_path dataset_path root_dir data_folder train_dir image_dir dataset.root data.dir data.path",
     "type data.batch_size=N, of all devices together":
