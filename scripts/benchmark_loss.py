@@ -8,6 +8,10 @@ The libraries take turns, round by round. All compute NT-Xent of the same random
 script checks that their values agree within 1e-5. Writes docs/benchmarks/loss.md and loss.png.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import platform
@@ -192,4 +196,4 @@ def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespac
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

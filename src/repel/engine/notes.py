@@ -181,7 +181,7 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
         noun = test.modality.noun
         yield (
             f"{new:,} of {len(truth):,} test {noun} are of classes that {_lacks(data, bank)}, and validation: kNN and "
-            f"linear are at most {1 - new / len(truth):.4f}; evaluators=[retrieval] needs no training {noun}"
+            f"linear are at most {1 - new / len(truth):.4f}; 'evaluators=[retrieval]' needs no training {noun}"
         )
 
 
