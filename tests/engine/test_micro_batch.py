@@ -262,7 +262,7 @@ def ranks_main(folder: str) -> None:
 def test_two_ranks_take_the_gradient_of_one_and_exchange_it_once(tmp_path):
     process = ranks.forked(ranks_main, str(tmp_path))
     process.start()
-    process.join(60)
+    process.join(120)
     assert process.exitcode == 0
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for case in RANK_CASES:
