@@ -1,6 +1,8 @@
-"""Shared by the benchmark scripts: where their pages go, composed configs, medians with ranges, timing."""
+"""Shared by the benchmark scripts: where their pages go, composed configs, medians with ranges, time and memory."""
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -42,6 +44,14 @@ def timed(function: Callable, argument: Any, device: str = "cpu") -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def peak_memory() -> int:
+    """Bytes of this process's largest resident set so far."""
+    if sys.platform == "linux":  # getrusage's may be that of the process which started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def write_page(name: str, text: str) -> None:

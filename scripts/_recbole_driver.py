@@ -2,12 +2,11 @@
 
     PYTHON scripts/_recbole_driver.py '{"model": "LightGCN", ...}'
 
-Imports nothing of this project. Its last line of output is JSON; vectors of the chosen epoch go into vectors.npz.
+Imports nothing of the package. Its last line of output is JSON; vectors of the chosen epoch go into vectors.npz.
 """
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # RecBole's checkpoints, w
 
 import numpy as np
 import torch
+from _benchmark import peak_memory
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.trainer import Trainer
@@ -37,14 +37,6 @@ class TimedTrainer(Trainer):
         self.seconds.append(time.perf_counter() - started)
         self.cpu_seconds.append(time.process_time() - cpu)
         return loss
-
-
-def peak() -> int:
-    """This process's largest resident set so far, bytes."""
-    if sys.platform == "linux":  # getrusage's may be that of the process which started this one
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def settings(case: dict[str, Any]) -> dict[str, Any]:
@@ -85,9 +77,9 @@ def main() -> None:
     train, valid, test = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(case["model"])(config, train.dataset).to(config["device"])
-    trainer, curve, before, started = TimedTrainer(config, model), [], peak(), time.perf_counter()
+    trainer, curve, before, started = TimedTrainer(config, model), [], peak_memory(), time.perf_counter()
     trainer.fit(train, valid, verbose=False, callback_fn=lambda _, score: curve.append(float(score)))
-    seconds, after = time.perf_counter() - started, peak()
+    seconds, after = time.perf_counter() - started, peak_memory()
     on_test = trainer.evaluate(test, load_best_model=True, show_progress=False)
     np.savez(Path(case["folder"], "vectors.npz"), **vectors(model, dataset, case["users"], case["items"]))
     found = {

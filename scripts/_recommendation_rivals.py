@@ -6,7 +6,6 @@ chooses, by NDCG@20; one form scores all of them.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _benchmark import compose_config
+from _benchmark import compose_config, peak_memory
 from _training import fit
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
@@ -165,14 +164,6 @@ def brute_force(folder: Path) -> dict[str, float]:
     return {"recall": float(np.mean(recalls)), "ndcg": float(np.mean(ndcgs))}
 
 
-def peak() -> int:
-    """This process's largest resident set so far, bytes."""
-    if sys.platform == "linux":  # getrusage's may be that of the process which started this one
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 class Epochs(Callback):
     """Each epoch's time of training alone, then its NDCG on the validation split, and the vectors of the best."""
 
@@ -211,10 +202,10 @@ def measure(case: Case) -> dict[str, Any]:
     data.setup()
     module.give_data_info(data.info())
     assert all(np.array_equal(getattr(data.splits, name).x.numpy(), pairs[name]) for name in PARTS), "other splits"
-    epochs, before, started = Epochs(data.splits, pairs), peak(), time.perf_counter()
+    epochs, before, started = Epochs(data.splits, pairs), peak_memory(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         fit(cfg, module, data, Path(folder), [epochs])
-    seconds, after = time.perf_counter() - started, peak()
+    seconds, after = time.perf_counter() - started, peak_memory()
     np.savez(Path(case.folder, "vectors.npz"), user=epochs.best[0], item=epochs.best[1])
     return {
         "epochs": epochs.seconds, "cpu_epochs": epochs.cpu_seconds, "curve": epochs.curve, "seconds": seconds,

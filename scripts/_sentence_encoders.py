@@ -19,11 +19,11 @@ __all__ = ["Features", "trained_columns", "unpacked"]
 
 Features = Callable[[Sequence[str], Any], Tensor]
 ENCODERS = {  # column -> options of train.py, and epochs
-    "bag": (["encoder=bag"], 25),
+    "bag of n-grams": (["encoder=bag_of_ngrams", "encoder.position_decay=0"], 25),
     "transformer": (["encoder=transformer", "optimizer.lr=1e-3"], 5),
 }
 SIMCSE = [  # Gao et al. 2021, arXiv:2104.08821: dropout is what differs, one-sided, t = 0.05
-    "views=dropout", "loss=infonce", "loss.symmetric=false", "loss.temperature=0.05", "data.batch_size=64",
+    "views=dropout", "head=mlp", "loss=infonce", "loss.symmetric=false", "loss.temperature=0.05", "data.batch_size=64",
     "optimizer.lr=3e-5", "schedule.warmup_epochs=0.1",
 ]  # fmt: skip
 FEW, SIMCSE_TEXTS = 1000, 10_000

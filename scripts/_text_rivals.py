@@ -5,8 +5,6 @@ which is sentence-transformers' default.
 """
 
 import json
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _benchmark import peak_memory
 from torch import Tensor
 
 from repel.base.cores import limit_threads
@@ -82,7 +81,7 @@ def peak() -> int:
     """Bytes: on a GPU, the most that torch had allocated; or else this process's largest resident set so far."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory()
 
 
 def load_texts(case: Case) -> dict[str, Any]:

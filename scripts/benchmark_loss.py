@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from _benchmark import PAGES, compose_config, spread, versions, write_page
+from _benchmark import PAGES, compose_config, peak_memory, spread, versions, write_page
 
 from repel.base.cores import usable_cores
 from repel.base.signals import ends_on_signal
@@ -55,11 +55,6 @@ def build(name: str):
     return lambda z: loss(z[0], z[1])
 
 
-def peak() -> int:
-    """Bytes of this process's largest resident set so far (ru_maxrss counts KiB on Linux, bytes on macOS)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def measure(name: str, rows: int, limit: int) -> None:
     """Runs in its own process; prints a line of JSON."""
     import torch
@@ -69,7 +64,7 @@ def measure(name: str, rows: int, limit: int) -> None:
     warm = torch.randn(2, 16, DIM, requires_grad=True)
     loss(warm).backward()  # lazy imports and thread pools are not the loss's
     z = torch.randn(2, rows // 2, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    before, times = peak(), []
+    before, times = peak_memory(), []
     try:
         while len(times) < 2 or (sum(times) < 2 and len(times) < 30):
             z.grad = None
@@ -85,7 +80,7 @@ def measure(name: str, rows: int, limit: int) -> None:
         print(json.dumps({"failed": "out of memory"}))
         return
     best = times[1:] or times  # the first touches memory for the first time
-    print(json.dumps({"seconds": statistics.median(best), "bytes": peak() - before, "value": value.item()}))
+    print(json.dumps({"seconds": statistics.median(best), "bytes": peak_memory() - before, "value": value.item()}))
 
 
 def run(name: str, rows: int, limit: int) -> dict:

@@ -8,8 +8,8 @@ RecBole has an environment of its own, as it works with numpy 1, pandas 2 and sc
 splits of the bundled data, with vectors of 64 dimensions, batches of the same size, and Adam; each training has a
 process of its own on as many threads, in turns. The validation split chooses the epoch, by NDCG@20, and RecBole's
 learning rate, with the first seed. RecBole stops after 10 epochs without a better one, which is its default; this
-project has the epochs of its presets. --ml100k FILE: also on MovieLens-100k, all ratings as pairs, 8:2 at random. Its
-license forbids to pass it on, RecBole's package has it: recbole/dataset_example/ml-100k/ml-100k.inter.
+project has the rates and epochs of its presets. --ml100k FILE: also on MovieLens-100k, all ratings as pairs, 8:2
+at random. Its license forbids to pass it on, RecBole's package has it: recbole/dataset_example/ml-100k/ml-100k.inter.
 Writes docs/benchmarks/recommendation.md and recommendation.json.
 """
 
@@ -36,19 +36,16 @@ RECBOLE: dict[str, dict[str, Any]] = {
     "table": {"model": "BPR"},
     "lightgcn": {"model": "LightGCN", "layers": 2},
 }
-BPR = ["experiment=recommendation", "views.negatives=1", "negatives=own_negatives", "negatives.only=true"]
-BPR += ["loss=infonce", "loss.symmetric=false"]
+BEST = ["experiment=recommendation", "encoder.width=64"]
+TABLE = [*BEST, "encoder=table", "~encoder.layers", "~encoder.leave_pair_out"]
 # encoder -> objective -> overrides of train.py's config
 OURS: dict[str, dict[str, list[str]]] = {
     "table": {
-        "BPR": [*BPR, "encoder=table"],
-        "default": ["experiment=recommendation", "encoder=table"],
-        "default, as `train.py` runs it": ["experiment=recommendation", "encoder=table"],
+        "BPR": ["experiment=bpr"],
+        "default": TABLE,
+        "default, as `train.py` runs it": TABLE,
     },
-    "lightgcn": {
-        "BPR": [*BPR, "encoder=lightgcn", "encoder.layers=2"],
-        "default": ["experiment=recommendation", "encoder=lightgcn", "encoder.layers=2"],
-    },
+    "lightgcn": {"BPR": ["experiment=lightgcn", "encoder.layers=2"], "default": BEST},
 }
 WHOLE = "as `train.py` runs it"  # with callbacks, checkpoints and logs
 RATES, PATIENCE = (1e-3, 3e-3, 1e-2), 10  # RecBole's learning rates; epochs without a better one after which it stops

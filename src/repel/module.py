@@ -8,7 +8,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -119,7 +118,8 @@ class Contrastive(LightningModule):
         # our own dropout: by the sample's place in the global batch, whatever rank has it
         self._draw_key = seeding.mix(self.seed, seeding.DROPOUT, self.current_epoch, batch_idx)
         # that of other libraries' modules: other masks on every rank and step, the same after a resume
-        torch.manual_seed(seeding.mix(self.seed, seeding.NETWORK, self.current_epoch, batch_idx, self.global_rank))
+        key = seeding.mix(self.seed, seeding.NETWORK, self.current_epoch, batch_idx, self.global_rank)
+        seeding.seed_default_generator(key, self.device)
         self.set_annealed(batch_idx)
 
     def set_annealed(self, batch_idx: int) -> None:

@@ -94,8 +94,8 @@ def test_a_killed_sweep_on_several_devices_goes_on(tmp_path):
                      **faults.injected(f"KILL:parent:{BATCHES + 1}"))  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = (folder / "0/checkpoints/last.ckpt").stat().st_mtime_ns
-    while left_over(tmp_path):  # the ranks end a moment after what started them
-        threading.Event().wait(0.05)
+    while left_over(tmp_path) or run_lock.is_locked(folder / "1"):  # the ranks end a moment after what started them
+        threading.Event().wait(0.05)  # and a process gives up its files a moment after it can be seen no longer
     assert [run.state for run in compare.read(folder)] == ["finished", "interrupted"]
     result = command("train.py", "-m", *options, f"sweep.resume={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

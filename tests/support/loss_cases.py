@@ -85,9 +85,14 @@ def in_make_test(loss: str, strategy: str, memory: bool) -> bool:
 
 def each_once(pairs) -> list:
     """The pairs as parameters of a test: in make test each loss and each strategy once, the others marked slow."""
+    fewer = covering(pairs)
+    return [pytest.param(pair, id="-".join(pair), marks=() if pair in fewer else pytest.mark.slow) for pair in pairs]
+
+
+def covering(pairs) -> list:
+    """Fewer pairs, in which each loss and each strategy of them occurs."""
     fewer = _with_a_part_that_is_new([(pair, None) for pair in pairs])
-    return [pytest.param(pair, id="-".join(pair), marks=() if (pair, None) in fewer else pytest.mark.slow)
-            for pair in pairs]  # fmt: skip
+    return [pair for pair in pairs if (pair, None) in fewer]
 
 
 def _with_a_part_that_is_new(cases: list) -> set:

@@ -39,8 +39,7 @@ def test_every_loss_with_every_strategy_learns_from_texts(loss):
         if (loss, strategy) in REFUSED or (strategy == "own_negatives" and not takes):
             continue
         module = copy.deepcopy(first)
-        dim = 4
-        module.loss = make(loss, strategy, **({"dim": dim} if loss == "swav" else {})).float()
+        module.loss = make(loss, strategy, **({"dim": 4} if loss == "swav" else {})).float()
         before = copy.deepcopy(module.encoder.state_dict())
         optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
         for batch in batches(takes):

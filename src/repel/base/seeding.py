@@ -6,7 +6,7 @@ A resumed run therefore needs no generator state, and W ranks draw what one rank
 import numpy as np
 import torch
 
-__all__ = ["generator", "mix"]
+__all__ = ["generator", "mix", "seed_default_generator"]
 
 # one stream each, so that equal counters never collide
 ORDER, VIEWS, VALIDATION, NETWORK, SPLIT, PREVIEW, MIXTURES = range(7)
@@ -32,3 +32,19 @@ def generator(*counters: int) -> torch.Generator:
         True
     """
     return torch.Generator().manual_seed(mix(*counters))
+
+
+def seed_default_generator(seed: int, device: torch.device) -> None:
+    """Seed what a device draws from where no generator is named.
+
+    On the CPU without torch.manual_seed, which takes a stack trace for each kind of device that is not in use: 0.8 ms.
+
+    Example:
+        >>> seed_default_generator(1, torch.device("cpu"))
+        >>> torch.rand(2).equal(torch.rand(2, generator=torch.Generator().manual_seed(1)))
+        True
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

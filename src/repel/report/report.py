@@ -21,9 +21,9 @@ from repel.engine.modalities import modality_of
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.features import encode
-from repel.evaluation.modality import Baseline, Plot
+from repel.evaluation.modality import Baseline
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
-from repel.report.drawings import feature_drawings, shown_drawings
+from repel.report.drawings import Drawing, feature_drawings, shown_drawings
 from repel.report.table import make_table, print_table
 
 __all__ = ["LAYERS", "Report", "headline_of", "make_report", "read_checkpoints", "run_checkpoints"]
@@ -41,7 +41,7 @@ class Report(NamedTuple):
     """
 
     measurements: list[Measurement]
-    drawings: list[tuple[str, Callable[[], Plot | None]]]
+    drawings: list[Drawing]
     validation: Part | None
     classes: list[str]
 
@@ -97,39 +97,44 @@ def make_report(
     options = job["evaluation"]
     if data is None:
         data = read_to_evaluate(cfg, next(iter(contents.values())), job.get("data"))
-    splits, figures, kept = data.splits, [], []
+    drawings: list[Drawing] = []
     labelled = _has_labels(data, [name for name, one in evaluators.items() if one.needs_labels])
     evaluators = {name: one for name, one in evaluators.items() if labelled or not one.needs_labels}
     if not evaluators:
         return Report([], [], None, [])
-
     headline = headline_of(contents, options.get("checkpoint"))
-
-    first, classes = rank() == 0, splits.classes
-
-    def on_row(row: ReportRow, train: Part, val: Part, test: Part) -> None:
-        nonlocal classes
-        if not row.headline or row.layer != "h":
-            return
-        if labelled:
-            kept.append(val)
-            figures.extend(feature_drawings(train, test, classes, options["map"], cfg.seed))
-        elif (shown := splits.test.modality.shown(row.make_network(), splits)) is not None:  # all ranks encode
-            kept.append(shown.part)
-            classes = shown.classes
-            figures.extend(shown_drawings(shown, options["map"], cfg.seed))
-
+    of_headline, first = _OfHeadline(data, labelled, options["map"], cfg.seed), rank() == 0
     rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
     with Progress("evaluation", first) as progress:
-        drawn = on_row if first or not labelled else None
-        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, drawn, progress, labelled)
+        on_row = of_headline.keep if first or not labelled else None  # without labels all ranks encode
+        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row, progress, labelled)
     if first:
-        tested, noun = splits.test.labelled if labelled else splits.test, splits.test.modality.noun
+        tested = data.splits.test.labelled if labelled else data.splits.test
         for note in notes_on_test_labels(data, options["bank"]):
             print(f"note     {note}")
-        print_table(make_table(measurements), f"test split, {len(tested):,} {noun}")
-        figures += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
-    return Report(measurements, figures, kept[0] if kept else None, classes)
+        print_table(make_table(measurements), f"test split, {len(tested):,} {tested.modality.noun}")
+        drawings += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
+    return Report(measurements, of_headline.drawings + drawings, of_headline.validation, of_headline.classes)
+
+
+class _OfHeadline:
+    """What a report shows of the headline's features: drawings, the validation split, names of the classes."""
+
+    def __init__(self, data: PairData, labelled: bool, method: str | None, seed: int):
+        self.splits, self.labelled, self.method, self.seed = data.splits, labelled, method, seed
+        self.drawings: list[Drawing] = []
+        self.validation: Part | None = None
+        self.classes = data.splits.classes
+
+    def keep(self, row: ReportRow, train: Part, val: Part, test: Part) -> None:
+        if not row.headline or row.layer != "h":
+            return
+        if self.labelled:
+            self.validation = val
+            self.drawings += feature_drawings(train, test, self.classes, self.method, self.seed)
+        elif (shown := self.splits.test.modality.shown(row.make_network(), self.splits)) is not None:
+            self.validation, self.classes = shown.part, shown.classes
+            self.drawings += shown_drawings(shown, self.method, self.seed)
 
 
 def _has_labels(data: PairData, needed_by: list[str]) -> bool:
