@@ -23,6 +23,7 @@ from repel.data.samples import DataInfo, give_info
 from repel.losses.base import Loss
 from repel.model.anneal import Anneal
 from repel.model.ema import EMA
+from repel.model.micro_batch import Network, in_micro_batches
 from repel.model.optim import Schedule, fill_length, parameter_groups
 
 
@@ -67,23 +68,17 @@ class Contrastive(LightningModule):
         optimizer: the optimizer's class with its hyperparameters.
         schedule: time in epochs -> factor of the learning rate.
         seed: of what the network itself draws, such as dropout.
+        micro_batch: samples that a rank encodes at a time, at most; None: all of its batch.
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        head: nn.Module,
-        predictor: nn.Module | None,
-        loss: Loss,
-        target: EMA | None,
-        anneal: Anneal,
-        optimizer: partial[Optimizer],
-        schedule: Schedule,
-        seed: int,
-    ):
+        self, encoder: nn.Module, head: nn.Module, predictor: nn.Module | None, loss: Loss, target: EMA | None,
+        anneal: Anneal, optimizer: partial[Optimizer], schedule: Schedule, seed: int, micro_batch: int | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.encoder, self.head, self.predictor, self.loss, self.target = encoder, head, predictor, loss, target
         self.anneal, self.optimizer, self.schedule, self.seed = anneal, optimizer, schedule, seed
+        self.micro_batch = micro_batch
         self.length: TrainingLength | None = None  # as planned when training began
         self._group_sizes: list[int] | None = None  # of the optimizer that the run resumes with
         self._step_output: StepOutput | None = None
@@ -173,31 +168,28 @@ class Contrastive(LightningModule):
         B, N = batch.batch_size, batch.total or batch.batch_size * world_size()
         local = share(N, self.global_rank, world_size())
         x = merge_views(batch.views)  # one pass for all views, so that batch norm sees them together
-        self.count_draws(B, local.start)
-        h = self.encoder(x)  # (V*B, F)
-        projection = self.head(h)  # (V*B, D)
-        z = gather_views(self.predict(projection), B, N)  # (V, N, D)
+        place = dropout.DrawCounters(self._draw_key, B, local.start)
+        z, projection, h = self.over_ranks(self.anchors, x, place, N)  # (V, N, D), (V*B, D), (V*B, F)
         further = {}
         if batch.crops is not None:
-            self.count_draws(B, local.start, dropout.FIRST_CROP)
-            further["crops"] = gather_views(self.predict(self.head(self.encoder(merge_views(batch.crops)))), B, N)
+            of_crops = place._replace(view=dropout.FIRST_CROP)
+            further["crops"], *_ = self.over_ranks(self.anchors, merge_views(batch.crops), of_crops, N)
         if self.target is None:
             target = None if self.predictor is None else gather_views(projection.detach(), B, N)
         else:
-            self.count_draws(B, local.start)
-            target = gather_views(self.target(x), B, N)
+            (target,) = self.over_ranks(self.candidates, x, place, N)
         if batch.negatives is not None:
-            self.count_draws(B, local.start, dropout.FIRST_NEGATIVE)
             if not self.loss.takes_negatives:
                 raise ValueError(f"{type(self.loss).__name__} takes no explicit negatives, which these views bring")
-            further["negatives"] = gather_views(self.candidate_keys(merge_negatives(batch.negatives)), B, N)
+            x, of_negatives = merge_negatives(batch.negatives), place._replace(view=dropout.FIRST_NEGATIVE)
+            (further["negatives"],) = self.over_ranks(self.candidates, x, of_negatives, N)
             if batch.negative_ids is not None:
                 further["negative_ids"] = gather(batch.negative_ids.T, N).T  # (M, N)
         if batch.catalog is not None and batch.catalog_ids is not None:
             part = share(E := len(batch.catalog), self.global_rank, world_size())
-            self.count_draws(part.stop - part.start, part.start, dropout.FIRST_CATALOG)
-            keys = self.candidate_keys(batch.catalog[part])
-            further |= {"catalog": gather(keys, E), "catalog_ids": batch.catalog_ids}  # (E, D) and (E,)
+            of_items = dropout.DrawCounters(self._draw_key, part.stop - part.start, part.start, dropout.FIRST_CATALOG)
+            (catalog,) = self.over_ranks(self.candidates, batch.catalog[part], of_items, E)  # (1, E, D)
+            further |= {"catalog": catalog[0], "catalog_ids": batch.catalog_ids}  # (E, D) and (E,)
         labels = None if batch.labels is None else gather(batch.labels, N)  # (N,)
         ids = gather(batch.ids.T, N).T  # (V, N)
         loss = self.loss(z, labels, ids, local, target, **further)
@@ -205,19 +197,23 @@ class Contrastive(LightningModule):
         further = {name: tensor.detach() for name, tensor in further.items() if name != "crops"}
         return loss, StepOutput(loss.detach(), h.detach(), z.detach(), keys.detach(), labels, ids, further)
 
-    def count_draws(self, samples: int, start: int, view: int = 0) -> None:
-        """Say of the next forward pass which views of which samples of the global batch it shows."""
-        dropout.give_counters(self._counted, dropout.DrawCounters(self._draw_key, samples, start, view))
+    def over_ranks(self, network: Network, x: ViewBatch, place: dropout.DrawCounters, total: int) -> tuple[Tensor, ...]:
+        """network(x), perhaps in micro-batches: its first output (V*B, D) as (V, N, D) of all ranks, others as is."""
+        learning = self.encoder, self.head, self.predictor
+        z, *others = in_micro_batches(network, x, place, self.micro_batch, learning, self._counted)
+        return gather_views(z, place.samples, total), *others
 
-    def predict(self, projection: Tensor) -> Tensor:
-        return projection if self.predictor is None else self.predictor(projection)
+    def anchors(self, x: ViewBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Views (n, ...) -> embeddings (n, D), projections (n, D) and features (n, F)."""
+        projection = self.head(h := self.encoder(x))
+        return (projection if self.predictor is None else self.predictor(projection)), projection, h
 
-    def candidate_keys(self, x: ViewBatch) -> Tensor:
-        """Candidates that are no views (n, ...) -> (n, D), in the space of what anchors are compared with."""
+    def candidates(self, x: ViewBatch) -> tuple[Tensor]:
+        """Candidates (n, ...) -> embeddings (n, D), in the space of what anchors are compared with."""
         if self.target is not None:
-            return self.target(x)
+            return (self.target(x),)
         projection = self.head(self.encoder(x))
-        return projection if self.predictor is None else projection.detach()
+        return (projection if self.predictor is None else projection.detach(),)
 
     def batches_per_epoch(self) -> int:
         return pair_data(self.trainer).batches_per_epoch()

@@ -95,9 +95,10 @@ def made(case) -> tuple[Contrastive, PairViews]:
     return module, PairViews(**options)
 
 
-def gradients(case, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+def gradients(case, rank: int = 0, world: int = 1, micro_batch: int | None = None) -> dict[str, torch.Tensor]:
     """The mean of the ranks' values and of their parameters' gradients."""
     module, views = made(case)
+    module.micro_batch = micro_batch
     module.train()
     module._counted, module._draw_key = counted_parts(module), 7
     part = share(TOTAL, rank, world)

@@ -28,7 +28,7 @@ AT_LEAST_2 = (lambda v: is_number(v, int) and v >= 2, "a whole number, at least 
 RANGES = {  # of keys that code which is not ours reads, or that are read only after training; parts check their own
     **trainer_options.RANGES,
     "seed": NOT_NEGATIVE,
-    "data.batch_size": AT_LEAST_2,
+    **dict.fromkeys(("data.batch_size", "data.micro_batch"), AT_LEAST_2),
     "data.image_size": (
         lambda v: all(map(AT_LEAST_1[0], v)) and len(v) == 2 if isinstance(v, ListConfig) else AT_LEAST_1[0](v),
         "a side in pixels, or [HEIGHT,WIDTH]",

@@ -9,6 +9,7 @@ __all__ = ["STOP_EARLY", "instead_of_key", "instead_of_value"]
 _DEVICES = "type trainer.devices=N, and trainer.accelerator=gpu or cpu to choose; CUDA_VISIBLE_DEVICES says which GPUs"
 _CHECKPOINT = "resume=RUN resumes a run"
 _DDP = "several devices train by DDP: type trainer.devices=N"
+_MICRO_BATCH = "type data.micro_batch=N for samples that are encoded at a time; data.batch_size=N is the whole batch"
 STOP_EARLY = "'+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,patience:5}'"
 KEYS = {  # the last part of a key -> what to type
     "gpus": _DEVICES,
@@ -33,6 +34,10 @@ KEYS = {  # the last part of a key -> what to type
     "datamodule": "type data=NAME",
     "data_dir": "type data=image_folder data.root=DIR",
     "seed_everything": "type seed=N",
+    "micro_batch_size": _MICRO_BATCH,
+    "mini_batch_size": _MICRO_BATCH,
+    "gc_chunk_size": _MICRO_BATCH,
+    "grad_cache": _MICRO_BATCH,
     "debug": "type experiment=debug, trainer.fast_dev_run=true, trainer.overfit_batches=N or trainer.profiler=simple",
     "hparams_search": "type -m sweep=optuna",
     "optimized_metric": "a sweep maximizes val/knn_top1 or val/ndcg_at_20, or minus val/loss where neither is measured",

@@ -65,6 +65,10 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     seed_everything(cfg.seed, workers=True, verbose=False)
     encoder = _instantiate(cfg.encoder)
     _check_graphs(cfg, getattr(encoder, "graphs", 0))
+    micro_batch = OmegaConf.select(cfg, "data.micro_batch")  # which earlier configs have not
+    if micro_batch is not None and getattr(encoder, "propagates", False):
+        raise ValueError("data.micro_batch: this encoder propagates all nodes in each pass, whatever the batch: its "
+                         "parts take as much memory, and more time; leave it out")  # fmt: skip
     head = _instantiate(cfg.head, in_features=encoder.out_features)
     dim = cfg.head.out_features
     predictor = _instantiate(cfg.predictor, in_features=dim, out_features=dim) if cfg.predictor else None
@@ -82,7 +86,8 @@ def build_module(cfg: DictConfig) -> "Contrastive":
         _ = _instantiate(changed.target, encoder, head) if cfg.target else None
     own = {key: value for key, value in cfg.schedule.items() if key != "on_extend"}  # which resuming reads
     anneal, schedule = _instantiate(cfg.anneal), _instantiate(own)
-    return Contrastive(encoder, head, predictor, loss, target, anneal, _optimizer(cfg), schedule, cfg.seed)
+    parts = encoder, head, predictor, loss, target, anneal
+    return Contrastive(*parts, _optimizer(cfg), schedule, cfg.seed, micro_batch)
 
 
 def _check_graphs(cfg: DictConfig, drawn: int) -> None:

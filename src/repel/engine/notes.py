@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from repel.data.datamodule import PairData
 from repel.data.length import TrainingLength
@@ -15,6 +16,7 @@ from repel.engine.batch_norm import has_unsynced_batch_norm
 from repel.engine.build import on_gpu
 from repel.evaluation.coverage import count_new
 from repel.evaluation.features import subset
+from repel.model.micro_batch import micro_batches
 from repel.model.optim import scaled_rate
 from repel.module import Contrastive
 
@@ -52,6 +54,7 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
             "the optimizer; bf16-mixed keeps them in float32"
         )
     found += _scaled_rate_note(cfg)
+    found += _micro_batch_note(module, cfg.data.batch_size // world)
     found += _same_views_note(cfg, module)
     tau, t = (OmegaConf.select(cfg, key) for key in ("negatives.tau_plus", "loss.temperature"))
     if tau and t and tau * math.exp(0.8 / t) > 1:  # the share of Z taken out, for positives at a cosine of 0.8
@@ -68,6 +71,20 @@ def _scaled_rate_note(cfg: DictConfig) -> Iterator[str]:
         rate, ratio = cfg.optimizer.lr, f"{batch} / 256" if rule == "linear" else f"sqrt({batch} / 256)"
         result = scaled_rate(rate, rule, batch)
         yield f"optimizer.scale_lr={rule}: the learning rate is {rate:g} * {ratio} = {result:.4g}"
+
+
+def _micro_batch_note(module: Contrastive, samples: int) -> Iterator[str]:
+    """On what a rank makes of its part of the batch, so many samples."""
+    if (size := module.micro_batch) is None:
+        return
+    count = len(micro_batches(samples, size))
+    if count == 1:
+        yield f"data.micro_batch={size} changes nothing: a rank's batch has {samples} samples"
+        return
+    learning = [m for m in (module.encoder, module.head, module.predictor) if m is not None]
+    normed = any(isinstance(part, _BatchNorm) for m in learning for part in m.modules())
+    statistics = "; batch norm takes its statistics of one of them at a time, not of the whole batch" if normed else ""
+    yield f"data.micro_batch={size}: {samples:,} samples are encoded in {count} parts, twice a step{statistics}"
 
 
 def _same_views_note(cfg: DictConfig, module: Contrastive) -> Iterator[str]:

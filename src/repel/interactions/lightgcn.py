@@ -75,6 +75,7 @@ class LightGCN(nn.Module):
         torch.Size([2, 4])
     """
 
+    propagates = True  # a pass computes the features of all nodes, whatever the batch
     key: Tensor
 
     def __init__(
