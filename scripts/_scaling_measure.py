@@ -53,8 +53,9 @@ def count_model(overrides: list[str], shape: tuple[int, ...], views: int = 4) ->
         encoder(x)
         h.sum().backward()
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return {"parameters": sum(p.numel() for p in encoder.parameters()),
-            "flops": counter.get_total_flops() / views, "kept": total / views, "moved": traffic.bytes / views}  # fmt: skip
+    counts = {"flops": counter.get_total_flops(), "kept": total, "moved": traffic.bytes}
+    parameters = sum(p.numel() for p in encoder.parameters())
+    return {"parameters": parameters} | {name: count / views for name, count in counts.items()}
 
 
 class _Traffic(TorchDispatchMode):

@@ -23,7 +23,6 @@ from _scaling_formulas import (
     encoder_seconds,
     gather_bytes,
     largest_gathered,
-    loss_seconds,
     memory,
     reduce_seconds,
     step_seconds,
@@ -126,8 +125,8 @@ def table_worlds(found: dict[str, Any]) -> list[str]:
             alone = alone or parts["step"]
             hidden = reduce_seconds(batch, model, H100)
             cells = [parts["encoder"], parts["loss"], parts["exchange"], hidden, parts["optimizer"], parts["step"]]
-            rows.append((name.partition(",")[0], f"{W:,}", f"{batch.N:,}", *(number(MS * s) for s in cells),
-                         f"{alone / parts['step']:.0%}", number(sum(memory(batch, model, HALF).values()) / GB)))  # fmt: skip
+            last = f"{alone / parts['step']:.0%}", number(sum(memory(batch, model, HALF).values()) / GB)
+            rows.append((name.partition(",")[0], f"{W:,}", f"{batch.N:,}", *(number(MS * s) for s in cells), *last))
     return table(head, rows)
 
 
@@ -144,7 +143,7 @@ def table_ring(found: dict[str, Any]) -> list[str]:
                 seconds.append(parts["loss"] + parts["exchange"])
             copies = [memory(batch, model, HALF, ring)["embeddings"] for ring in (False, True)]
             fits = sum(memory(batch, model, HALF).values()) + block_bytes(batch, 1) < 0.9 * machine.memory
-            best = "gather" if fits and seconds[0] <= seconds[1] else "ring"
+            best = "gather" if fits and seconds[0] < 1.05 * seconds[1] else "ring"
             cells = [gather_bytes(batch) / GB, *(MS * s for s in seconds), *(c / GB for c in copies)]
             rows.append((machine.name, f"{W:,}", f"{B:,}", f"{batch.N:,}", *map(number, cells), best))
     return table(head, rows)
@@ -157,7 +156,17 @@ def table_largest(_: dict[str, Any]) -> list[str]:
 
 def table_large(found: dict[str, Any]) -> list[str]:
     """Hours of an epoch of the two large sets."""
-    head = ("data", "encoder", "W", "N", "steps an epoch", "step, ms", "hours an epoch", "samples/s to read", "loss, share")
+    head = (
+        "data",
+        "encoder",
+        "W",
+        "N",
+        "steps an epoch",
+        "step, ms",
+        "hours an epoch",
+        "samples/s to read",
+        "loss, share",
+    )
     rows = []
     for data, samples, name, B, D in (("10^8 images", 10**8, RESNET, 256, 128), ("10^9 pairs", 10**9, VIT, 256, 512)):
         for W in (8, 64, 1024):
