@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import time
 
 import pytest
@@ -128,10 +130,9 @@ def test_without_an_accelerator_the_dry_run_is_named(script, capsys, monkeypatch
 
 def test_losses_that_differ_are_not_within(part, given, monkeypatch):
     agreement = part("agreement")
-    section, agree = agreement.compare_losses(["ntxent", "swav"], given)
+    section, agree = agreement.compare_losses(["ntxent"], given)
     assert agree
-    assert [row[0] for row in section.rows] == ["ntxent", "swav"]
-    assert [row[-1] for row in section.rows] == ["yes", "yes"]
+    assert section.rows == [["ntxent", *["0e+00"] * 4, "yes"]]
     honest, calls = agreement.loss_results, []
 
     def second_one_differs(*arguments):
@@ -155,9 +156,9 @@ def test_every_loss_and_preset_is_compared(part):
 
 def test_views_of_other_draws_are_not_within(part, given, monkeypatch):
     agreement = part("agreement")
-    section, agree = agreement.compare_all_views(["simclr", "delete", "user_item"], given)
+    section, agree = agreement.compare_all_views(["simclr"], given)
     assert agree
-    assert [row[1] for row in section.rows] == ["images", "text", "interactions"]
+    assert section.rows == [["simclr", "images", "0e+00", "yes"]]
     seeds = iter(range(100))
     monkeypatch.setattr(agreement.seeding, "generator", lambda *_: torch.Generator().manual_seed(next(seeds)))
     _, agree = agreement.compare_all_views(["simclr"], given)
@@ -197,12 +198,31 @@ def test_the_time_to_a_goal_is_that_of_the_first_epoch_that_reached_it(part):
     assert runs.clock_time(3723.9) == "00:01:02:03"
 
 
+STUCK = """
+import signal, subprocess, sys
+if len(sys.argv) == 2:
+    pipe = open(sys.argv[1], "w")
+    print("started", file=pipe, flush=True)
+    signal.pause()
+subprocess.run([sys.executable, __file__, {pipe!r}])
+"""
+
+
 def test_a_step_that_does_not_end_is_killed_with_what_it_started(script, monkeypatch, tmp_path):
-    stuck = tmp_path / "stuck.py"
-    stuck.write_text("import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n",
-                     encoding="utf-8")  # fmt: skip
+    stuck, pipe = tmp_path / "stuck.py", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    held = []
+
+    def too_long(process, timeout):
+        held.append(pipe.open(encoding="utf-8"))
+        assert held[0].readline() == "started\n"
+        raise subprocess.TimeoutExpired("", timeout)
+
+    stuck.write_text(STUCK.format(pipe=str(pipe)), encoding="utf-8")
     monkeypatch.setattr(script, "__file__", str(stuck))
-    assert script.make_apart("speed", 0.5, []) == {"failed": "it was not done after 0 s"}
+    monkeypatch.setattr(script.subprocess.Popen, "communicate", too_long)
+    assert script.make_apart("speed", 7, []) == {"failed": "it was not done after 7 s"}
+    assert held[0].read() == ""  # comes when nobody holds the other end
 
 
 @pytest.mark.slow
