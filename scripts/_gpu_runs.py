@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -76,9 +77,9 @@ def first_time(epochs: list[dict[str, float]], name: str, goal: float) -> str:
 
 
 def words_of(overrides: list[str], epochs: list[dict[str, float]]) -> str:
-    shown = [word for word in overrides if not word.startswith("data.root=")]
+    shown = ["data.root=FOLDER" if word.startswith("data.root=") else word for word in overrides]
     return (
-        f"`python train.py {' '.join(shown)}` with `trainer.max_time`: "
+        f"`python train.py {shlex.join(shown)}` with `trainer.max_time`: "
         f"{len(epochs)} epochs in {epochs[-1]['seconds']:.0f} s, validation after each included."
     )
 
@@ -104,9 +105,10 @@ def cifar(given: Given) -> Evidence:
 
 def gowalla(given: Given) -> Evidence:
     """The recipe of docs/recommendation.md, LightGCN with a corrected softmax; its epoch is chosen on validation."""
-    overrides = ["experiment=recommendation_large", "negatives=known_popularity", "encoder.width=64"]
+    overrides = ["experiment=recommendation_large", "negatives=known_popularity"]
+    overrides += [f"encoder.width={8 if given.tiny else 64}"]
     if given.tiny:
-        overrides += ["encoder.width=8", "data.batch_size=64", "trainer.limit_train_batches=2", "trainer.max_epochs=1"]
+        overrides += ["data.batch_size=64", "trainer.limit_train_batches=2", "trainer.max_epochs=1"]
     elif given.gowalla is None:
         raise LeftOut("name the folder of Gowalla's train.txt and test.txt by --gowalla FOLDER")
     else:

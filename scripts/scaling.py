@@ -32,6 +32,7 @@ PAGE, CONSTANTS = ROOT / "docs/scaling.md", PAGES / "scaling.json"
 WORLDS = (1, 8, 64, 1024)
 RESNET, VIT = "ResNet-50, 224 pixels", "ViT-B/16, 224 pixels"
 PUBLISHED = 2470  # images/s of ResNet-50 on one A100: NVIDIA DeepLearningExamples, commit 291f0d0
+IMAGE_BYTES = 138e9 / 1281167  # of ImageNet's training images: its archive, and how many are in it
 HALF = 0.5  # of float32's bytes: activations under bf16-mixed
 GB, HOUR, MS = 1e9, 3600, 1e3
 Tables = dict[str, list[str]]
@@ -155,26 +156,20 @@ def table_largest(_: dict[str, Any]) -> list[str]:
 
 
 def table_large(found: dict[str, Any]) -> list[str]:
-    """Hours of an epoch of the two large sets."""
-    head = (
-        "data",
-        "encoder",
-        "W",
-        "N",
-        "steps an epoch",
-        "step, ms",
-        "hours an epoch",
-        "samples/s to read",
-        "loss, share",
-    )
+    """What an epoch of large sets takes."""
+    head = ("data", "encoder", "W", "N", "steps an epoch", "step, ms", "hours an epoch", "samples/s", "images, GB/s",
+            "loss and gather, share")  # fmt: skip
     rows = []
-    for data, samples, name, B, D in (("10^8 images", 10**8, RESNET, 256, 128), ("10^9 pairs", 10**9, VIT, 256, 512)):
+    for data, samples, name, D, image in (
+        ("10^8 images", 10**8, RESNET, 128, IMAGE_BYTES), ("10^8 images", 10**8, VIT, 128, IMAGE_BYTES),
+        ("10^9 pairs of texts", 10**9, VIT, 512, 0),
+    ):  # fmt: skip
         for W in (8, 64, 1024):
-            batch = Batch(B, W, D=D, traffic=found["traffic"], micro=None)
+            batch = Batch(128, W, D=D, traffic=found["traffic"])
             parts = step_seconds(batch, models(found)[name], H100)
-            loss = (parts["loss"] + parts["exchange"]) / parts["step"]
-            cells = (number(MS * parts["step"]), number(samples / batch.N * parts["step"] / HOUR),
-                     f"{batch.N / parts['step']:,.0f}", f"{loss:.0%}")  # fmt: skip
+            speed, loss = batch.N / parts["step"], parts["loss"] + parts["exchange"]
+            cells = (number(MS * parts["step"]), number(samples / speed / HOUR), f"{speed:,.0f}",
+                     number(speed * image / GB) if image else "-", f"{loss / parts['step']:.0%}")  # fmt: skip
             rows.append((data, name.partition(",")[0], f"{W:,}", f"{batch.N:,}", f"{samples // batch.N:,}", *cells))
     return table(head, rows)
 
