@@ -56,11 +56,12 @@ def time_losses(rows: int, given: Given, rounds: int) -> dict[str, Any]:
             reset_peak(given.device)
             try:
                 seconds = timed(lambda x, loss=loss: loss(x).backward(), z, given.device)
+                if number == 0:  # it warms up
+                    found[name] = {"loss": loss, "seconds": [], "value": float(loss(z.detach()))}
+                    continue
             except torch.OutOfMemoryError:
                 found[name] = None
-                continue
-            if number == 0:  # it warms up
-                found[name] = {"loss": loss, "seconds": [], "value": float(loss(z.detach()))}
+                torch.accelerator.empty_cache()
                 continue
             found[name]["seconds"].append(seconds)
             found[name]["memory"] = peak_bytes(given.device)

@@ -85,7 +85,7 @@ class Stopwatch(Callback):
         return [(b - a) / self.plan.length for a, b in zip(self.times, self.times[1:], strict=False)]
 
 
-def made_images(size: int, classes: int = 10, count: int = 2560) -> Splits:
+def made_images(size: int, classes: int = 10, count: int = 25600) -> Splits:
     """Random images, where only the time of a step counts."""
     draws = torch.Generator().manual_seed(0)
 
@@ -105,7 +105,7 @@ def measure_run(name: str, given: Given, plan: Plan, *more: str) -> Found:
     torch.manual_seed(given.seed)
     module, data = build_module(cfg), build_data(cfg)
     if name == RESNET:
-        data.reader = lambda: made_images(32, count=64 if given.tiny else 2560)
+        data.reader = lambda: made_images(32, count=64 if given.tiny else 25600)
     data.setup()
     module.give_data_info(data.info())
     watch = Stopwatch(plan, given.device)

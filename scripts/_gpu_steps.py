@@ -65,11 +65,11 @@ class LeftOut(Exception):
 
 def machine(device: str) -> dict[str, Any]:
     """What the numbers were measured on."""
-    found = {"device": device, "name": "CPU", "driver": "-", "versions": versions("torch", "lightning")}
+    found = {"device": device, "name": device, "driver": "-", "versions": versions("torch", "lightning")}
     if device == "cpu":
         return found
-    module = torch.get_device_module(device)
-    found["name"] = module.get_device_name()
+    if device in ("cuda", "xpu"):
+        found["name"] = torch.get_device_module(device).get_device_name()
     if device == "cuda":
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         result = subprocess.run(asked, capture_output=True, encoding="utf-8", check=False)

@@ -79,7 +79,7 @@ def table_machine(found: dict[str, Any]) -> list[str]:
         ("AdamW", f"{parts['optimizer'] * 1e9:.1f} ns a parameter"),
         ("all-reduce, 2 ranks, gloo", f"{exchange['base'] * 1e6:.0f} µs + {size_in_words(exchange['bandwidth'])}B/s"),
     ]  # fmt: skip
-    return table(("part", "measured"), rows)
+    return table(("part", f"measured, torch {found['torch']}"), rows)
 
 
 def predicted(batch: int, found: dict[str, Any]) -> dict[str, float]:
