@@ -25,6 +25,7 @@ def _join_watching() -> None:
 def connected(tmp_path, monkeypatch):
     """A function: the first rank and so many others, connected, each watching; processes that end are in `ended`."""
     monkeypatch.setattr(rank_links, "GRACE", 0.0)
+    monkeypatch.setattr(rank_links, "GOODBYE", 0.0)
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     ended, all_links = [], []
     done = threading.Event()
@@ -102,7 +103,7 @@ def test_the_cause_stands_in_the_place_of_what_torch_complains_of(connected, tmp
     (tmp_path / "checkpoints/last.ckpt").touch()
     monkeypatch.chdir(tmp_path.parent)
     first, second = connected(1)
-    monkeypatch.setattr(rank_links, "_links", first)
+    monkeypatch.setattr(rank_links, "_links", first)  # each process has one
     second.links[0].shutdown(socket.SHUT_WR)
     explain_lost_connection(RuntimeError("shapes differ"))  # a failure of its own
     with pytest.raises(RankFailed, match=f"rank 1 at 127.0.0.1 is lost .* with resume={tmp_path.name} goes on"):
@@ -124,6 +125,9 @@ def test_strangers_are_no_ranks(tmp_path):
     with first.server, socket.create_connection(("127.0.0.1", place["port"])) as stranger:
         stranger.sendall(json.dumps({"rank": 1, "token": "guessed"}).encode() + b"\n")
         assert not first.all_connected(1)
+        with socket.create_connection(("127.0.0.1", place["port"])) as other:
+            other.sendall(b"5\n")
+            assert not first.all_connected(1)
         assert not first.links
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()[1]

@@ -28,6 +28,8 @@ __all__ = ["RankLinks", "explain_lost_connection"]
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that is silent is lost in 25 seconds
 UNANSWERED = 25_000  # milliseconds after which it is, too, where something was sent
 GRACE = 10.0  # seconds in which a rank may end by itself, with a better line, once another one is lost
+CLOSING = 5.0  # seconds for loggers of services, then
+GOODBYE = 45.0  # the same, once another one has said that it ends: this one may have more to close
 NOTICE = 2.0  # seconds after which a connection is known to be lost, once torch complains of one
 LONGEST = 10_000  # bytes of a message
 SIOCGIFADDR = 0x8915  # Linux: the address of an interface
@@ -51,7 +53,7 @@ class RankLinks:
         self.links: dict[int, socket.socket] = {}  # by the rank at the other end
         self.token = secrets.token_hex(16)
         self.lost, self.closed = threading.Event(), threading.Event()
-        self.reason, self.status = "", CRASHED
+        self.reason, self.status, self.grace = "", CRASHED, GRACE
 
     def listen(self, everywhere: bool) -> dict[str, Any]:
         """Called by the first rank, before the others connect. Returns what they need for it.
@@ -59,13 +61,17 @@ class RankLinks:
         Args:
             everywhere: on all interfaces; else for this machine alone.
         """
-        self.server = socket.create_server(("" if everywhere else "127.0.0.1", 0), backlog=1024)
+        both = everywhere and socket.has_dualstack_ipv6()  # IPv6 and IPv4
+        self.server = socket.create_server(
+            ("" if everywhere else "127.0.0.1", 0), family=socket.AF_INET6 if both else socket.AF_INET, backlog=1024,
+            dualstack_ipv6=both,
+        )  # fmt: skip
         self.server.setblocking(False)
         return {"port": self.server.getsockname()[1], "token": self.token}
 
     def all_connected(self, others: int) -> bool:
         """Called by the first rank, again and again: whether so many others have connected. Then each is told."""
-        with contextlib.suppress(OSError, ValueError, KeyError):  # nobody, or a stranger
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # nobody, or a stranger
             link, _ = self.server.accept()
             hello = _receive(link, seconds=1.0)
             if hello["token"] == self.token:
@@ -86,7 +92,7 @@ class RankLinks:
 
         gloo itself takes the address that the machine's own name stands for: on Debian 127.0.1.1, which nobody reaches.
         """
-        own = [str(link.getsockname()[0]) for link in self.links.values()]
+        own = [_plain(link.getsockname()) for link in self.links.values()]
         outward = [address for address in own if not ipaddress.ip_address(address).is_loopback]
         if self.rank == 0:
             address = (outward or own)[0]
@@ -102,7 +108,7 @@ class RankLinks:
         """From here on notice ranks that are lost, in a thread."""
         global _links
         _links = self
-        self.addresses = {rank: link.getpeername()[0] for rank, link in self.links.items()}
+        self.addresses = {rank: _plain(link.getpeername()) for rank, link in self.links.items()}
         threading.Thread(target=self._watch, daemon=True, name="rank links").start()
 
     def close(self, status: int) -> None:
@@ -130,22 +136,29 @@ class RankLinks:
             for key, _ in selector.select():
                 selector.unregister(key.fileobj)
                 self._note_end(key.data)
-        if self.lost.is_set() and not self.closed.wait(GRACE):
+        if self.lost.is_set() and not self.closed.wait(self.grace):
             print(f"error: rank {self.rank}: {self.reason}", file=sys.stderr, flush=True)
+            if "repel.monitoring.services" in sys.modules:  # which may wait for the network, too
+                close = sys.modules["repel.monitoring.services"].close_loggers
+                closing = threading.Thread(target=close, args=(self.status,), daemon=True)
+                closing.start()
+                closing.join(CLOSING)
             os._exit(self.status)
 
     def _note_end(self, rank: int) -> None:
         """Of the rank at the other end: it says how it ended, or that it lost another one; or it is gone itself."""
         link = self.links[rank]
+        grace = GOODBYE
         try:
             ended = _receive(link, seconds=None)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else "it ended without a word"
+            grace = GRACE
             lost = f"rank {rank} at {self.addresses[rank]} is lost ({why})"
             ended = {"status": CRASHED, "reason": f"{lost}: its process, its machine or the network is down"}
         if ended["status"] == 0 or self.closed.is_set():
             return
-        self.reason, self.status = f"{ended['reason']}; {self._hint()}", ended["status"]
+        self.reason, self.status, self.grace = f"{ended['reason']}; {self._hint()}", ended["status"], grace
         self.lost.set()
         for other, other_link in self.links.items():
             if self.rank == 0 and other != rank:
@@ -165,6 +178,7 @@ def explain_lost_connection(error: Exception) -> None:
 
     of_exchange = isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "Gloo", "NCCL"))
     if of_exchange and _links is not None and _links.lost.wait(NOTICE):
+        _links.closed.set()  # from here on this rank ends by itself
         raise RankFailed(_links.status, _links.reason) from error
 
 
@@ -182,6 +196,11 @@ def _receive(link: socket.socket, seconds: float | None) -> dict[str, Any]:
             raise ValueError("not a message")
         line += byte
     return json.loads(line)
+
+
+def _plain(place: tuple[Any, ...]) -> str:
+    """The address of a socket's end, IPv4's without IPv6's prefix."""
+    return str(place[0]).removeprefix("::ffff:")
 
 
 def _kept_alive(link: socket.socket) -> socket.socket:
