@@ -5,7 +5,7 @@ LOCKED = $(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) --c
 	--build-constraints requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all mutations soak two-machines doctor lint format docs lock tensorboard clean
+.PHONY: help install train test test-all mutations soak two-machines slurm doctor lint format docs lock tensorboard clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ soak: .venv/installed ## kill and resume runs at random (MINUTES=10)
 
 two-machines: .venv/runtime ## train on two machines, played by this one, and break things (root; ARGS="cable")
 	$(RUN) scripts/two_machines.py $(ARGS)
+
+slurm: .venv/runtime ## train on a SLURM of two nodes, set up on this machine for it (root, slurm-wlm, munge)
+	$(RUN) scripts/slurm_trials.py $(ARGS)
 
 doctor: .venv/runtime ## is this machine ready?
 	$(RUN) scripts/doctor.py

@@ -68,6 +68,16 @@ def test_which_process_is_one_of_several_ranks(monkeypatch, environment, several
     assert external.is_external_rank() is several
 
 
+def test_a_task_of_srun_is_a_rank_with_its_own_cores(monkeypatch):
+    """Also where srun was given no -c, and nothing binds its tasks to cores."""
+    job = {"JOB_ID": "20007", "STEP_NUM_TASKS": "3", "STEP_TASKS_PER_NODE": "2,1", "STEP_NODELIST": "n[1-2]"}
+    task = {"CPUS_ON_NODE": "2", "NODEID": "0", "PROCID": "1", "LOCALID": "1"}
+    monkeypatch.setattr(os, "environ", {f"SLURM_{name}": value for name, value in (job | task).items()})
+    assert external.is_external_rank()
+    expected = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "n1", "MASTER_PORT": "15007"}
+    assert os.environ.items() >= {**expected, "OMP_NUM_THREADS": "1"}.items()
+
+
 def test_an_announced_run_is_run_with_what_it_may_name(store, tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "_names", {"mine.Part"})
     store.add(external.CAME, 3)

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repel.base.cores import cores_per_rank
 from repel.base.signals import Stopped
 from repel.engine import targets
 from repel.engine.outcomes import CRASHED, RankFailed
@@ -215,9 +216,11 @@ def _store() -> "Store":
 
 def _adopt_slurm() -> None:
     """srun describes a task's place in other variables than torchrun: set those of torchrun."""
+    environment = os.environ  # threads first: else Lightning gives each rank all cores of the machine
+    environment.setdefault("OMP_NUM_THREADS", str(cores_per_rank()))
+
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
-    environment = os.environ
     environment["MASTER_ADDR"] = SLURMEnvironment.resolve_root_node_address(environment["SLURM_STEP_NODELIST"])
     environment["MASTER_PORT"] = str(15000 + int(environment["SLURM_JOB_ID"]) % 10000)  # another for each job
     environment["RANK"], environment["LOCAL_RANK"] = environment["SLURM_PROCID"], environment["SLURM_LOCALID"]
