@@ -6,6 +6,7 @@ The cluster is set up for it on this machine and taken apart again, see _slurm.p
 Prints a line a trial, and ends with status 1 where one fails; where SLURM is not installed it says so.
 """
 
+import csv
 import importlib.util
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import _slurm
@@ -27,10 +29,10 @@ TINY = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.batc
         "data.val_fraction=0.01"]  # fmt: skip
 PYTHON, TRAIN = sys.executable, str(ROOT / "train.py")
 TWO = ["trainer.devices=1", "trainer.num_nodes=2"]
-LONG = ["trainer.max_epochs=80"]
-# USR1 comes 90 seconds before the end, or earlier: SLURM looks now and then
+LONG = ["trainer.max_epochs=2000"]
+# USR1 comes a minute before the end, or two: SLURM looks once a minute
 BATCH = f"""#!/bin/bash
-#SBATCH --nodes=2 --ntasks-per-node=1 --time=2 --requeue --signal=USR1@90 --open-mode=append --output=batch.txt
+#SBATCH --nodes=2 --ntasks-per-node=1 --time=3 --requeue --signal=USR1@60 --open-mode=append --output=batch.txt
 srun {PYTHON} {TRAIN} {" ".join(TINY)} {" ".join(TWO)} {" ".join(LONG)} name=batch
 status=$?
 echo "srun ended with $status"
@@ -55,18 +57,22 @@ def srun(folder: Path) -> str:
 
 
 def sbatch(folder: Path) -> str:
-    _train("trainer.devices=2", *LONG, "name=long")
+    """It is stopped, requeued, and goes on in the same run; then canceled, and compared with one without SLURM."""
     Path("batch.sh").write_text(BATCH, encoding="utf-8")
-    job = _submitted("batch.sh")
+    job, printed = _submitted("batch.sh"), Path("batch.txt")
+    _until(lambda: re.search("from step.*^epoch", _text(printed), re.M | re.S), f"batch.txt of job {job}", printed)
+    subprocess.run(["scancel", job], check=True)
     shown = _ended(job)
-    printed = Path("batch.txt").read_text(encoding="utf-8")
-    assert "JobState=COMPLETED" in shown, shown + printed
-    restarts = int(re.findall(r"Restarts=(\d+)", shown)[0])
-    ends = re.findall("srun ended with (.*)", printed)
-    steps = re.findall("stopped  after (step .*)", printed)
-    assert restarts, printed
-    said = f"{restarts} times requeued, srun's statuses {', '.join(ends)}, stopped after {', '.join(steps)}"
-    return f"{said}; {_compared('long', 'batch')}"
+    assert "JobState=CANCELLED" in shown, shown + _text(printed)
+    (run,) = Path("runs/train").glob("*_batch")
+    losses = _losses(run)
+    with subprocess.Popen([PYTHON, TRAIN, *TINY, "trainer.devices=2", *LONG, "name=long"]) as process:
+        _until(lambda: len(_losses(next(Path("runs/train").glob("*_long"), run))) > len(losses), "a run without SLURM")
+        process.terminate()
+    reference = _losses(next(Path("runs/train").glob("*_long")))
+    assert [reference[step] for step in losses] == list(losses.values()), "other losses"
+    words = re.findall("stopped  after step.*|srun ended.*|(?<=, )from step.*", _text(printed))
+    return f"{'; '.join(words)}; canceled; the losses of {len(losses)} steps equal in all bits"
 
 
 def array(folder: Path) -> str:
@@ -94,10 +100,11 @@ def sweep(folder: Path) -> str:
     done = subprocess.run(
         [PYTHON, TRAIN, *TINY, *words, "hydra.launcher.timeout_min=5"], capture_output=True, text=True
     )
-    finished = sorted(str(path.parent) for path in Path("sweeps/train").glob("*/*/metrics.json"))
+    finished = list(Path("sweeps/train").glob("*/*/metrics.json"))
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(finished) == 2, done.stdout + done.stderr
-    return f"status 2, {len(finished)} runs finished\n{(done.stdout + done.stderr).strip()}"
+    failed = [line for line in done.stderr.splitlines() if line.startswith("failed ")]
+    return "\n".join([f"status 2, {len(finished)} runs finished, {len(failed)} failed", *failed])
 
 
 TRIALS = {"srun": srun, "sbatch": sbatch, "array": array, "sweep": sweep}
@@ -115,13 +122,33 @@ def _submitted(script: str) -> str:
 
 def _ended(job: str) -> str:
     """What SLURM shows of a job once it has ended."""
-    until = time.monotonic() + LIMIT
-    while time.monotonic() < until:
-        shown = subprocess.run(["scontrol", "show", "job", job], check=True, capture_output=True, text=True).stdout
-        if re.search("JobState=(COMPLETED|FAILED|TIMEOUT|CANCELLED|NODE_FAIL)", shown):
-            return shown
+    ended = "JobState=(COMPLETED|FAILED|TIMEOUT|CANCELLED|NODE_FAIL)"
+    _until(lambda: re.search(ended, _shown(job)), f"the end of job {job}")
+    return _shown(job)
+
+
+def _shown(job: str) -> str:
+    return subprocess.run(["scontrol", "show", "job", job], check=True, capture_output=True, text=True).stdout
+
+
+def _until(done: Callable[[], object], what: str, printed: Path | None = None) -> None:
+    until = time.monotonic() + LIMIT / 2
+    while not done():
+        if time.monotonic() > until:
+            raise AssertionError(f"{what} did not come" + (":\n" + _text(printed) if printed else ""))
         time.sleep(1)
-    raise AssertionError(f"job {job} did not end")
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _losses(run: Path) -> dict[str, str]:
+    """train/loss by step."""
+    if not (run / "metrics.csv").exists():
+        return {}
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return {row["step"]: row["train/loss"] for row in csv.DictReader(file) if row.get("train/loss")}
 
 
 def _compared(reference: str, name: str) -> str:
