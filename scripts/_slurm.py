@@ -1,7 +1,7 @@
 """A SLURM of two nodes with a core each on this machine, for a trial: nobody else can reach it, nothing of it is left.
 
-Needs root on Linux, Debian's `slurm-wlm` and `munge`, `ip` and `unshare`. All runs in own namespaces of network and
-processes, whose end takes everything along; files are in one folder.
+Needs root on Linux, Debian's `slurm-wlm` and `munge`, `ip`, `unshare` and `setpriv`. All runs in namespaces of its own,
+of network and processes, whose end takes everything along; files are in one folder.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ["missing", "start", "within"]
 
-TOOLS = ("slurmctld", "slurmd", "munged", "srun", "ip", "unshare")
+TOOLS = ("slurmctld", "slurmd", "munged", "srun", "ip", "unshare", "setpriv")
 NODES = {"n1": "10.77.1.1", "n2": "10.77.1.2"}  # on the loopback; its own addresses alone do not count as a network
 CONFIG = """
 ClusterName=repel
@@ -51,7 +51,8 @@ def missing() -> str | None:
 
 def within(command: list[str], seconds: float) -> int:
     """Run a command in namespaces of its own, for so long at most. Returns its exit status."""
-    enter = ["unshare", "--net", "--pid", "--mount-proc", "--uts", "--fork", "--kill-child"]
+    enter = ["setpriv", "--pdeathsig", "KILL"]  # also where this process is killed
+    enter += ["unshare", "--net", "--pid", "--mount-proc", "--uts", "--fork", "--kill-child"]
     with subprocess.Popen([*enter, *command]) as process:
         try:
             return process.wait(seconds)

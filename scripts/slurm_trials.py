@@ -66,7 +66,8 @@ def sbatch(folder: Path) -> str:
     assert "JobState=CANCELLED" in shown, shown + _text(printed)
     (run,) = Path("runs/train").glob("*_batch")
     losses = _losses(run)
-    with subprocess.Popen([PYTHON, TRAIN, *TINY, "trainer.devices=2", *LONG, "name=long"]) as process:
+    words = [PYTHON, TRAIN, *TINY, "trainer.devices=2", *LONG, "name=long"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _until(lambda: len(_losses(next(Path("runs/train").glob("*_long"), run))) > len(losses), "a run without SLURM")
         process.terminate()
     reference = _losses(next(Path("runs/train").glob("*_long")))
