@@ -72,8 +72,8 @@ def sbatch(folder: Path) -> str:
         process.terminate()
     reference = _losses(next(Path("runs/train").glob("*_long")))
     assert [reference[step] for step in losses] == list(losses.values()), "other losses"
-    words = re.findall("stopped  after step.*|srun ended.*|(?<=, )from step.*", _text(printed))
-    return f"{'; '.join(words)}; canceled; the losses of {len(losses)} steps equal in all bits"
+    seen = re.findall("stopped  after step.*|srun ended.*|(?<=, )from step.*", _text(printed))
+    return f"{'; '.join(seen)}; canceled; the losses of {len(losses)} steps equal in all bits"
 
 
 def array(folder: Path) -> str:
