@@ -6,7 +6,7 @@ LOCKED = $(RUN) -m uv pip install --compile-bytecode --python $(RUN) --constrain
 	--build-constraints requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all mutations soak doctor lint format docs lock tensorboard clean
+.PHONY: help install train test test-all mutations soak two-machines slurm doctor lint format docs lock tensorboard clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ mutations: .venv/installed ## switch off each protection of a run: does a test f
 
 soak: .venv/installed ## kill and resume runs at random (MINUTES=10)
 	$(RUN) tests/support/soak.py $(or $(MINUTES),10)
+
+two-machines: .venv/runtime ## train on two machines, played by this one, and break things (root; ARGS="cable")
+	$(RUN) scripts/two_machines.py $(ARGS)
+
+slurm: .venv/runtime ## train on a SLURM of two nodes, set up on this machine for it (root, slurm-wlm, munge)
+	$(RUN) scripts/slurm_trials.py $(ARGS)
 
 doctor: .venv/runtime ## is this machine ready?
 	$(RUN) scripts/doctor.py
