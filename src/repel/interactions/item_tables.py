@@ -82,7 +82,8 @@ class ItemTable:
             )
         if not (file := Path(items).expanduser()).is_file():
             raise ValueError(f"data.items={items}: there is no such file")
-        return cls(file, item, *map(typed.get, named), form=form, tokenize=tokenize)
+        title, label, text = map(typed.get, named)
+        return cls(file, item, title, label, form, text, tokenize)
 
     def rows(self) -> dict[str, "_Row"]:
         """Item -> what is known of it; of items that stand there twice, the first row."""

@@ -58,7 +58,9 @@ class ItemTextEncoder(SizedByData):
 
     def on_data(self, info: DataInfo) -> None:
         tokens, _, vocabulary = _texts_of(info).tokens
-        self.tokens, self.vocabulary = tokens.to(self.tokens.device), vocabulary.to(self.vocabulary.device)
+        # own copies: the target has the same, and each moves to a device by itself
+        self.tokens = tokens.to(self.tokens.device, copy=True)
+        self.vocabulary = vocabulary.to(self.vocabulary.device, copy=True)
 
     def info_within(self, info: DataInfo) -> DataInfo:
         return _texts_of(info).tokens[1]
