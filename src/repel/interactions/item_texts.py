@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,8 @@ class ItemTextEncoder(SizedByData):
     def __init__(self, encoder: nn.Module, width: int):
         super().__init__()
         self.encoder = encoder
-        self.projection = nn.Parameter(torch.randn(int(encoder.out_features), width) * width**-0.5)  # P, transposed
+        features: Any = encoder.out_features
+        self.projection = nn.Parameter(torch.randn(features, width) * width**-0.5)  # P, transposed
         self.register_buffer("tokens", torch.zeros(0, 0, dtype=torch.int32))  # (items, L)
         self.register_buffer("vocabulary", torch.zeros(1, dtype=torch.int64))  # which one: weights know tokens by ids
 
