@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from repel.base.dropout import FIRST_CATALOG, DrawCounters, counted_parts, give_counters
+from repel.cli.baseline import baseline
 from repel.data.samples import Splits, give_info
 from repel.engine import runs
 from repel.engine.build import build_module
@@ -154,6 +155,11 @@ def test_a_mistake_in_a_text_encoders_option_names_it(tmp_path):
         2,
         "encoder.item_text.width must be at least 1, got 0",
     )
+
+
+def test_options_of_a_chosen_text_encoder_are_known():
+    typed = ["experiment=two_tower", "encoder=two_tower_text", "encoder@encoder.item_text=transformer"]
+    assert "heads" in baseline("train", [*typed, "encoder.item_text.heads=2"]).encoder.item_text
 
 
 def test_data_without_texts():
