@@ -47,16 +47,13 @@ def interactions_csv(
 
     Args:
         root: the file or folder.
-        val_fraction, test_fraction: of all pairs, for validation and testing, where the split has shares.
-        split_seed: of the random split.
+        val_fraction, test_fraction, split_seed: shares of all pairs, where the split has shares, and of random: which.
         user, item: columns of names; None: the only one that is named user, user_id or the like.
         time: the column of numbers or ISO dates, for split=last and time.
-        rating: the column of ratings, for min_rating.
-        min_rating: the least rating of a row that counts; None: all count.
+        rating, min_rating: the column of ratings, and the least one of a row that counts; None: all count.
         split: given, random, last or time, see log_splits.py; auto: given of a folder with splits, else random.
         core: [a, b]: only users with at least a items and items with at least b users, to the fixed point; None: all.
-        items, item_name, item_label, item_text: see item_tables.ItemTable.
-        tokenize: see item_texts.ItemTexts; None: texts are not read.
+        items, item_name, item_label, item_text, tokenize: see item_tables.ItemTable.
         encoding, quotes, header: see csv_columns.CsvFormat.
 
     Raises:

@@ -38,7 +38,7 @@ class ItemTable:
     title, label, text: what people call the items, their kinds, and what is written of them, which may be a column
         that is named already; or None. An empty cell is unknown.
     form: how it is written.
-    tokenize: see item_texts.ItemTexts.
+    tokenize: see item_texts.ItemTexts; None: texts are not read.
     """
 
     items: Path
@@ -85,7 +85,7 @@ class ItemTable:
         title, label, text = map(typed.get, named)
         return cls(file, item, title, label, form, text, tokenize)
 
-    def rows(self) -> dict[str, "_Row"]:
+    def rows(self) -> dict[str, _Row]:
         """Item -> what is known of it; of items that stand there twice, the first row."""
         wanted = [name for name in (self.item, self.title, self.label, self.text) if name is not None]
         table = CsvTable(self.items, self.form, wanted, f"data.items={self.items}")

@@ -41,8 +41,7 @@ def interactions_lightgcn(
         val_fraction, test_fraction: of the training pairs, for the splits that have no file.
         split_seed: which.
         split: given; random, of one file; auto: whichever fits.
-        items, item_name, item_label, item_text: see item_tables.ItemTable.
-        tokenize: see item_texts.ItemTexts; None: texts are not read.
+        items, item_name, item_label, item_text, tokenize: see item_tables.ItemTable.
 
     Raises:
         ValueError: an option, or what is in the files; one line that names the option.
