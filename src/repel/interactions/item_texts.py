@@ -43,6 +43,19 @@ class ItemTextEncoder(SizedByData):
     Args:
         encoder: token ids (n, L), 0 where a text is shorter -> (n, T), with `out_features`, T: one of repel.text.
         width: F.
+
+    Raises:
+        ValueError: in on_data: the data brings no texts.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> encoder = nn.EmbeddingBag(10, 3)
+        >>> encoder.out_features = 3
+        >>> made = torch.tensor([[4, 7], [0, 0]], dtype=torch.int32), DataInfo(1), torch.ones(1, dtype=torch.int64)
+        >>> part = ItemTextEncoder(encoder, width=5)
+        >>> part.on_data(SimpleNamespace(item_texts=ItemTexts(["red bird", ""], lambda texts: made)))
+        >>> (part(torch.tensor([0, 1])) == 0).all(1).tolist()
+        [False, True]
     """
 
     shows_data = True

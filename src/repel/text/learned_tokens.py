@@ -37,7 +37,7 @@ def learned_tokens(
     Example:
         >>> tokens, info, _ = learned_tokens(["a bird", "", "a big bird"], kind="word")
         >>> tokens.tolist(), info.vocabulary, info.train_size
-        ([[3, 5, 0], [0, 0, 0], [3, 4, 5]], 6, 2)
+        ([[3, 4, 0], [0, 0, 0], [3, 5, 4]], 6, 2)
     """
     from repel.text.tokenizer import Tokenizer  # not before it is needed: it takes its time
 
