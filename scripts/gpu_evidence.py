@@ -14,6 +14,10 @@ within its tolerance.
 --gowalla: a folder with train.txt and test.txt, as LightGCN's repository has them.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import os

@@ -6,9 +6,14 @@ Computes the tables from constants in docs/benchmarks/scaling.json and writes th
 constants from this machine first, half a minute of one core.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +32,8 @@ from _scaling_formulas import (
     reduce_seconds,
     step_seconds,
 )
+
+from repel.base.signals import ends_on_signal
 
 PAGE, CONSTANTS = ROOT / "docs/scaling.md", PAGES / "scaling.json"
 WORLDS = (1, 8, 64, 1024)
@@ -195,7 +202,8 @@ def fill(text: str, made: Tables) -> str:
     return text
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@ends_on_signal
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--measure", action="store_true", help="the constants of this machine anew")
     if parser.parse_args(arguments).measure:
@@ -206,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, lines in made.items():
         print(f"\n{name}\n", *lines, sep="\n")
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

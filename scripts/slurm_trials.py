@@ -6,6 +6,10 @@ The cluster is set up for it on this machine and taken apart again, see _slurm.p
 Prints a line a trial, and ends with status 1 where one fails; where SLURM is not installed it says so.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import csv
 import importlib.util
 import os

@@ -6,6 +6,10 @@ The machines are network namespaces on this one, see _machines.py; nothing of th
 cores. Prints a line a trial, and ends with status 1 where one fails; where namespaces are refused it says so.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import csv
 import signal
 import sys
