@@ -1,11 +1,12 @@
-# make train and make test need only Python >= 3.11 and git: they create .venv first.
+# make train and make test need only Python >= 3.11 and git: they create .venv first, and uv shows how far it is.
+# UV_TORCH_BACKEND=cpu make train: PyTorch's build without CUDA, of a size of 1 GB in place of 6.
 PYTHON ?= python3
 RUN := .venv/bin/python
-LOCKED = $(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) --constraints requirements.lock \
+LOCKED = $(RUN) -m uv pip install --compile-bytecode --python $(RUN) --constraints requirements.lock \
 	--build-constraints requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all mutations soak doctor lint format docs lock tensorboard clean
+.PHONY: help install train test test-all mutations soak two-machines slurm doctor lint format docs lock tensorboard clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +41,12 @@ mutations: .venv/installed ## switch off each protection of a run: does a test f
 
 soak: .venv/installed ## kill and resume runs at random (MINUTES=10)
 	$(RUN) tests/support/soak.py $(or $(MINUTES),10)
+
+two-machines: .venv/runtime ## train on two machines, played by this one, and break things (root; ARGS="cable")
+	$(RUN) scripts/two_machines.py $(ARGS)
+
+slurm: .venv/runtime ## train on a SLURM of two nodes, set up on this machine for it (root, slurm-wlm, munge)
+	$(RUN) scripts/slurm_trials.py $(ARGS)
 
 doctor: .venv/runtime ## is this machine ready?
 	$(RUN) scripts/doctor.py

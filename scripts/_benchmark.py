@@ -29,20 +29,27 @@ def spread(values: list[float], digits: int = 0) -> str:
     return f"{middle} ({low} to {high})"
 
 
+def resolved_config(*overrides: str) -> Any:
+    """The same with every reference filled in, as the parts of a run are built from it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(OmegaConf.to_container(compose_config(*overrides), resolve=True))
+
+
 def versions(*packages: str) -> str:
     return ", ".join(f"{name} {version(name)}" for name in packages)
 
 
 def timed(function: Callable, argument: Any, device: str = "cpu") -> float:
-    """Seconds of one call; on `cuda` until the device is done."""
+    """Seconds of one call; on an accelerator until it is done."""
     import torch
 
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.accelerator.synchronize()
     started = time.perf_counter()
     function(argument)
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.accelerator.synchronize()
     return time.perf_counter() - started
 
 

@@ -7,11 +7,13 @@ Imports nothing of the package. Its last line of output is JSON; vectors of the 
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a ^C ends it without a traceback; the benchmark says what happened
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # RecBole's checkpoints, written here, hold its config object
 
 import numpy as np

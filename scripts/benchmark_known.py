@@ -7,9 +7,14 @@ InfoNCE of random pairs' random embeddings, D = 64, users against items and item
 the least of all rounds counts. Writes docs/benchmarks/known.md.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import platform
 import resource
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,4 +106,4 @@ def write(options: argparse.Namespace, data: SimpleNamespace, best: dict[str, li
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,10 @@ The libraries take turns, round by round. All compute NT-Xent of the same random
 script checks that their values agree within 1e-5. Writes docs/benchmarks/loss.md and loss.png.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import platform
@@ -23,15 +27,18 @@ from repel.base.cores import usable_cores
 from repel.base.signals import ends_on_signal
 
 DIM, TEMPERATURE = 128, 0.2
+STRATEGIES = ("hcl", "tilt", "debiased", "known_popularity")
+WEIGHED = {f"repel-{strategy}": strategy for strategy in STRATEGIES}
 NAMES = {
     "repel": "repel, `row_chunk=auto`",
     "repel-dense": "repel, `row_chunk=null`",
-    "repel-hcl": "repel, `auto`, `negatives=hcl`",
+    **{name: f"repel, `auto`, `negatives={strategy}`" for name, strategy in WEIGHED.items()},
     "lightly": "lightly `NTXentLoss`",
     "pml-supcon": "PML `SelfSupervisedLoss(SupConLoss)`",
     "pml-ntxent": "PML `SelfSupervisedLoss(NTXentLoss)`",
 }
-ROWS = [512, 2048, 8192, 16384, 32768, 65536]  # 2N
+ROWS = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]  # 2N
+USERS, PAIRS = 20_000, 400_000  # of known_popularity's data, with as many items
 
 
 def build(name: str):
@@ -41,8 +48,9 @@ def build(name: str):
 
         chosen = [f"loss.temperature={TEMPERATURE}", "loss=ntxent"]
         chosen += ["loss.row_chunk=null"] if name == "repel-dense" else []
-        chosen += ["negatives=hcl"] if name == "repel-hcl" else []
-        return instantiate(compose_config(*chosen).loss)
+        chosen += [f"negatives={WEIGHED[name]}"] if name in WEIGHED else []
+        loss = instantiate(compose_config(*chosen).loss)
+        return with_pairs(loss) if name == "repel-known_popularity" else loss
     if name == "lightly":
         from lightly.loss import NTXentLoss
 
@@ -53,6 +61,21 @@ def build(name: str):
         inner = {"pml-supcon": losses.SupConLoss, "pml-ntxent": losses.NTXentLoss}[name]
         loss = losses.SelfSupervisedLoss(inner(temperature=TEMPERATURE))
     return lambda z: loss(z[0], z[1])
+
+
+def with_pairs(loss):
+    """z -> the loss of pairs of users and items that are drawn from made data, which the strategy has been told of."""
+    import torch
+
+    from repel.data.samples import give_info
+    from repel.interactions.pairs import InteractionInfo
+
+    draws = torch.Generator().manual_seed(0)
+    pairs = torch.randint(USERS, (PAIRS, 2), generator=draws, dtype=torch.int32).unique(dim=0)
+    give_info(loss, InteractionInfo(len(pairs), users=USERS, items=USERS, pairs=pairs))
+    places = torch.randint(len(pairs), (ROWS[-1] // 2,), generator=draws)
+    ids = (pairs[places].long() + torch.tensor([0, USERS])).T
+    return lambda z: loss(z, ids=ids[:, : z.shape[1]])
 
 
 def measure(name: str, rows: int, limit: int) -> None:
@@ -146,7 +169,7 @@ def main() -> None:
     for rows in [r for r in ROWS if r <= options.largest]:
         for number in range(options.rounds if rows < 32768 else 1):
             for name in NAMES:
-                if name == "repel-hcl" and rows > 16384:
+                if name in WEIGHED and rows > 16384:
                     continue  # takes minutes, and the line is straight by then
                 known = results.setdefault((name, rows), [])
                 smaller = [found for (n, r), found in results.items() if n == name and r < rows]
@@ -156,7 +179,7 @@ def main() -> None:
                 known.append(run(name, rows, options.limit_gb))
                 print(rows, number, name, known[-1], flush=True)
         values = [r["value"] for (n, m), found in results.items() for r in found
-                  if m == rows and n != "repel-hcl" and "value" in r]  # fmt: skip
+                  if m == rows and n not in WEIGHED and "value" in r]  # fmt: skip
         assert max(values) - min(values) < 1e-5 * abs(values[0]), values
         write(results, options)
         plot(results)
@@ -192,4 +215,4 @@ def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespac
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

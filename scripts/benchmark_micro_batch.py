@@ -6,6 +6,10 @@ Lightning's loop on the bundled images, with the default encoder: a batch of the
 parts, and the large batch at once, each in a process of its own. What is around training is left out. Two minutes.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import statistics
@@ -76,7 +80,7 @@ def measure(steps: int, threads: int, overrides: list[str]) -> dict[str, Any]:
 
 
 @ends_on_signal
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -86,7 +90,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     if options.here:
         print(json.dumps(measure(options.steps, options.threads, overrides)))
-        return
+        return 0
     rows, found = [(options.part, None), (options.batch, options.part), (options.batch, None)], {}
     for batch, part in rows:
         steps = options.steps * (options.batch // batch)
@@ -104,7 +108,8 @@ def main() -> None:
         cells += [f"{row['seconds']:,.2f}", f"{1000 * row['seconds'] / batch:.2f}"]
         text += "| " + " | ".join(map(str, cells)) + " |\n"
     write_page("micro_batch.md", text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

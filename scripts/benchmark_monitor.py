@@ -8,6 +8,10 @@ one of each callback. The bundled images are repeated, so that no epoch ends dur
 process's CPU time, which other processes disturb little; on a GPU it is synchronized wall time.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import dataclasses
 import platform
 import statistics

@@ -6,7 +6,12 @@ On made logs, whose items are as popular as Zipf's law says: a forward and a bac
 4,096 pairs, CPU seconds, on a GPU synchronized seconds. Settings take turns; the least of all rounds counts. A minute.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
+import sys
 import time
 from collections.abc import Callable
 
@@ -160,4 +165,4 @@ def tables(by_size: dict, by_kind: dict, by_form: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

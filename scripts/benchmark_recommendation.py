@@ -13,6 +13,10 @@ at random. Its license forbids to pass it on, RecBole's package has it: recbole/
 Writes docs/benchmarks/recommendation.md and recommendation.json.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import platform

@@ -17,6 +17,10 @@ standardized: the linear probe of this project. TF-IDF and LSA are fitted to the
 Writes docs/benchmarks/sentences.md.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import platform
 import shlex

@@ -5,6 +5,10 @@
 The time to the first step includes start-up, reading the bundled data and the validation after that step.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import platform
 import statistics
 import subprocess
@@ -61,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,9 +8,14 @@ as in training. Writes the memory of the main process and its workers over time 
 files, the shards themselves, are not counted.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -99,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

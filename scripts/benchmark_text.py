@@ -11,6 +11,10 @@ training. Pairs are the halves of a text, into which its words are divided at ra
 dropout makes two (SimCSE). Writes docs/benchmarks/text.md and text.json.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import platform

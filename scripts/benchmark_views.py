@@ -10,6 +10,10 @@ files is measured.
 Writes docs/benchmarks/views.md and views.png.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import json
 import platform
@@ -222,4 +226,4 @@ def plot(results: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

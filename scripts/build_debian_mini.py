@@ -15,6 +15,10 @@ for testing, the next for validation, the rest for training. `--check` writes no
 differs from the index.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import bz2
 import collections

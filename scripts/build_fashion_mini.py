@@ -7,6 +7,10 @@ The subset is the first 600 training and the first 200 test images of each of th
 original files. `--check` writes nothing and exits 1 if the bundled arrays differ from the source.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import gzip
 import hashlib

@@ -9,6 +9,10 @@ classes the glosses are ordered by their SHA-256: the first 200 are for testing,
 writes nothing and exits 1 if the bundled glosses differ from the package.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import bz2
 import collections

@@ -1,5 +1,9 @@
 """Is this machine ready? python scripts/doctor.py"""
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import sys
 
 from repel.base.signals import ends_on_signal

@@ -1,5 +1,9 @@
 """The nearest images, texts or items to one: python scripts/search.py QUERY.png EMBED_FOLDER (--help says more)"""
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import sys
 
 from repel.base.signals import ends_on_signal

@@ -4,6 +4,10 @@ Takes the options of train.py, and the number of images, images=8. It shows the 
 options would use.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 from repel.cli.main import show_views as main
 
 if __name__ == "__main__":

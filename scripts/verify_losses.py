@@ -10,6 +10,10 @@ All but golden are computed without and with a queue and a target; the larger is
 above 1e-9.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import sys
 import tempfile
 from pathlib import Path

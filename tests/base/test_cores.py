@@ -1,5 +1,7 @@
 """The cores a process may use: what it is bound to, quotas of control groups, SLURM; as they stand in files."""
 
+import os
+
 import pytest
 import torch
 
@@ -9,8 +11,7 @@ from repel.base import cores
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """64 cores and no SLURM; a function that writes the files of control groups below a root of its own."""
-    for name in ("SLURM_CPUS_PER_TASK", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NNODES", "LOCAL_WORLD_SIZE",
-                 "OMP_NUM_THREADS"):  # fmt: skip
+    for name in [name for name in os.environ if name.startswith("SLURM_")] + ["LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 128)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
@@ -25,6 +26,7 @@ def machine(tmp_path, monkeypatch):
     return write
 
 
+STEP = {"SLURM_STEP_NUM_TASKS": "5", "SLURM_STEP_TASKS_PER_NODE": "2(x2),1", "SLURM_NODEID": "1"}  # of srun
 TOP = "sys/fs/cgroup"
 
 
@@ -60,8 +62,12 @@ def test_cores_that_the_process_is_bound_to(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [({"SLURM_CPUS_PER_TASK": "4"}, 4), ({"SLURM_CPUS_PER_TASK": ""}, 64),
-     ({"SLURM_CPUS_PER_TASK": "4", "SLURM_NTASKS": "6", "SLURM_NNODES": "2"}, 12),  # a batch script's own ranks
-     ({"SLURM_CPUS_PER_TASK": "4", "SLURM_NTASKS": "6", "SLURM_STEP_NUM_TASKS": "6"}, 4)],
+     ({"SLURM_CPUS_PER_TASK": "4", "SLURM_TASKS_PER_NODE": "3(x2)"}, 12),  # a batch script's own ranks
+     ({"SLURM_CPUS_PER_TASK": "4", "SLURM_TASKS_PER_NODE": "3(x2)", **STEP}, 4),
+     ({"SLURM_CPUS_ON_NODE": "8"}, 8),
+     ({"SLURM_CPUS_ON_NODE": "8", **STEP}, 4),  # as srun -n without -c: nothing binds its two tasks here
+     ({"SLURM_CPUS_ON_NODE": "8", **STEP, "SLURM_NODEID": "2"}, 8),
+     ({"SLURM_CPUS_ON_NODE": "1", **STEP}, 1)],
 )  # fmt: skip
 def test_slurm(machine, monkeypatch, environment, expected):
     for name, value in environment.items():

@@ -76,9 +76,10 @@ def test_a_sweep_over_paths_is_cut_at_its_commas():
 
 def test_flags_may_stand_between_options():
     """They go to the end: argparse would refuse what follows one that stands between options."""
-    typed = ["seed=1,2", "-m", "loss=ntxent", "--cfg", "job", "name=a", "--config-dir=x", "--resolve", "b=1"]
-    flags = ["-m", "--cfg", "job", "--config-dir=x", "--resolve"]
-    assert spelled_for_hydra(typed) == ["seed=1,2", "loss=ntxent", "name=a", "b=1", *flags]
+    typed = ["seed=1,2", "-m", "loss=ntxent", "--cfg", "job", "name=a", "--config-dir=x", "--resolve", "b=1",
+             "--config-dir", "y", "c=1"]  # fmt: skip
+    flags = ["-m", "--cfg", "job", "--config-dir=x", "--resolve", "--config-dir", "y"]
+    assert spelled_for_hydra(typed) == ["seed=1,2", "loss=ntxent", "name=a", "b=1", "c=1", *flags]
 
 
 def test_a_home_that_nobody_has_is_no_crash():

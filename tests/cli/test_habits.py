@@ -1,8 +1,10 @@
 """What people type who know Lightning and Hydra: docs/habits.md says what it does here, and so it does."""
 
+import ast
 import inspect
 import re
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -124,18 +126,40 @@ def test_help_fits_a_screen_and_shows_a_group_on_request(monkeypatch):
             help_page("train", ["--help", typed])
 
 
-def test_a_script_that_is_interrupted_ends_without_a_traceback(capsys):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        assert ends_on_signal(lambda: signal.raise_signal(signal.SIGINT))() == 130
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+SCRIPTS = sorted(
+    [*(ROOT / "scripts").glob("[!_]*.py"), *(ROOT / f"{n}.py" for n in ("train", "evaluate", "embed", "export"))]
+)
+
+
+def test_a_script_that_is_interrupted_ends_without_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr("repel.base.signals.SIGNALS", (signal.SIGINT,))  # whose handler conftest.py sets back
+    assert ends_on_signal(lambda: signal.raise_signal(signal.SIGINT))() == 130
     assert capsys.readouterr().err == "interrupted\n"
-    for script in (ROOT / "scripts").glob("[!_]*.py"):  # what others start says what it says to them
-        text = script.read_text(encoding="utf-8")
-        if "def main" in text:
-            assert "@ends_on_signal\ndef main" in text, script
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_ends_so(script):
+    """While it imports what takes seconds, too; and its exit status tells."""
+    text = script.read_text(encoding="utf-8")
+    statements = ast.parse(text).body
+    begins = ["from repel.base.scripts import begin_script", "begin_script(__name__)"]
+    assert [ast.unparse(statement) for statement in statements[1:3]] == begins
+    if "def main" in text:
+        assert "@ends_on_signal\ndef main" in text
+        assert 'if __name__ == "__main__":\n    sys.exit(main())\n' in text
+    else:
+        assert "from repel.cli.main import" in text  # a command, whose signals are tested elsewhere
+
+
+def test_a_script_that_is_interrupted_while_it_imports(tmp_path):
+    """And a comment behind the arguments is left out, which zsh passes on."""
+    (tmp_path / "slow.py").write_text("import os, signal, sys\nprint(sys.argv[1:], flush=True)\n"
+                                      "os.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")  # fmt: skip
+    (tmp_path / "script.py").write_text("from repel.base.scripts import begin_script\nbegin_script(__name__)\n"
+                                        "import slow\n", encoding="utf-8")  # fmt: skip
+    typed = [sys.executable, str(tmp_path / "script.py"), "seed=1", "#", "a", "comment"]
+    ended = subprocess.run(typed, capture_output=True, encoding="utf-8", timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "['seed=1']\n", "")
 
 
 def test_fast_dev_run_leaves_nothing_and_takes_nothing(tmp_path, monkeypatch, capsys):

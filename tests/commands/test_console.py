@@ -36,7 +36,7 @@ def test_a_script_and_the_command_end_in_the_same_main(name, monkeypatch):
 def test_the_name_is_taken_off(monkeypatch):
     called = []
     monkeypatch.setitem(console.COMMANDS, "train", lambda: called.append(list(sys.argv)))
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/repel", "train", "loss=ntxent", "-m"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/repel", "train", "loss=ntxent", "-m", "#", "a", "comment"])
     console.main()
     assert called == [["/somewhere/bin/repel train", "loss=ntxent", "-m"]]
     assert runs.program() == ["repel", "train"]  # what a run's record and the hint after ^C say
@@ -53,7 +53,9 @@ def test_an_unknown_command_is_a_mistake(monkeypatch, capsys):
     assert "error: unknown command trian; did you mean train?" in line
 
 
-@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["--help"], 0), (["-h"], 0)])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [([], 2), (["--help"], 0), (["-h"], 0), (["--help", "#", "a comment"], 0)]
+)
 def test_usage_names_every_command(arguments, status, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["repel", *arguments])
     with pytest.raises(SystemExit) as end:

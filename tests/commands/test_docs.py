@@ -2,10 +2,12 @@
 
 import importlib
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import types
 
 import pytest
@@ -19,6 +21,7 @@ from hydra.core.override_parser.types import IntervalSweep
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pages import NEW_FILE
+from PIL import Image
 
 import repel.cli.command  # noqa: F401  registers the resolvers that conf/ uses
 
@@ -89,6 +92,32 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", read(page))
     missing = [t for t in targets if "://" not in t and not (page.parent / t.split("#")[0]).exists()]
     assert not missing
+
+
+def test_pictures_of_the_readme(finished, tmp_path, monkeypatch):
+    """They are there and small, and the script that the README names makes them from a run's report."""
+    shown = {ROOT / path for path in re.findall(r'<img src="([^"]+)" alt="[^"]+"', read(ROOT / "README.md"))}
+    assert shown == set((ROOT / "docs/pictures").iterdir())
+    assert all(path.stat().st_size < 100_000 for path in shown)
+    script = ROOT / "scripts/readme_pictures.py"
+    assert f"python {script.relative_to(ROOT)} RUN" in read(ROOT / "README.md")
+    monkeypatch.setattr(sys, "argv", [str(script), str(finished), str(tmp_path)])
+    monkeypatch.setattr("repel.base.signals.SIGNALS", ())
+    assert runpy.run_path(str(script))["main"]() == 0
+    for path in shown:
+        with Image.open(path) as picture, Image.open(tmp_path / path.name) as made:
+            assert picture.format == made.format == "PNG"
+
+
+def test_an_installation_shows_how_far_it_is():
+    """uv has a bar, unless it is quiet. The extras that pages name are those of the project."""
+    lines = [line for line in read(ROOT / "Makefile").splitlines() if "uv pip install" in line]
+    assert lines
+    assert not any("--quiet" in line for line in lines)
+    extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+    named = {extra for page in PAGES for words in re.findall(r"pip install (?:-e )?'\.\[([\w,-]+)\]'", read(page))
+             for extra in words.split(",")}  # fmt: skip
+    assert {"export", "notebooks", "wandb"} <= named <= extras.keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

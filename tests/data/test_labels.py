@@ -70,7 +70,7 @@ def test_extra_columns_are_left_out(tmp_path):
     assert list(found.lookup(NAMES)) == ["kind", "site"]
     notes = found.notes(list(NAMES))
     assert any("the column Image Path names the samples" in note for note in notes)
-    assert any("left out, as most of their labels stand in one row alone: note; data.label_columns" in n for n in notes)
+    assert any("as most of their labels stand in one row alone: note; 'data.label_columns" in n for n in notes)
     (tmp_path / "labels.csv").write_text(EXTRA, encoding="utf-8")
     assert list(Table(str(tmp_path / "labels.csv"), None, ["site", "note"]).lookup(NAMES)) == ["site", "note"]
     with pytest.raises(

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from typing import ClassVar
 
 import pytest
 import torch.distributed as dist
@@ -14,9 +15,40 @@ from repel.engine import targets
 from repel.engine.outcomes import CRASHED, MISTAKE, RankFailed
 
 
+class _Links:
+    """Connections that are there at once; tests/engine/test_rank_links.py has the real ones."""
+
+    statuses: ClassVar[list[int]] = []
+    reached = True
+
+    def __init__(self, rank, folder):
+        self.rank = rank
+
+    def listen(self, everywhere):
+        return {"port": 4711, "token": ""}
+
+    def all_connected(self, others):
+        return True
+
+    def connect(self, host, place):
+        return self.reached
+
+    def use_outward_interface(self):
+        pass
+
+    watch = use_outward_interface
+
+    def close(self, status):
+        self.statuses.append(status)
+
+
 @pytest.fixture
 def store(monkeypatch):
     made = dist.HashStore()
+    monkeypatch.setattr(external, "RankLinks", _Links)
+    monkeypatch.setattr(_Links, "statuses", [])
+    monkeypatch.setenv("MASTER_ADDR", "machine1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setattr(external, "_store", lambda: made)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -36,6 +68,16 @@ def test_which_process_is_one_of_several_ranks(monkeypatch, environment, several
     assert external.is_external_rank() is several
 
 
+def test_a_task_of_srun_is_a_rank_with_its_own_cores(monkeypatch):
+    """Also where srun was given no -c, and nothing binds its tasks to cores."""
+    job = {"JOB_ID": "20007", "STEP_NUM_TASKS": "3", "STEP_TASKS_PER_NODE": "2,1", "STEP_NODELIST": "n[1-2]"}
+    task = {"CPUS_ON_NODE": "2", "NODEID": "0", "PROCID": "1", "LOCALID": "1"}
+    monkeypatch.setattr(os, "environ", {f"SLURM_{name}": value for name, value in (job | task).items()})
+    assert external.is_external_rank()
+    expected = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "n1", "MASTER_PORT": "15007"}
+    assert os.environ.items() >= {**expected, "OMP_NUM_THREADS": "1"}.items()
+
+
 def test_an_announced_run_is_run_with_what_it_may_name(store, tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "_names", {"mine.Part"})
     store.add(external.CAME, 3)
@@ -44,6 +86,7 @@ def test_an_announced_run_is_run_with_what_it_may_name(store, tmp_path, monkeypa
     done = []
     monkeypatch.setattr(external, "run_rank", lambda *args, **kwargs: done.append((args, kwargs)) or 3)
     assert external.run_announced() == 3
+    assert _Links.statuses == [3]  # the first rank hears of it
     assert done == [((tmp_path, "repel.engine.fit:fit_new"), {"print_error": True})]
     assert targets._names == {"mine.Part"}
     external.abort_waiting_ranks(2)  # none waits any more: what was announced stays
@@ -76,6 +119,20 @@ def test_no_rank_waits_for_ever(tmp_path, monkeypatch, capsys):
         external.announce_run(tmp_path, "repel.engine.fit:fit_new")
     with pytest.raises(RankFailed, match=r"not all of the 4 ranks .* have read the data in 1800 seconds"):
         external.meet()
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_firewall_that_lets_only_the_meeting_place_pass_is_named(store, tmp_path, monkeypatch, capsys):
+    store.add(external.CAME, 3)
+    external.announce_run(tmp_path, "repel.engine.fit:fit_new")
+    monkeypatch.setattr(_Links, "reached", False)
+    monkeypatch.setenv("RANK", "2")
+    assert external.run_announced() == CRASHED
+    line = capsys.readouterr().err
+    assert line.startswith("error: rank 2: machine1 answers at port 29500, not at port 4711: is there a firewall?")
+    assert line.count("\n") == 1
+    with pytest.raises(RankFailed, match="rank 2 ended before training began"):  # what the first rank says meanwhile
+        external.announce_run(tmp_path, "repel.engine.fit:fit_new")
 
 
 @pytest.mark.usefixtures("clock")

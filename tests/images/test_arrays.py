@@ -111,7 +111,7 @@ def test_color_is_read_as_gray_as_pillow_does(tmp_path):
     (pixels(3, 4, 4), {"axes": "NHWC"}, "data.axes must be NHW, NHWC, NCHW, with a letter for each"),
     (pixels(3, 4), {}, "no array of training images"),
     (np.array([None, "x"]), {}, "x holds Python objects"),
-    (np.arange(48).reshape(3, 4, 4) * 99, {}, r"data.range=\[LOW,HIGH\], such as \[0,4653\]"),
+    (np.arange(48).reshape(3, 4, 4) * 99, {}, r"'data.range=\[LOW,HIGH\]', such as \[0,4653\]"),
     (np.linspace(-80, 0, 48).reshape(3, 4, 4), {}, r"float64 from -80 to 0 have no known range"),
     (pixels(3, 4, 4), {"values": [-80, 0]}, r"data\.range=\[-80, 0\]: .* would all be black or white"),
     (np.full((3, 4, 4), "x"), {}, "images must be numbers"),

@@ -218,6 +218,7 @@ def test_titles_and_labels_of_items(tmp_path, capsys):
         ({"core": [60, 60]}, "60 by data.core=[60,60]"),
         ({"items": "none.csv", "item_name": "title"}, "data.items=none.csv: there is no such file"),
         ({"item_label": "kind"}, "data.item_label=kind is a column of data.items=FILE; name the file, too"),
+        ({"item_text": "about"}, "data.item_text=about is a column of data.items=FILE; name the file, too"),
         ({"encoding": "latin-99"}, "data.encoding=latin-99: Python knows no such encoding"),
         ({"header": False, "user": 1, "item": 9}, "data.item=9: log.csv has no such column; it has 1, 2, 3, 4"),
     ],

@@ -51,6 +51,7 @@ def test_a_seed_makes_the_same_encoder_and_a_checkpoint_needs_no_data(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_options_have_the_defaults_that_conf_has(name):
     node = dict(chosen(name))
+    node |= {"item_text": None} if "item_text" in node else {}  # one of texts, see tests/text/test_text_encoders.py
     defaults = inspect.signature(get_class(node.pop("_target_"))).parameters
     own = {key: defaults[key].default for key in node}
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()} == node

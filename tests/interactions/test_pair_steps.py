@@ -18,7 +18,10 @@ from repel.engine.fit import fit
 # known pairs out, then logQ
 CHAIN = ["negatives=chain", "negatives.strategies=[{_target_:repel.negatives.known.Known},"
          "{_target_:repel.negatives.popularity.Popularity,power:1.0,positive:sampled}]"]  # fmt: skip
-RUNS = {"table": CHAIN, **{name: METHODS[name] for name in ("sgl", "bpr", "catalog")}}
+TEXTS = ["encoder=two_tower_text", "encoder@encoder.item_text=transformer", "encoder.item_text.width=8", "views=towers",
+         "encoder.item_text.heads=2", "encoder.item_text.layers=1", "encoder.width=8", "data.item_text=text",
+         *METHODS["catalog"]]  # fmt: skip
+RUNS = {"table": CHAIN, "texts": TEXTS, **{name: METHODS[name] for name in ("sgl", "bpr", "catalog")}}
 STEPS = ["data.batch_size=16", "data.val_fraction=0.25", "trainer.max_epochs=5", "trainer.max_steps=20",
          "callbacks.ranking=null", "callbacks.monitor=null", "optimizer.lr=0.01"]  # fmt: skip
 
@@ -26,7 +29,9 @@ STEPS = ["data.batch_size=16", "data.val_fraction=0.25", "trainer.max_epochs=5",
 def new_run(folder: Path, name: str, *typed: str):
     changed = {option.split("=")[0] for option in STEPS}
     plain = [option for option in PLAIN if option.split("=")[0] not in changed]
-    cfg = config(*plain, *STEPS, *RUNS[name], *typed, *write_pairs(folder.with_name("log")))
+    log = folder.with_name("log")
+    items = [f"data.items={log / 'items.csv'}"] if name == "texts" else []
+    cfg = config(*plain, *STEPS, *RUNS[name], *typed, *write_pairs(log), *items)
     runs.create(folder, to_container(cfg), [])
     return cfg
 
@@ -57,7 +62,7 @@ def test_any_number_of_ranks_trains_the_same(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["table", "sgl", "bpr"])
+@pytest.mark.parametrize("name", ["table", "sgl", "bpr", "texts"])
 def test_killed_and_resumed_equals_never_killed(tmp_path, name):
     """kill -9 in the middle of the second epoch: the same bits, what the encoder and the views draw included."""
     new_run(tmp_path / "killed", name, "callbacks.last.every_n_train_steps=1")

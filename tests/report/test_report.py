@@ -319,6 +319,14 @@ def test_a_page_escapes_marks_and_holds_its_figures(tmp_path):
     assert "std=0.005" in page
 
 
+def test_without_evaluators_a_line_stands_for_the_table(capsys):
+    job = {"evaluators": {}, "layers": ["h"]}
+    assert make_report(config("evaluators=[]"), job, {}, {}, select_device("cpu"), None).metrics == {}
+    assert capsys.readouterr().out == (
+        "no evaluators: nothing is measured; 'evaluators=[knn,linear]' measures, also by evaluate.py later\n"
+    )
+
+
 def test_unlabelled_data_is_said_to_have_nothing_to_measure(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     cfg = config("data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=12")

@@ -35,7 +35,7 @@ METHODS = {  # of several parts
 
 
 def write_pairs(folder: Path) -> list[str]:
-    """train.txt and test.txt: each user takes items of its own group, the first ones more often; what to type."""
+    """train.txt, test.txt, items.csv: each user takes items of its own group, first ones more often; what to type."""
     draws = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[str]] = {"train": [], "test": []}
@@ -46,6 +46,8 @@ def write_pairs(folder: Path) -> list[str]:
         lines["test"].append(f"{user} {taken[3]}")
     for name, rows in lines.items():
         (folder / f"{name}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    texts = [f"{item},{'abcd'[item % GROUPS]} of {item % 5}" * (item > 0) for item in range(ITEMS)]
+    (folder / "items.csv").write_text("\n".join(["item,text", *texts]) + "\n", encoding="utf-8")
     return ["data=interactions_lightgcn", f"data.root={folder}"]
 
 

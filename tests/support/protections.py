@@ -22,6 +22,7 @@ def _one(name: str, file: str, find: str, replace: str, *tests: str) -> Protecti
 
 ENGINE, CLI = "src/repel/engine", "src/repel/cli"
 KILLS, CHECKPOINTS, RANKS = "engine/test_reliability.py", "engine/test_checkpoints.py", "engine/test_several_ranks.py"
+LINKS = "engine/test_rank_links.py"
 SIGNALS = f"{KILLS}::test_a_signal_to_any_rank_stops_all_after_the_same_step"
 
 PROTECTIONS = [
@@ -171,6 +172,16 @@ PROTECTIONS = [
     _one("torch imported late", f"{CLI}/command.py", "import functools\n", "import functools\n\nimport torch\n",
          "cli/test_mistakes.py::test_config_mistakes_get_one_line_before_torch_is_imported[loss=ntxnt]"),
     _one("pins", "pyproject.toml", '"lightning>=2.6.4"', '"lightning>=2.6"', "engine/test_security.py::test_pins"),
+    # ------------------------------------------------------------------------------------------------ several machines
+    _one("a lost rank ends the others", f"{ENGINE}/rank_links.py", "            os._exit(self.status)\n", "",
+         f"{LINKS}::test_a_rank_that_ends_without_a_word_ends_the_others_with_a_line"),
+    _one("a silent machine is lost", f"{ENGINE}/rank_links.py",
+         "    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)\n", "",
+         f"{LINKS}::test_a_machine_that_is_silent_is_lost_within_half_a_minute"),
+    _one("strangers are no ranks", f"{ENGINE}/rank_links.py", 'if hello["token"] == self.token:', "if True:",
+         f"{LINKS}::test_strangers_are_no_ranks"),
+    _one("gloo's interface", f"{ENGINE}/rank_links.py", 'os.environ.setdefault("GLOO_SOCKET_IFNAME", name)', "pass",
+         f"{LINKS}::test_gloo_uses_the_interface_over_which_the_ranks_meet"),
     # --------------------------------------------------------------------------------------------- losses and images
     _one("temperature's range", "src/repel/losses/rowwise.py", "if not 0 < temperature < math.inf:", "if False:",
          "losses/test_losses.py::test_impossible_options_are_named[ntxent-changes0-temperature]"),

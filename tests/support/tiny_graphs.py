@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from repel.data.samples import give_info
+from repel.interactions.item_texts import ItemTexts
 from repel.interactions.pairs import InteractionInfo
+from repel.text.learned_tokens import learned_tokens
 
 USERS, ITEMS = 6, 8  # the last user and the last item have no pair
 NODES = USERS + ITEMS
@@ -15,8 +17,12 @@ def pairs() -> Tensor:
     return torch.stack([cells // (ITEMS - 1), cells % (ITEMS - 1)], 1).int()
 
 
+TEXTS = ["red bird", "", "bird", "blue sea", "a red sea", "sea", "the blue sea", "bird"]
+
+
 def info() -> InteractionInfo:
-    return InteractionInfo(18, users=USERS, items=ITEMS, pairs=pairs())
+    texts = ItemTexts(TEXTS, learned_tokens)
+    return InteractionInfo(18, users=USERS, items=ITEMS, pairs=pairs(), item_texts=texts)
 
 
 def told(encoder: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ def usable_cores() -> int:
 
     - the cores it is bound to (taskset, cpusets, a scheduler); of the machine, where the system does not say;
     - the quota of its control group or one above it, versions 1 and 2 (containers), rounded up;
-    - SLURM_CPUS_PER_TASK: srun's for one task, a batch script's for all of its tasks on the machine;
+    - what SLURM gives: a task of srun's its own cores, a batch script those of all its tasks on the machine;
     - the share of a sweep's job that runs beside others.
 
     As joblib's loky counts, which looks at the topmost group alone and not at SLURM.
@@ -61,13 +61,25 @@ def _share() -> list[int]:
 
 
 def _slurm() -> list[int]:
-    environment = os.environ
-    if not environment.get("SLURM_CPUS_PER_TASK", "").isdigit():
-        return []
-    tasks = 1
-    if "SLURM_STEP_NUM_TASKS" not in environment:  # not started by srun
-        tasks = math.ceil(int(environment.get("SLURM_NTASKS", 1)) / int(environment.get("SLURM_NNODES", 1)))
-    return [int(environment["SLURM_CPUS_PER_TASK"]) * tasks]
+    """Of a task of srun's: SLURM_CPUS_PER_TASK, or its share of the machine's. Of a batch script: all of its tasks'.
+
+    SLURM binds a process to them only where the cluster's administrator has set that up.
+    """
+    step = "SLURM_STEP_NUM_TASKS" in os.environ  # started by srun
+    tasks = _tasks_here("SLURM_STEP_TASKS_PER_NODE" if step else "SLURM_TASKS_PER_NODE")
+    each, machine = (os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
+    if each.isdigit():
+        return [int(each) * (1 if step else tasks)]
+    return [int(machine) // tasks if step else int(machine)] if machine.isdigit() else []
+
+
+def _tasks_here(name: str) -> int:
+    """How many tasks this machine has, of a list such as 2(x3),1: one number a machine."""
+    numbers: list[int] = []
+    for part in os.environ.get(name, "1").split(","):
+        number, _, times = part.rstrip(")").partition("(x")
+        numbers += [int(number)] * int(times or 1)
+    return numbers[min(int(os.environ.get("SLURM_NODEID", 0)), len(numbers) - 1)]
 
 
 def _quotas(root: Path) -> list[int]:

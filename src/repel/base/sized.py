@@ -16,9 +16,12 @@ class SizedByData(nn.Module):
 
     shows_data: its buffers are the training data itself, such as a graph: a run that starts from the weights of another
     keeps its own.
+    weights_of: a buffer that says what its weights and those within it are for, such as a vocabulary; '': they are for
+    any data. A run takes no such weights of another where this buffer differs.
     """
 
     shows_data = False
+    weights_of = ""
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name, own in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:

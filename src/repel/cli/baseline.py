@@ -141,6 +141,7 @@ def _is_choice(override: str) -> bool:
     group, _, choice = override.partition("=")
     several = choice.startswith("[") and choice.endswith("]")
     chosen = [name.strip() for name in choice[1:-1].split(",")] if several else [choice]
+    group = group.partition("@")[0]  # encoder@encoder.item_text=bag
     return is_group(group) and set(chosen) <= {*group_options(group)}
 
 

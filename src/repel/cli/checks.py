@@ -116,7 +116,7 @@ def check(cfg: DictConfig, name: str) -> None:
     if name in ("train", "show_views"):
         check_train(cfg)
     if name == "export" and cfg.normalize and "onnx" not in cfg.format:
-        raise ValueError("normalize=true is for onnx: add format=[onnx], or leave it out")
+        raise ValueError("normalize=true is for onnx: add 'format=[onnx]', or leave it out")
     check_targets(to_container(cfg))
 
 

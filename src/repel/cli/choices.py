@@ -74,7 +74,7 @@ TABLE = {  # group -> (names, what to type)
           "mrr", "auc", "top k", "recommendation", "coverage"), "'evaluators=[ranking]' for users and items"),
     ),
     "loss": (
-        (("matryoshka", "matryoshka loss", "mrl"), "loss.dims=[128,64,32] beside the loss of your choice"),
+        (("matryoshka", "matryoshka loss", "mrl"), "'loss.dims=[128,64,32]' beside the loss of your choice"),
         (("bce", "binary cross entropy", "pointwise", "logistic"), "loss=siglip, a sigmoid for each pair"),
         (("hinge", "max margin"), "loss=triplet"),
         (("sum", "weighted sum", "multi", "multi task", "combined"), "loss=joint"),

@@ -44,7 +44,7 @@ KEYS = {  # the last part of a key -> what to type
     "print_config": "--cfg job prints the config",
     "task_name": "type name=NAME",
     "tags": "type name=NAME; logger.wandb has options of its own",
-    "test": "train.py trains and then measures; evaluators=[] measures nothing, and evaluate.py measures a run again",
+    "test": "train.py trains and then measures; 'evaluators=[]' measures nothing, and evaluate.py measures a run again",
     "train": "train.py trains and then measures; python evaluate.py ckpt=RUN measures alone",
     "early_stopping": f"type {STOP_EARLY}",
     "torch_compile": "type compile=true",

@@ -25,7 +25,7 @@ EXAMPLES = {
         ("ckpt=RUN data=image_folder data.root=DIR", "features of your own images"),
         ("ckpt=RUN data=text_csv data.root=FILE data.text=COLUMN", "of your own texts, by a run on texts"),
     ),
-    "export": (("ckpt=RUN format=[safetensors,onnx]", "the encoder as files"),),
+    "export": (("ckpt=RUN 'format=[safetensors,onnx]'", "the encoder as files"),),
     "mine_negatives": (("ckpt=RUN data=text_csv data.root=FILE data.positive=COLUMN", "hard negatives of texts"),),
     "show_views": (("data=cifar10 views=byol", "a picture of views"),),
 }

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from repel import __version__
 from repel.base.encoding import restart_in_utf8_mode
+from repel.base.scripts import without_comment
 from repel.base.signals import ends_on_signal
 from repel.base.terminal import outlive_readers
 from repel.cli.baseline import task_overrides
@@ -63,7 +64,7 @@ def embed(cfg: DictConfig, folder: Path) -> None:
 
 @entry_point("export")
 def export(cfg: DictConfig, folder: Path) -> None:
-    """Write the encoder as files that need no repel: ckpt=RUN_OR_FILE format=[safetensors,onnx]"""
+    """Write the encoder as files that need no repel: ckpt=RUN_OR_FILE 'format=[safetensors,onnx]'"""
     prepare_output(cfg, folder)
 
     from repel.export.export import export
@@ -165,7 +166,8 @@ def main() -> int | None:
     """
     restart_in_utf8_mode()
     outlive_readers()
-    program, *arguments = (argument.rstrip("\r") for argument in sys.argv)  # of a script with Windows line ends
+    program, *typed = (argument.rstrip("\r") for argument in sys.argv)  # of a script with Windows line ends
+    arguments = without_comment(typed)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         sys.exit(0 if arguments else 2)

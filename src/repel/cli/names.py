@@ -99,7 +99,7 @@ def _check_choice_of_group(override: Override, name: str) -> None:
     if group in default_groups(name) and changes and not chosen_one:
         raise ValueError(f"{override.input_line}: {group} needs a choice; {instead_of_group(group)}")
     if group == "evaluators" and recipes is None:
-        raise ValueError("evaluators=null: type evaluators=[] to measure nothing")
+        raise ValueError("evaluators=null: type 'evaluators=[]' to measure nothing")
     if group != "experiment" or not isinstance(recipes, list):
         return
     chosen: dict[str, tuple[str, str]] = {}

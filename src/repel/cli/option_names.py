@@ -32,7 +32,7 @@ TABLE = {  # what to type -> the last parts of keys
         "projection_dim proj_dim feature_dim feat_dim embedding_dim embed_dim out_dim output_dim z_dim emb_dim",
     "type views=NAME": "transform transforms augmentation augmentations aug augment train_transform",
     "type views.n=N": "n_views num_views views_per_image",
-    "type data=NAME": "dataset_name data.name dataset.name data.type",
+    "type data=NAME": "datasets dataset_name data.name dataset.name data.type",
     "type data.root=DIR":
         "data_path dataset_path root_dir data_folder train_dir image_dir dataset.root data.dir data.path",
     "type data.batch_size=N, of all devices together":
@@ -83,7 +83,7 @@ OF_TEXTS = {  # the same, of sentence-transformers, transformers and SetFit
     "type loss.temperature=X, which is 1 / scale": "scale loss.scale logit_scale",
     "embeddings are compared by their cosine; there is nothing to set": "similarity_fct distance_metric",
     "type loss=triplet loss.margin=X": "margin triplet_margin",
-    "type loss.dims=[128,64,32]": "matryoshka_dims",
+    "type 'loss.dims=[128,64,32]'": "matryoshka_dims",
     "type negatives=own_negatives negatives.weight=X, which is e^hard_negative_weight": "hard_negative_weight",
     "type python scripts/mine_negatives.py ckpt=RUN, and train on what it writes": "mine_hard_negatives",
     "equal texts are one entity, which is never its own negative; there is nothing to set": "batch_sampler",
@@ -153,13 +153,13 @@ def instead_of_name(key: str, name: str, known: list[str], value: Any) -> str:
     ):
         return method
     words = _table_of_habits(key, known) or _own(key)
-    if not (found := re.match(r"type ((\w+)[\w.]*)=", words)):
+    if not (found := re.match(r"type '?((\w+)[\w.]*)=", words)):
         return f"; {words}" if words else ""
     typed, group = found.groups()
     if not _has_group(group, name, known):
         return ""
     if typed == group:
-        return f"; {_with_value(words, group, value)}"
+        return f"; {words}" if words.startswith("type '") else f"; {_with_value(words, group, value)}"
     choices = [] if typed in known else choices_with(typed)
     return f"; {words}" + (f", an option of {_either(group, choices)}" if choices else "")
 

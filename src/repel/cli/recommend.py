@@ -1,5 +1,5 @@
 """Rank items for a user:            repel recommend RUN USER [k=10] [--exclude-known]
-For somebody who has some items:   repel recommend RUN items=[ITEM,ITEM] [k=10] [--exclude-known]
+For somebody who has some items:   repel recommend RUN 'items=[ITEM,ITEM]' [k=10] [--exclude-known]
 
 RUN is a run on users and items, or a checkpoint file; latest is the newest run. USER and ITEM are names, or numbers
 where the data has no names. Prints rank, cosine, mark, class and name of each item. Marks: `hit`, an item that the user
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from repel.export.recommend import Recommended
 
 OPTIONS = ("k", "items", "checkpoint", "data_root", "--config-dir", "--exclude-known")
-USAGE = "name a run and a user, repel recommend RUN USER, or items: repel recommend RUN items=[ITEM,ITEM]"
+USAGE = "name a run and a user, repel recommend RUN USER, or items: repel recommend RUN 'items=[ITEM,ITEM]'"
 
 
 def parsed(arguments: list[str]) -> tuple[str, str | list[str], dict[str, str]]:
@@ -62,7 +62,7 @@ def _names(typed: str) -> list[str]:
         found = None
     names = [found] if isinstance(found, str) and found else found
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"items must be a list of names, such as items=[libc6,zlib1g], got {typed!r}")
+        raise ValueError(f"items must be a list of names, such as 'items=[libc6,zlib1g]', got {typed!r}")
     return names
 
 

@@ -64,7 +64,7 @@ REFUSED = {  # arguments of Lightning's Trainer that this project sets itself, o
     "inference_mode": "it is of Lightning's test and predict; python evaluate.py ckpt=RUN measures a run",
     "limit_predict_batches": "python embed.py ckpt=RUN writes features; data.bank and evaluation.bank limit images",
     "limit_test_batches": "the test split is measured whole; evaluation.bank=N compares with fewer training images, "
-    "evaluators=[] measures nothing",
+    "'evaluators=[]' measures nothing",
     "logger": "loggers are options of their own: logger=none or logger.NAME=null leaves out all or one, "
     "'logger=[default,wandb]' adds one",
     "model_registry": "python export.py ckpt=RUN writes the encoder",

@@ -110,7 +110,7 @@ class Table:
         if self.left_out:
             lines.append(
                 f"left out, as most of their labels stand in one row alone: {', '.join(self.left_out)}; "
-                "data.label_columns=[NAME] says which columns are labels"
+                "'data.label_columns=[NAME]' says which columns are labels"
             )
         for column in self.codes:
             lines += [f"column {column}: {note}" for note in self._doubts(column)]

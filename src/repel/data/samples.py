@@ -15,6 +15,7 @@ __all__ = [
     "CompleteSplits",
     "DataInfo",
     "Fetched",
+    "HasOtherData",
     "NeedsData",
     "Samples",
     "Splits",
@@ -72,15 +73,35 @@ class NeedsData(Protocol):
         """Called once, after the data is read and before a checkpoint is loaded; never when a checkpoint is used."""
 
 
+@runtime_checkable
+class HasOtherData(Protocol):
+    """A part of the network whose inner parts see other data than the network does, such as texts of its items."""
+
+    def info_within(self, info: DataInfo) -> DataInfo:
+        """What on_data of the parts within it gets; called after its own on_data."""
+
+
 def give_info(module: nn.Module, info: DataInfo) -> None:
     """Call on_data of every part at any depth that has it.
 
     What the parts keep is then the same on every rank: DDP around the module does not send it in every step.
     """
-    for part in list(module.modules()):
-        if isinstance(part, NeedsData):
-            part.on_data(info)
+    _give_info(module, info, set())
     module._ddp_params_and_buffers_to_ignore = given_buffers(module)  # type: ignore[assignment]
+
+
+def _give_info(part: nn.Module, info: DataInfo, given: set[nn.Module]) -> None:
+    """The part first, then those within it; each once, also where it stands in several places."""
+    if part in given:
+        return
+    given.add(part)
+    inner = list(part.children())
+    if isinstance(part, NeedsData):
+        part.on_data(info)
+    if isinstance(part, HasOtherData):
+        info = part.info_within(info)
+    for child in inner:
+        _give_info(child, info, given)
 
 
 class Samples(Protocol):

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from repel.base.cores import cores_per_rank
 from repel.base.signals import Stopped
 from repel.engine import targets
 from repel.engine.outcomes import CRASHED, RankFailed
 from repel.engine.rank import run_rank
+from repel.engine.rank_links import RankLinks
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -28,7 +30,9 @@ __all__ = ["abort_waiting_ranks", "announce_run", "is_external_rank", "is_shell_
 
 RUN, FAILED = "run", "failed"  # the store's keys: the run that the first rank announces; why a rank ended
 CAME, READY, LEFT = "came", "ready", "left"  # the store's counters of ranks
-START, DATA = 300.0, 1800.0  # seconds in which all ranks must have started, and have read the data
+START = float(os.environ.get("REPEL_START_SECONDS", 300.0))  # in which all ranks must have started
+DATA = 1800.0  # seconds in which all must have read the data
+CONNECT = 20.0  # seconds in which a rank must have reached the first one's port for this run
 GOODBYE = 10.0  # seconds that a first rank which failed stays, for the others to learn of it
 
 
@@ -51,21 +55,30 @@ def is_shell_of_srun() -> bool:
     return True
 
 
-def announce_run(folder: Path, task: str) -> None:
+def announce_run(folder: Path, task: str) -> RankLinks:
     """Called by the first rank: the others, which wait in run_announced, do their part of the task in this folder.
+
+    Returns:
+        The connections to them, to be closed when this rank's part is done.
 
     Raises:
         RankFailed: not all of them came.
     """
+    links = RankLinks(0, folder)
     run = {"folder": str(folder.resolve()), "task": task, "allowed": targets.allowed()}
+    run["links"] = links.listen(everywhere=not _on_one_machine())
     _store().set(RUN, json.dumps(run))
     _wait_for_all(CAME, _world() - 1, START, "started")
+    _wait(lambda: _none_failed() and links.all_connected(_world() - 1), START, "not all ranks have connected")
+    links.use_outward_interface()
+    links.watch()
+    return links
 
 
 def abort_waiting_ranks(status: int) -> None:
     """Called by the first rank where it failed: ranks that still wait end with the same status, if they exist."""
+    _leave_word(status)
     with contextlib.suppress(Exception):  # of a store that cannot be opened, or whose ranks are not there
-        _store().set(FAILED, json.dumps({"rank": 0, "status": status}))
         if not _store().check([RUN]):
             _store().set(RUN, json.dumps({"failed": status}))
             if not _agent_has_store():
@@ -81,21 +94,43 @@ def run_announced() -> int:
         run = json.loads(store.get(RUN))
         if "failed" in run:
             store.add(LEFT, 1)
+            return run["failed"]
+        links = _connected(run)
     except RankFailed as failed:
         print(f"error: rank {os.environ['RANK']}: {failed}", file=sys.stderr)
-        run = {"failed": failed.status}
+        return failed.status
     except Stopped as stopped:
-        run = {"failed": stopped.status}
+        return stopped.status
     except Exception:  # a lost connection: the first rank printed why it ended
-        run = {"failed": CRASHED}
-    if "failed" in run:
-        return run["failed"]
+        return CRASHED
     targets.allow(**run["allowed"])
     status = run_rank(Path(run["folder"]), run["task"], print_error=True)
     if status:
-        with contextlib.suppress(Exception):  # the first rank has ended, too
-            store.set(FAILED, json.dumps({"rank": int(os.environ["RANK"]), "status": status}))
+        _leave_word(status)
+    links.close(status)
     return status
+
+
+def _connected(run: dict[str, Any]) -> RankLinks:
+    """This rank's connection to the first one, which announced this run.
+
+    Raises:
+        RankFailed: it cannot be reached.
+    """
+    host, port = os.environ["MASTER_ADDR"], run["links"]["port"]
+    links = RankLinks(int(os.environ["RANK"]), Path(run["folder"]))
+    failure = (
+        f"{host} answers at port {os.environ['MASTER_PORT']}, not at port {port}: is there a firewall? gloo and NCCL "
+        "choose their ports, so all must be open between the machines; no answer"
+    )
+    try:
+        _wait(lambda: _none_failed() and links.connect(host, run["links"]), CONNECT, failure)
+    except RankFailed as failed:
+        _leave_word(failed.status)
+        raise
+    links.use_outward_interface()
+    links.watch()
+    return links
 
 
 def meet() -> None:
@@ -112,12 +147,23 @@ def _wait_for_all(counter: str, ranks: int, seconds: float, done: str) -> None:
     store = _store()
 
     def all_are_there() -> bool:
-        if counter == READY and store.check([FAILED]):
-            failed = json.loads(store.get(FAILED))
-            raise RankFailed(failed["status"], f"rank {failed['rank']} ended before training began")
-        return store.add(counter, 0) >= ranks
+        return (counter == LEFT or _none_failed()) and store.add(counter, 0) >= ranks
 
     _wait(all_are_there, seconds, f"not all of the {_world()} ranks that torchrun or srun was to start have {done}")
+
+
+def _leave_word(status: int) -> None:
+    """In the store, for ranks that wait before training: this one has ended."""
+    with contextlib.suppress(Exception):  # the first rank has ended, too
+        _store().set(FAILED, json.dumps({"rank": int(os.environ["RANK"]), "status": status}))
+
+
+def _none_failed() -> bool:
+    """True. Raises RankFailed where another rank has left word that it ended."""
+    if _store().check([FAILED]):
+        failed = json.loads(_store().get(FAILED))
+        raise RankFailed(failed["status"], f"rank {failed['rank']} ended before training began")
+    return True
 
 
 def _wait(done: Callable[[], bool], seconds: float, failure: str) -> None:
@@ -131,6 +177,11 @@ def _wait(done: Callable[[], bool], seconds: float, failure: str) -> None:
 
 def _world() -> int:
     return int(os.environ["WORLD_SIZE"])
+
+
+def _on_one_machine() -> bool:
+    """Whether all ranks are here, as torchrun or srun says it."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == str(_world()) or os.environ.get("SLURM_STEP_NUM_NODES") == "1"
 
 
 def _agent_has_store() -> bool:
@@ -165,9 +216,11 @@ def _store() -> "Store":
 
 def _adopt_slurm() -> None:
     """srun describes a task's place in other variables than torchrun: set those of torchrun."""
+    environment = os.environ  # threads first: else Lightning gives each rank all cores of the machine
+    environment.setdefault("OMP_NUM_THREADS", str(cores_per_rank()))
+
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
-    environment = os.environ
     environment["MASTER_ADDR"] = SLURMEnvironment.resolve_root_node_address(environment["SLURM_STEP_NODELIST"])
     environment["MASTER_PORT"] = str(15000 + int(environment["SLURM_JOB_ID"]) % 10000)  # another for each job
     environment["RANK"], environment["LOCAL_RANK"] = environment["SLURM_PROCID"], environment["SLURM_LOCALID"]

@@ -29,6 +29,7 @@ from repel.engine.extension import prepare_resume
 from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.initial_weights import read_weights, start_from
 from repel.engine.notes import end_notes
+from repel.engine.rank_links import explain_lost_connection
 from repel.engine.readability import check_test_images
 from repel.engine.summary import print_skipped, summarize
 from repel.engine.trainer_limits import print_profile
@@ -165,6 +166,9 @@ def train(
     except Diverged as error:
         kept = f"the last good checkpoint is {last}" if last.exists() else "there was no checkpoint yet"
         raise Diverged(f"{error}; {kept}") from error
+    except RuntimeError as error:
+        explain_lost_connection(error)
+        raise
 
 
 def last_values(folder: Path) -> dict[str, float]:

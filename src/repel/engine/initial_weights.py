@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -131,7 +132,12 @@ def _take(network: nn.Module, part: str, tensors: dict[str, Tensor], init: str) 
         named = dict(tensors)
     inner = {f"net.{name}": tensor for name, tensor in named.items()}  # of a library's model in an encoder of ours
     theirs = max((named, inner), key=lambda names: len(names.keys() & own.keys()))
-    left = {name: why for name, tensor in own.items() if (why := _misfit(tensor, theirs.get(name)))}
+    other = _of_other_data(network, theirs)
+    left = {
+        name: why
+        for name, tensor in own.items()
+        if (why := "for other data" if name.startswith(other) else _misfit(tensor, theirs.get(name)))
+    }
     theirs = {name: tensor for name, tensor in theirs.items() if name not in shown}
     learned = dict(network.named_parameters())
     if learned.keys() <= left.keys():
@@ -151,6 +157,17 @@ def _shown_data(network: nn.Module) -> set[str]:
         (prefix, one) for prefix, one in network.named_modules() if isinstance(one, SizedByData) and one.shows_data
     ]
     return {f"{prefix}.{name}".lstrip(".") for prefix, one in parts for name, _ in one.named_buffers(recurse=False)}
+
+
+def _of_other_data(network: nn.Module, theirs: dict[str, Tensor]) -> tuple[str, ...]:
+    """Prefixes of the parts whose weights in a file are for something else, see SizedByData.weights_of."""
+    parts = ((f"{prefix}.", one, f"{prefix}.{one.weights_of}") for prefix, one in network.named_modules()
+             if isinstance(one, SizedByData) and one.weights_of)  # fmt: skip
+    return tuple(
+        prefix
+        for prefix, one, name in parts
+        if name not in theirs or not torch.equal(theirs[name].cpu(), getattr(one, one.weights_of).cpu())
+    )
 
 
 def _misfit(here: Tensor, there: Tensor | None) -> str:

@@ -5,6 +5,7 @@ starts the ranks, see rank.py, watches them and ends all when one fails. Ranks t
 external_launcher.py.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -12,9 +13,8 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -46,6 +46,7 @@ def launch(cfg: DictConfig, folder: Path, resume: bool) -> "PairData | None":
     """
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     check_devices("trainer.", **{key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")})
+    links: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     task = RESUME if resume else NEW
     if is_external_rank():
         if (started := int(os.environ["WORLD_SIZE"])) != devices * nodes:
@@ -53,7 +54,7 @@ def launch(cfg: DictConfig, folder: Path, resume: bool) -> "PairData | None":
                 f"trainer.devices={devices} on trainer.num_nodes={nodes} are not the {started} ranks that torchrun or "
                 "srun started; set both to what was started; in a shell that srun opened, unset SLURM_STEP_NUM_TASKS"
             )
-        announce_run(folder, task)
+        links = announce_run(folder, task)
     elif nodes > 1:
         raise ValueError(
             f"trainer.num_nodes={nodes}: start train.py on each machine with torchrun or srun, see docs/reliability.md"
@@ -63,7 +64,8 @@ def launch(cfg: DictConfig, folder: Path, resume: bool) -> "PairData | None":
         return None
     from repel.engine.fit import fit
 
-    data = fit(cfg, folder, resume)
+    with links:
+        data = fit(cfg, folder, resume)
     if is_external_rank():  # the other ranks are done: what is measured now, this one measures alone
         import torch.distributed as dist
 
@@ -146,7 +148,7 @@ def _launch_config(name: str, ranks: int, place: str) -> "LaunchConfig":
     )  # fmt: skip
 
 
-@contextmanager
+@contextlib.contextmanager
 def _restored_process() -> Iterator[None]:
     """Put back the environment and the signal handlers, which the launcher changes: a sweep's next job needs them."""
     environment = dict(os.environ)

@@ -42,6 +42,7 @@ def check_modality(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None
                 f"data.{key} labels images or texts, and pairs of users and items have none; labels of items are "
                 "data.items=FILE data.item_label=COLUMN of data=interactions_csv"
             )
+    _check_item_text((config.get("encoder") or {}).get("item_text"), chosen)
     for key, node in _parts(config):
         theirs = modality_of(node)
         if ours and theirs and ours != theirs:
@@ -53,6 +54,17 @@ def other_modality(config: Mapping[str, Any], nodes: Mapping[str, Any]) -> list[
     """Names of parts that are for another kind of data than the config's."""
     ours = modality_of(config["data"]["datamodule"]["read"])
     return [name for name, node in nodes.items() if ours and modality_of(node) not in (None, ours)]
+
+
+def _check_item_text(node: Any, chosen: Mapping[str, Any]) -> None:
+    """The one place where a part for texts stands in a part for users and items."""
+    key = "encoder@encoder.item_text"
+    if isinstance(node, str):
+        raise ValueError(f"encoder.item_text={node}: type encoder=two_tower_text {key}={node}")
+    if modality_of(node) not in (None, "text"):
+        name = f"{key}={chosen[key]}" if key in chosen else "encoder.item_text"
+        theirs = NOUNS[str(modality_of(node))]
+        raise ValueError(f"{name} is for {theirs}, and items have texts: bag, bag_of_ngrams or transformer")
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -48,6 +48,8 @@ def notes(cfg: DictConfig, module: Contrastive, world: int) -> list[str]:
     side, plain = (OmegaConf.select(cfg, key) for key in ("views.augmentation.size", "data.image_size"))
     if side != plain:
         found.append(f"views have {side} pixels a side, images in evaluation {plain}: data.image_size sets both")
+    if cfg.data.get("item_text") and not cfg.encoder.get("item_text"):
+        found.append("data.item_text is not seen by this encoder; encoder=two_tower_text sees it")
     if cfg.trainer.precision in ("bf16-true", "16-true"):
         found.append(
             f"trainer.precision={cfg.trainer.precision} keeps weights in half precision, which loses small steps of "
@@ -198,7 +200,7 @@ def notes_on_test_labels(data: PairData, bank: int | None) -> Iterator[str]:
         noun = test.modality.noun
         yield (
             f"{new:,} of {len(truth):,} test {noun} are of classes that {_lacks(data, bank)}, and validation: kNN and "
-            f"linear are at most {1 - new / len(truth):.4f}; evaluators=[retrieval] needs no training {noun}"
+            f"linear are at most {1 - new / len(truth):.4f}; 'evaluators=[retrieval]' needs no training {noun}"
         )
 
 

@@ -46,6 +46,8 @@ def explain(error: Exception) -> tuple[int, str]:
         cause = error.__cause__
         if isinstance(cause, ValueError) and not _is_plain(cause):
             return explain(cause)
+        if isinstance(cause, ValueError) and "full_key: encoder.item_text" in str(error):
+            return MISTAKE, one_line(cause).replace("encoder.", "encoder.item_text.")  # it names options as if alone
         return MISTAKE, one_line(cause if isinstance(cause, ValueError) else error)
     if isinstance(error, OmegaConfBaseException) and re.match("Missing key |Key '.*' is not in struct", str(error)):
         return MISTAKE, f"{error.full_key} is missing from the config"

@@ -103,8 +103,13 @@ def find_checkpoint(ckpt: str, checkpoint: str | None) -> Path:
 
 def without_weights(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config whose encoder starts from random weights, so that nothing is downloaded for it."""
-    off = {key: value for key, value in (("weights", None), ("pretrained", False)) if key in config["encoder"]}
-    return config | {"encoder": config["encoder"] | off}
+
+    def random(node: dict[str, Any]) -> dict[str, Any]:
+        off = {key: value for key, value in (("weights", None), ("pretrained", False)) if key in node}
+        inner = {key: random(node[key]) for key in ("item_text",) if isinstance(node.get(key), dict)}
+        return node | off | inner
+
+    return config | {"encoder": random(config["encoder"])}
 
 
 def select_device(accelerator: str) -> torch.device:

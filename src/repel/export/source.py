@@ -77,7 +77,7 @@ def _own_source(config: dict[str, Any]) -> str:
     if "repel" in {name.split(".")[0] for name in _imported_modules(source)}:
         raise ValueError(
             f"{config['_target_']} imports other parts of repel, so its source does not run without "
-            "repel; export it as format=[onnx]"
+            "repel; export it as 'format=[onnx]'"
         )
     return source + "\n\n\n" + _function_source([f"return {target.__name__}({arguments})"])
 

@@ -127,8 +127,8 @@ def _recipe(encoder: nn.Module, config: dict[str, Any]) -> tuple[Recipe, dict[st
     """
     if isinstance(encoder, HuggingFaceEncoder):
         raise ValueError(
-            "encoder=hf is a model of transformers: format=[sentence_transformers] writes it so that transformers and "
-            "sentence-transformers load it, format=[onnx] as one file"
+            "encoder=hf is a model of transformers: 'format=[sentence_transformers]' writes it so that transformers "
+            "and sentence-transformers load it, 'format=[onnx]' as one file"
         )
     if type(encoder) is BagOfTokens:
         state = folded_bag(encoder)

@@ -187,7 +187,7 @@ def _value_range(root: str, array: np.ndarray, values: GrayRange | None) -> Gray
     if not (usual[0] <= low and high <= usual[1]):
         raise ValueError(
             f"data.root={root}: values of type {array.dtype} from {low:g} to {high:g} have no known range; set it by "
-            f"data.range=[LOW,HIGH], such as [{low:.6g},{high:.6g}]: what becomes black and white, others are clipped"
+            f"'data.range=[LOW,HIGH]', such as [{low:.6g},{high:.6g}]: what becomes black and white, others are clipped"
         )
     return usual
 

@@ -164,9 +164,9 @@ def to_8_bit(image: Image.Image, gray_range: GrayRange | None = None) -> Image.I
         scaled = (np.nan_to_num(array.astype(np.float64), nan=low) - low) * (255 / (high - low))
         return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; set it by data.range=[LOW,HIGH]")
+        raise ValueError("floating-point pixels have no known range; set it by 'data.range=[LOW,HIGH]'")
     if image.mode == "I" and (array.min() < 0 or array.max() > 65535):
-        raise ValueError("32-bit integer pixels beyond 16 bits have no known range; set it by data.range=[LOW,HIGH]")
+        raise ValueError("32-bit integer pixels beyond 16 bits have no known range; set it by 'data.range=[LOW,HIGH]'")
     return Image.fromarray((array >> 8).astype(np.uint8))
 
 

@@ -13,6 +13,7 @@ from repel.data.samples import Splits
 from repel.data.text_files import check_encoding
 from repel.interactions.csv_columns import CsvFormat, CsvTable, TimeColumn, floats
 from repel.interactions.item_tables import ItemTable, with_table
+from repel.interactions.item_texts import Tokenize
 from repel.interactions.log import Log, within_core, without_repeats
 from repel.interactions.log_splits import as_splits, choose_split, parts_of
 
@@ -39,20 +40,20 @@ def interactions_csv(
     encoding: str | None = None,
     quotes: bool = True,
     header: bool = True,
+    item_text: str | None = None,
+    tokenize: Tokenize | None = None,
 ) -> Splits:
     """Read a file with a row an interaction, or a folder with train.csv, test.csv and perhaps val.csv.
 
     Args:
         root: the file or folder.
-        val_fraction, test_fraction: of all pairs, for validation and testing, where the split has shares.
-        split_seed: of the random split.
+        val_fraction, test_fraction, split_seed: shares of all pairs, where the split has shares, and of random: which.
         user, item: columns of names; None: the only one that is named user, user_id or the like.
         time: the column of numbers or ISO dates, for split=last and time.
-        rating: the column of ratings, for min_rating.
-        min_rating: the least rating of a row that counts; None: all count.
+        rating, min_rating: the column of ratings, and the least one of a row that counts; None: all count.
         split: given, random, last or time, see log_splits.py; auto: given of a folder with splits, else random.
         core: [a, b]: only users with at least a items and items with at least b users, to the fixed point; None: all.
-        items, item_name, item_label: see item_tables.ItemTable.
+        items, item_name, item_label, item_text, tokenize: see item_tables.ItemTable.
         encoding, quotes, header: see csv_columns.CsvFormat.
 
     Raises:
@@ -66,7 +67,7 @@ def interactions_csv(
     _check_options(columns, min_rating, how, core)
     columns["time"] = columns["time"] if how in ("last", "time") else None
     columns["rating"] = None if min_rating is None else columns["rating"]
-    table = ItemTable.of(items, columns["item"], item_name, item_label, form)
+    table = ItemTable.of(items, columns["item"], item_name, item_label, form, item_text, tokenize)
     log, words = _read(files, columns, form, min_rating, core)
     _say_what_was_read(files.values(), words)
     splits = as_splits(log, parts_of(log, how, val_fraction, test_fraction, split_seed))

@@ -2,23 +2,28 @@
 
 import bz2
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
 import torch
 
 from repel.data.samples import Splits
+from repel.interactions.item_texts import ItemTexts, Tokenize
 from repel.interactions.pairs import EntityStore, Interactions
 
 __all__ = ["debian_mini"]
 
 
-def debian_mini() -> Splits:
+def debian_mini(tokenize: Tokenize | None = None) -> Splits:
     """The bundled dependencies of Debian 12.15 (bookworm, main, amd64): which packages does a source package need?
 
     Users are 6,673 source packages, items the 1,744 packages that they depend on, the kind of an item is its section:
     libs, python, perl, ... Every user has at least 6 items, every item at least 8 users. 79,071 pairs, divided 8:1:1
-    for each user; scripts/build_debian_mini.py says how.
+    for each user; scripts/build_debian_mini.py says how. The text of an item is its name, such as libglib2.0-dev.
+
+    Args:
+        tokenize: see item_texts.ItemTexts; None: without texts.
 
     >>> splits = debian_mini()
     >>> len(splits.train), len(splits.val), len(splits.test)
@@ -35,6 +40,8 @@ def debian_mini() -> Splits:
     labels = torch.tensor([classes.index(section) for _, section in items])
     names = [user[0] for user in users], [name for name, _ in items]
     store = EntityStore(len(users), len(items), *names, labels, classes)
+    if tokenize is not None:
+        store = replace(store, item_texts=ItemTexts(store.item_names, tokenize))
     train, val, test = (Interactions(_pairs(user[column] for user in users), store=store) for column in (1, 2, 3))
     return Splits(train, test, val)
 

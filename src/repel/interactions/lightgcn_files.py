@@ -11,6 +11,7 @@ from repel.data.csv_files import SPLITS, split_files
 from repel.data.samples import Splits
 from repel.interactions.csv_columns import CsvFormat
 from repel.interactions.item_tables import ItemTable, with_table
+from repel.interactions.item_texts import Tokenize
 from repel.interactions.log import Log, without_repeats
 from repel.interactions.log_splits import as_splits, choose_split, parts_of
 
@@ -30,6 +31,8 @@ def interactions_lightgcn(
     items: str | None = None,
     item_name: str | None = None,
     item_label: str | None = None,
+    item_text: str | None = None,
+    tokenize: Tokenize | None = None,
 ) -> Splits:
     """The log as its files split it; without val.txt, a part of the training pairs is held out for validation.
 
@@ -38,7 +41,7 @@ def interactions_lightgcn(
         val_fraction, test_fraction: of the training pairs, for the splits that have no file.
         split_seed: which.
         split: given; random, of one file; auto: whichever fits.
-        items, item_name, item_label: see item_tables.ItemTable.
+        items, item_name, item_label, item_text, tokenize: see item_tables.ItemTable.
 
     Raises:
         ValueError: an option, or what is in the files; one line that names the option.
@@ -47,7 +50,7 @@ def interactions_lightgcn(
     if split in ("last", "time"):
         raise ValueError(f"data.split={split} needs times, and such files have none; data.split=given or random")
     how = choose_split(split, [*files], root)
-    table = ItemTable.of(items, None, item_name, item_label, CsvFormat())
+    table = ItemTable.of(items, None, item_name, item_label, CsvFormat(), item_text, tokenize)
     found = [(*_pairs(file), SPLITS.index(name)) for name, file in sorted(files.items(), key=_place_of_split)]
     users, user_names = _numbered(np.concatenate([users for users, _, _ in found]))
     numbers, item_names = _numbered(np.concatenate([numbers for _, numbers, _ in found]))

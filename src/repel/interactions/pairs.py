@@ -13,6 +13,7 @@ from repel.data.identity import mixed, name_keys
 from repel.data.memory import TensorSamples
 from repel.data.samples import DataInfo, Fetched
 from repel.data.views import ViewDraws
+from repel.interactions.item_texts import ItemTexts
 
 if TYPE_CHECKING:
     from repel.interactions.modality import InteractionModality
@@ -37,7 +38,7 @@ class InteractionInfo(DataInfo):
     """What an encoder, a loss or a strategy may have to know of the training pairs.
 
     pairs: (E, 2) int32, the user, 0 .. users - 1, and the item, 0 .. items - 1, of each; no pair twice.
-    user_features, item_features, item_labels: see EntityStore.
+    user_features, item_features, item_labels, item_texts: see EntityStore.
     As an entity or a node, item i is users + i.
     """
 
@@ -48,6 +49,7 @@ class InteractionInfo(DataInfo):
     user_features: Tensor | None = None
     item_features: Tensor | None = None
     item_labels: Tensor | None = None
+    item_texts: ItemTexts | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class EntityStore:
         classes: names of these kinds.
         user_features, item_features: (users, F) and (items, F') float, what is known of each, for encoder=two_tower;
             or None.
+        item_texts: what is written of the items, for encoder=two_tower_text; or None.
     """
 
     users: int
@@ -73,6 +76,7 @@ class EntityStore:
     item_titles: Sequence[str] = ()
     user_features: Tensor | None = None
     item_features: Tensor | None = None
+    item_texts: ItemTexts | None = None
 
     def user_name(self, user: int) -> str:
         return self.user_names[user] if len(self.user_names) else str(user)
@@ -154,6 +158,7 @@ class Interactions(TensorSamples):
         return InteractionInfo(
             len(self), users=store.users, items=store.items, pairs=self.x, user_features=store.user_features,
             item_features=store.item_features, item_labels=store.item_labels,
+            item_texts=store.item_texts,
         )  # fmt: skip
 
 

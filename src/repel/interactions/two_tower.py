@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from repel.base.sized import SizedByData, random_vectors
 from repel.data.pair import ViewBatch
 from repel.data.samples import DataInfo
+from repel.interactions.item_texts import ItemTextEncoder
 from repel.interactions.pairs import InteractionInfo
 
 __all__ = ["Tower", "TwoTower"]
@@ -19,7 +20,7 @@ KINDS = {"user": ("none", "features"), "item": ("none", "features", "labels", "b
 
 
 class Tower(SizedByData):
-    """One side's network: MLP( own vector + P features ).
+    """One side's network: MLP( own vector + P features + what its text tells ).
 
     Args:
         side: user or item.
@@ -27,14 +28,15 @@ class Tower(SizedByData):
         hidden: widths of the MLP's hidden layers, with ReLU after each; empty: a linear map.
         own: whether each entity has a vector of its own.
         known: which features it sees: none, features, labels, or both.
+        text: what tells of texts, numbers (n,) -> (n, F); or None.
     """
 
     shows_data = True
     features: Tensor
 
-    def __init__(self, side: str, width: int, hidden: Sequence[int], own: bool, known: str):
+    def __init__(self, side: str, width: int, hidden: Sequence[int], own: bool, known: str, text: nn.Module | None):
         super().__init__()
-        self.side, self.known = side, known
+        self.side, self.known, self.text = side, known, text
         self.seed = int(torch.randint(2**62, ()))  # reading the data may draw too, as often as it likes
         self.own = nn.Parameter(torch.empty(0, width)) if own else None
         self.projection = nn.Parameter(torch.empty(0, width)) if known != "none" else None  # P
@@ -74,6 +76,8 @@ class Tower(SizedByData):
         found = [] if self.own is None else [F.embedding(places, self.own)]
         if self.projection is not None:
             found.append(F.embedding(places, self.features) @ self.projection)
+        if self.text is not None:
+            found.append(self.text(places))
         return self.mlp(torch.stack(found).sum(0))
 
 
@@ -90,9 +94,12 @@ class TwoTower(nn.Module):
             is as good as others with its features.
         user_features: none, or features: those that the data brings, see pairs.EntityStore.
         item_features: none, features, labels (one-hot), or both.
+        item_text: an encoder of texts (n, L) -> (n, T), which is trained as a part of the items' tower: what it tells
+            of an item's text is added, see item_texts.ItemTextEncoder; or None.
 
     Raises:
-        ValueError: an option is out of range, a tower sees nothing, or (in on_data) the data brings no such features.
+        ValueError: an option is out of range, a tower sees nothing, or (in on_data) the data brings no such features,
+            or no texts.
 
     Example:
         >>> from repel.data.samples import give_info
@@ -109,6 +116,7 @@ class TwoTower(nn.Module):
         own_vectors: Sequence[str] = ("user", "item"),
         user_features: str = "none",
         item_features: str = "none",
+        item_text: nn.Module | None = None,
     ):
         super().__init__()
         if min([width, *hidden]) < 1:
@@ -120,9 +128,12 @@ class TwoTower(nn.Module):
         for side, kind in known.items():
             if kind not in KINDS[side]:
                 raise ValueError(f"encoder.{side}_features must be one of {', '.join(KINDS[side])}, got {kind!r}")
-            if kind == "none" and side not in own_vectors:
+            if kind == "none" and side not in own_vectors and (side == "user" or item_text is None):
                 raise ValueError(f"the tower of {side}s sees nothing: set encoder.{side}_features or own_vectors")
-        self.user, self.item = (Tower(side, width, hidden, side in own_vectors, known[side]) for side in SIDES)
+        own = {side: side in own_vectors for side in SIDES}
+        text = None if item_text is None else ItemTextEncoder(item_text, width)
+        self.user = Tower("user", width, hidden, own["user"], known["user"], None)
+        self.item = Tower("item", width, hidden, own["item"], known["item"], text)
 
     def forward(self, x: ViewBatch) -> Tensor:
         users = self.user.entities

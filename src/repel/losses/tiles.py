@@ -4,11 +4,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from repel.losses.rowwise import RowwiseLoss
-from repel.negatives.strategy import LogitBlock, logsumexp_of_parts
+from repel.negatives.log_sums import logsumexp_of_parts
+from repel.negatives.strategy import LogitBlock, MaskedLogSumExp
 
 __all__ = ["LogZLoss", "TiledLoss"]
 
@@ -45,7 +45,7 @@ class LogZLoss(TiledLoss):
         weighted = block.logits
         if weights is not None:  # finite everywhere, as in Strategy.weigh
             weighted = weighted + weights.masked_fill(~narrowed.negative, 0)
-        log_z = weighted.masked_fill(~narrowed.negative, -torch.inf).logsumexp(1)
+        log_z = MaskedLogSumExp.apply(weighted, narrowed.negative)
         return [log_z, narrowed.negative.sum(1), *terms]
 
     def from_tiles(self, terms: Iterator[Tensor], block: LogitBlock, positives: Tensor) -> Tensor:

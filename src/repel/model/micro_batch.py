@@ -45,7 +45,7 @@ def in_micro_batches(
     held, each part is computed twice, and negatives do not get fewer, as they do where gradients are accumulated.
 
     The second pass repeats the first: own dropout draws by the samples' places in the global batch, that of other
-    libraries from torch's generators, which are seeded by the place of each part; autocast is as it was; and running
+    libraries from torch's generators, which are seeded anew for each part; autocast is as it was; and running
     statistics do not learn from it. Batch norm sees the views of one part together. A parameter gets its gradient
     once, summed over the parts in float32 at least, so that several ranks exchange it once, at the end, as always.
 
@@ -74,7 +74,8 @@ def in_micro_batches(
     learned = [p for module in present for p in module.parameters() if p.requires_grad]
     kind = (x[0] if isinstance(x, tuple) else x).device.type
     autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
-    return _Replayed.apply(_Passes(network, x, counters, size, present, counted, autocast), *learned)
+    seed = torch.initial_seed()  # the step's, or that of the pass before
+    return _Replayed.apply(_Passes(network, x, counters, size, present, counted, autocast, seed), *learned)
 
 
 class _Passes(NamedTuple):
@@ -87,6 +88,7 @@ class _Passes(NamedTuple):
     modules: Sequence[nn.Module]
     counted: Sequence[NeedsCounters]
     autocast: dict[str, Any]
+    seed: int
 
     @property
     def parts(self) -> list[slice]:
@@ -97,10 +99,9 @@ class _Passes(NamedTuple):
         key, samples, start, view = self.counters
         own = DrawCounters(key, part.stop - part.start, start + part.start, view)
         give_counters(self.counted, own)
-        torch.manual_seed(seeding.mix(key, own.start, view))  # what other libraries draw from
+        torch.manual_seed(seeding.mix(self.seed, part.start))  # what other libraries draw from
         kind = (self.x[0] if isinstance(self.x, tuple) else self.x).device.type
-        # without its cache, as a weight that was cast without a graph has no gradient in the second pass
-        with torch.autocast(kind, cache_enabled=False, **self.autocast):
+        with torch.autocast(kind, **self.autocast):
             return self.network(_cut(self.x, part, samples))
 
     @contextmanager

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from repel.negatives.strategy import LogitBlock, Strategy, log_count
+from repel.negatives.log_sums import log_count
+from repel.negatives.strategy import LogitBlock, Strategy
 
 __all__ = ["Debiased"]
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from repel.negatives.debiased import Debiased
+from repel.negatives.log_sums import log_count, logsumexp_of_parts
 from repel.negatives.strategy import (
     ExplicitNegatives,
     LogitBlock,
+    MaskedLogSumExp,
     Strategy,
     check_explicit,
-    log_count,
-    logsumexp_of_parts,
     own_explicit,
 )
 
@@ -72,19 +72,18 @@ class Tilt(Strategy):
                 return tilted
             own = own_explicit(block)
             return tilted.masked_fill(~own if self.scope == "own" else own, 0)
-        among = tilted.masked_fill(~block.negative, -torch.inf)
         if self.norm == "max":
-            return tilted - among.amax(1, keepdim=True)
-        return tilted - among.logsumexp(1, keepdim=True) + log_count(block.negative.sum(1), block.logits)[:, None]
+            return tilted - tilted.masked_fill(~block.negative, -torch.inf).amax(1, keepdim=True)
+        number = log_count(block.negative.sum(1), block.logits)
+        return tilted - MaskedLogSumExp.apply(tilted, block.negative)[:, None] + number[:, None]
 
     def narrow_tile(self, block: LogitBlock) -> tuple[LogitBlock, Tensor | None, list[Tensor]]:
         if self.norm == "none":
             return block, self.weights(block), []
         tilted = self.beta * (block.logits.detach() if self.detach else block.logits)
-        among = tilted.masked_fill(~block.negative, -torch.inf)
         if self.norm == "max":
-            return block, tilted, [among.amax(1)]
-        return block, tilted, [among.logsumexp(1), block.negative.sum(1)]
+            return block, tilted, [tilted.masked_fill(~block.negative, -torch.inf).amax(1)]
+        return block, tilted, [MaskedLogSumExp.apply(tilted, block.negative), block.negative.sum(1)]
 
     def row_weight(self, terms: Iterator[Tensor]) -> Tensor | None:
         if self.norm == "none":

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class LogitBlock(NamedTuple):
@@ -149,7 +150,7 @@ class Strategy(nn.Module):
 
     def weigh(self, block: LogitBlock) -> LogitBlock:
         """The block after the strategy: fewer negatives, their log-weights, synthetic ones as further columns."""
-        if not block.logits.shape[1]:
+        if not (block.logits.shape[1] and (self.drops or self.weighs or self.synthesizes)):
             return block
         narrowed, weights = self.narrow(block)
         extra = self.extra(block) if self.synthesizes and block.extra is None else block.extra
@@ -176,24 +177,33 @@ class Strategy(nn.Module):
     def log_z(self, block: LogitBlock) -> Tensor:
         """log Z (m,) of a block that was weighed; -inf where no negative is left."""
         weighted = block.logits if block.weights is None else block.logits + block.weights
-        # masked by a boolean, not by adding -inf: an anchor that keeps no negative then has no gradient, not NaN
-        log_z = weighted.masked_fill(~block.negative, -torch.inf).logsumexp(1)
+        log_z = MaskedLogSumExp.apply(weighted, block.negative)
         return self.correct(log_z, block) if self.corrects and block.logits.shape[1] else log_z
 
 
-def log_count(number: Tensor, like: Tensor) -> Tensor:
-    """log n of each anchor's negatives, (m,), in the logits' precision (the log of an integer tensor is float32)."""
-    return number.to(like.dtype).log()
+class MaskedLogSumExp(torch.autograd.Function):
+    """log of the sum of e^x over what is kept, by rows: x (m, n) and kept (m, n) bool -> (m,).
 
+    -inf, and no gradient, where a row keeps nothing. The same bits as x.masked_fill(~kept, -inf).logsumexp(1), value
+    and gradient; but backward makes one matrix where autograd's makes four.
 
-def logsumexp_of_parts(terms: Tensor) -> Tensor:
-    """(m,) of parts' (T, m), some of which may be -inf; -inf, without a gradient, where all are.
-
-    >>> logsumexp_of_parts(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])).tolist()
-    [0.0, -inf]
+    >>> MaskedLogSumExp.apply(torch.zeros(1, 3), torch.tensor([[True, True, False]])).exp()
+    tensor([2.])
     """
-    empty = (terms == -torch.inf).all(0)
-    return terms.masked_fill(empty, 0).logsumexp(0).masked_fill(empty, -torch.inf)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor) -> Tensor:
+        masked = x.masked_fill(~kept, -torch.inf)
+        result = masked.logsumexp(1)
+        ctx.save_for_backward(masked, result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        masked, result = ctx.saved_tensors
+        finite = result.masked_fill(result == -torch.inf, 0)  # where a row keeps nothing: e^-inf, not NaN
+        return (masked - finite[:, None]).exp_().mul_(gradient[:, None]), None
 
 
 def negatives_only(block: LogitBlock) -> Tensor:

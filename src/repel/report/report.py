@@ -92,7 +92,7 @@ def make_report(
     evaluators = build_evaluators(job["evaluators"])
     if not evaluators:
         some = "knn,linear" if modality_of(cfg.data.datamodule.read) != "interactions" else "ranking"
-        print(f"no evaluators: nothing is measured; evaluators=[{some}] measures, also by evaluate.py later")
+        print(f"no evaluators: nothing is measured; 'evaluators=[{some}]' measures, also by evaluate.py later")
         return Report([], [], None, [])
     options = job["evaluation"]
     if data is None:
