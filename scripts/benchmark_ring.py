@@ -6,6 +6,10 @@ NT-Xent of random embeddings, forward and backward, on 1, 2 and 4 ranks, each a 
 One or two minutes.
 """
 
+from repel.base.scripts import begin_script
+
+begin_script(__name__)
+
 import argparse
 import ctypes
 import multiprocessing
@@ -102,7 +106,7 @@ def run(options: argparse.Namespace, world: int, way: str) -> list[dict[str, flo
 
 
 @ends_on_signal
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     for name, number in (("samples", 128), ("dim", 8192), ("row-chunk", 64), ("steps", 1)):
         parser.add_argument(f"--{name}", type=int, default=number)
@@ -123,7 +127,8 @@ def main() -> None:
         memory, seconds = max(r["memory"] for r in ranks), statistics.mean(r["seconds"] for r in ranks)
         text += f"| {world} | {way} | {memory:,.0f} | {own * world:,.0f} | {own:,.0f} | {seconds:.2f} |\n"
     write_page("ring.md", text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
