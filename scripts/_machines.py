@@ -90,7 +90,7 @@ class Command:
 
     def __init__(self, words: list[str], cwd: Path, environment: dict[str, str], output: Path):
         self.output = output
-        with output.open("w") as file:
+        with output.open("w", encoding="utf-8") as file:
             self.process = subprocess.Popen(words, cwd=cwd, env=environment, stdout=file, stderr=file)
 
     def wait_for(self, words: str, seconds: float = 120) -> None:
@@ -148,4 +148,4 @@ def two_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
 
 
 def _do(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout

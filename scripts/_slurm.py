@@ -96,4 +96,4 @@ def _do(*command: str) -> None:
 
 def _nodes() -> list[str]:
     words = ["sinfo", "--noheader", "--format=%T %D"]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    return subprocess.run(words, check=True, capture_output=True, encoding="utf-8").stdout.split()

@@ -96,7 +96,7 @@ def main() -> int:
         steps = options.steps * (options.batch // batch)
         typed = [f"data.batch_size={batch}", f"data.micro_batch={'null' if part is None else part}", *overrides]
         command = [sys.executable, __file__, "--here", f"--steps={steps}", f"--threads={options.threads}"]
-        found[batch, part] = json.loads(subprocess.check_output([*command, *typed], text=True).splitlines()[-1])
+        found[batch, part] = json.loads(subprocess.check_output([*command, *typed], encoding="utf-8").splitlines()[-1])
         print(batch, part, found[batch, part], flush=True)
     text = HEAD.format(
         command=" ".join(["python scripts/benchmark_micro_batch.py", *sys.argv[1:]]), steps=options.steps,

@@ -53,7 +53,7 @@ temperature=(0.2 -1)
 def srun(folder: Path) -> str:
     _train("trainer.devices=2", "name=reference")
     done = subprocess.run(
-        ["srun", "-N2", "-n2", PYTHON, TRAIN, *TINY, *TWO, "name=srun"], capture_output=True, text=True
+        ["srun", "-N2", "-n2", PYTHON, TRAIN, *TINY, *TWO, "name=srun"], capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (devices,) = re.findall("^devices .*", done.stdout, re.M)
@@ -103,7 +103,7 @@ def sweep(folder: Path) -> str:
         "hydra.launcher.partition=all",
     ]
     done = subprocess.run(
-        [PYTHON, TRAIN, *TINY, *words, "hydra.launcher.timeout_min=5"], capture_output=True, text=True
+        [PYTHON, TRAIN, *TINY, *words, "hydra.launcher.timeout_min=5"], capture_output=True, encoding="utf-8"
     )
     finished = list(Path("sweeps/train").glob("*/*/metrics.json"))
     assert done.returncode == 2, done.stdout + done.stderr
@@ -117,12 +117,14 @@ TRIALS = {"srun": srun, "sbatch": sbatch, "array": array, "sweep": sweep}
 
 def _train(*options: str) -> None:
     """On one machine, without SLURM."""
-    done = subprocess.run([PYTHON, TRAIN, *TINY, *options], capture_output=True, text=True)
+    done = subprocess.run([PYTHON, TRAIN, *TINY, *options], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _submitted(script: str) -> str:
-    return subprocess.run(["sbatch", "--parsable", script], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["sbatch", "--parsable", script], check=True, capture_output=True, encoding="utf-8"
+    ).stdout.strip()
 
 
 def _ended(job: str) -> str:
@@ -133,7 +135,7 @@ def _ended(job: str) -> str:
 
 
 def _shown(job: str) -> str:
-    return subprocess.run(["scontrol", "show", "job", job], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(["scontrol", "show", "job", job], check=True, capture_output=True, encoding="utf-8").stdout
 
 
 def _until(done: Callable[[], object], what: str, printed: Path | None = None) -> None:

@@ -72,7 +72,8 @@ def test_dropout_differs_between_steps_and_ranks(monkeypatch):
     from types import SimpleNamespace
 
     def draw(epoch, step, rank):
-        place = SimpleNamespace(seed=1, current_epoch=epoch, global_rank=rank, set_annealed=lambda step: None)
+        place = SimpleNamespace(seed=1, current_epoch=epoch, global_rank=rank, set_annealed=lambda step: None,
+                                device=torch.device("cpu"))  # fmt: skip
         Contrastive.on_train_batch_start(place, None, step)
         return torch.rand(4)
 

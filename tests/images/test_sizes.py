@@ -145,7 +145,7 @@ def test_earlier_configs_get_the_size_of_their_run():
 
 def test_views_of_another_size_are_told():
     module = torch.nn.Module()
-    module.target, module.loss = None, make("ntxent")
+    module.target, module.loss, module.micro_batch = None, make("ntxent"), None
     assert notes(config(), module, 1) == []
     (note,) = notes(config("trainer.check_val_every_n_epoch=99"), module, 1)
     assert "nothing is validated: the last epoch counts as the best" in note

@@ -94,7 +94,7 @@ PROTECTIONS = [
          "return slice_params(self.views.draw(self.indices.total, generator), self.indices.local)",
          "return self.views.draw(len(self.indices.places), generator)",
          "images/test_encoded.py::test_workers_ranks_and_resuming_see_the_same_batches"),
-    _one("the rank in dropout's counters", "src/repel/module.py", "batch_idx, self.global_rank))", "batch_idx))",
+    _one("the rank in dropout's counters", "src/repel/module.py", "batch_idx, self.global_rank)\n", "batch_idx)\n",
          "commands/test_resume.py::test_dropout_differs_between_steps_and_ranks"),
     _one("one rank writes the history", "src/repel/monitoring/loggers.py",
          "    @rank_zero_experiment  # the other ranks would write the same file\n", "",
