@@ -244,8 +244,9 @@ def test_each_checkpoint_is_read_once(finished, tmp_path, monkeypatch):
     read, load = [], checkpoint_io.load
     monkeypatch.setattr(checkpoint_io, "load", lambda path: read.append(path.name) or load(path))
     monkeypatch.setattr(evaluate, "make_report", lambda *args: report.Report([], [], None, []))
-    cfg = load_config(runs.read_config(finished))
-    evaluate.finish(cfg, finished, None)
+    cfg, both = load_config(runs.read_config(finished)), tmp_path / "both"
+    shutil.copytree(finished, both)  # whose report is written anew
+    evaluate.finish(cfg, both, None)
     assert sorted(read) == ["best.ckpt", "last.ckpt"]
     read.clear()
     folder = tmp_path / "run"
