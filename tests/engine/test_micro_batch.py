@@ -1,8 +1,6 @@
 """data.micro_batch: the gradient of the whole batch, with the network over parts of it. Float64, real steps."""
 
 import copy
-import multiprocessing
-import os
 import signal
 from functools import partial
 from unittest import mock
@@ -16,6 +14,7 @@ import torch.distributed as dist
 from conftest import SMALL, TINY, config, same
 from loss_cases import DIM, NO_NEGATIVES, with_and_without_memory
 from rank_gradients import TOTAL, Network, data
+from rank_processes import run_ranks
 from runs_here import train
 from torch import nn
 
@@ -251,12 +250,7 @@ def rank_main(rank: int, world: int, folder: str) -> None:
 
 
 def ranks_main(folder: str) -> None:
-    processes = [multiprocessing.get_context("fork").Process(target=rank_main, args=(r, 2, folder)) for r in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    os._exit(max(abs(process.exitcode) for process in processes))
+    run_ranks(rank_main, 2, folder)
 
 
 def test_two_ranks_take_the_gradient_of_one_and_exchange_it_once(tmp_path):

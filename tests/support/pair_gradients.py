@@ -1,8 +1,6 @@
 """Gradients of losses with strategies on users and items, on several ranks: real processes, gloo, float64."""
 
 import copy
-import multiprocessing
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from loss_cases import DIM, PAIRS, make, rowwise
+from rank_processes import run_ranks
 
 from repel.base.collectives import share
 from repel.base.dropout import counted_parts
@@ -133,17 +132,10 @@ def gradients(case, rank: int = 0, world: int = 1, micro_batch: int | None = Non
 
 def ranks_main(cases: list, world: int, folder: str) -> None:
     """What each case has on so many ranks, into a file."""
-    torch.set_num_threads(1)
-    processes = [multiprocessing.get_context("fork").Process(target=_rank_main, args=(cases, rank, world, folder))
-                 for rank in range(world)]  # fmt: skip
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    os._exit(max(abs(process.exitcode) for process in processes))
+    run_ranks(_rank_main, world, cases, folder)
 
 
-def _rank_main(cases: list, rank: int, world: int, folder: str) -> None:
+def _rank_main(rank: int, world: int, cases: list, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     found = {case: gradients(case, rank, world) for case in cases}
     if rank == 0:

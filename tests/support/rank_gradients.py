@@ -1,11 +1,9 @@
 """Gradients of every loss with every strategy on several ranks: real processes, gloo, float64."""
 
-import multiprocessing
-import sys
-
 import torch
 import torch.distributed as dist
 from loss_cases import NO_NEGATIVES, PAIRS, make, remember
+from rank_processes import run_ranks
 
 from repel.base.collectives import gather, share
 from repel.engine.batch_norm import CrossRankBatchNormSync
@@ -88,13 +86,7 @@ def ranks_main(world: int, results: str, cases: list) -> None:
     """The gradients of each (pair, memory) on so many ranks, into a file each in `results`."""
     torch.set_num_threads(1)
     networks = Networks(cases)  # which takes longer than what the ranks do with them
-    started = [multiprocessing.get_context("fork").Process(target=rank_main, args=(rank, world, results, networks))
-               for rank in range(world)]  # fmt: skip
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-    sys.exit(max(abs(process.exitcode) for process in started))
+    run_ranks(rank_main, world, results, networks)
 
 
 def rank_main(rank: int, world: int, results: str, networks: Networks) -> None:

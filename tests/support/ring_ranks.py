@@ -1,12 +1,10 @@
 """Gradients of losses over ranks by gather=ring: real processes, gloo, float64."""
 
-import multiprocessing
-import sys
-
 import torch
 import torch.distributed as dist
 from loss_cases import PAIRS, make
 from rank_gradients import TOTAL, Network, data
+from rank_processes import run_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repel.base.collectives import gather, share
@@ -77,14 +75,7 @@ def largest(ring: bool) -> int:
 def ranks_main(world: int, results: str, cases: list) -> None:
     """The value and gradients of each case on so many ranks, into a file each in `results`."""
     torch.set_num_threads(1)
-    networks = torch.nn.ModuleList(RingNetwork(*case) for case in cases)
-    started = [multiprocessing.get_context("fork").Process(target=_rank, args=(rank, world, results, cases, networks))
-               for rank in range(world)]  # fmt: skip
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-    sys.exit(max(abs(process.exitcode) for process in started))
+    run_ranks(_rank, world, results, cases, torch.nn.ModuleList(RingNetwork(*case) for case in cases))
 
 
 def _rank(rank: int, world: int, results: str, cases: list, networks: torch.nn.ModuleList) -> None:
