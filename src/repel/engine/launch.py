@@ -35,9 +35,7 @@ __all__ = ["check_devices", "launch", "start_ranks"]
 
 NEW, RESUME = "repel.engine.fit:fit_new", "repel.engine.fit:fit_resumed"  # a rank's task
 # by a rank's exit status; a negative one is of a rank that a signal reached before or after its own handlers
-STOPPED = {
-    status: number for number in (signal.SIGINT, signal.SIGTERM) for status in (Stopped(number).status, -number)
-}
+STOPPED = {status: number for number in (signal.SIGINT, signal.SIGTERM) for status in (Stopped(number).status, -number)}
 
 
 def launch(cfg: DictConfig, folder: Path, resume: bool) -> "PairData | None":
