@@ -108,6 +108,7 @@ class Augment:
         self.solarize, self.solarize_threshold = solarize, solarize_threshold
         self.cutout, self.cutout_size = cutout, cutout_size
         self.color, self.order, self.normalize = color, order, Normalize(mean, std)
+        self.single = False  # True: one image at a time, on a CPU, see views.apply
 
     def scaled(self, factor: float) -> "Augment":
         """The same views at another size, blurred by as much of their side.
@@ -168,13 +169,13 @@ class Augment:
         """
         blurring = self.blurring(p["sigma"]) if self.blur else None
         # a blur's weights sum to 1, so that it may as well come before linear colors, as part of the resampling
-        early = blurring if self.color == "fused" and not self.rotate else None
+        early = blurring if self.color == "fused" and not self.rotate and not self.single else None
         images = self.resampled(images, p, cropped, early)
         if self.rotate:
             images = crop.rotate(images, p["angle"])
         if self.color == "fused":
             if early is None and blurring is not None:
-                images = crop.resample(images, *blurring)
+                images = self.blurred(images, *blurring)
             self.fused(images, p, out)
         else:
             images = color.jitter(images, p["factors"], p["order"])
@@ -183,7 +184,7 @@ class Augment:
             if self.grayscale:
                 images = color.to_gray(images, p["grayscale"])
             if blurring is not None:
-                images = crop.resample(images, *blurring)
+                images = self.blurred(images, *blurring)
             if self.solarize:
                 images = color.solarize(images, p["threshold"])
             self.normalize.into(out, images)
@@ -197,6 +198,10 @@ class Augment:
         rows = blur.matrix(sigma, taps, height)
         return rows, rows if height == width else blur.matrix(sigma, taps, width)
 
+    def blurred(self, images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        reach = blur.taps(self.blur_kernel, min(self.size)) // 2
+        return blur.by_strips(images, rows, columns, reach) if self.single else crop.resample(images, rows, columns)
+
     def resampled(
         self, images: Tensor, p: dict[str, Tensor], cropped: bool, after: tuple[Tensor, Tensor] | None
     ) -> Tensor:
@@ -208,6 +213,8 @@ class Augment:
         box, flip = p["box"].to(images.dtype), p["flip"]
         if cropped:
             box, flip = torch.zeros_like(box) + box.new_tensor([0, 0, height, width]), torch.zeros_like(flip)
+        if self.single:
+            return crop.interpolate(images, box, flip, self.size)
         top, left, tall, wide = box.unbind(1)
         rows = crop.weights(top, tall, height, self.size[0])
         columns = crop.weights(left, wide, width, self.size[1], flip)

@@ -5,7 +5,9 @@ import functools
 import torch
 from torch import Tensor
 
-__all__ = ["matrix", "taps"]
+__all__ = ["by_strips", "matrix", "taps"]
+
+STRIP = 32  # pixels that are blurred by one product
 
 
 def taps(kernel: float, size: int) -> int:
@@ -24,6 +26,22 @@ def matrix(sigma: Tensor, width: int, size: int) -> Tensor:
     offset = torch.arange(width, device=sigma.device) - width // 2
     exponent = -0.5 * (offset / sigma.clamp(min=1e-6).unsqueeze(1)) ** 2
     return (exponent.softmax(1) @ shifts(width, size, sigma.device).flatten(1)).unflatten(1, (size, size))
+
+
+def by_strips(images: Tensor, rows: Tensor, columns: Tensor, reach: int) -> Tensor:
+    """crop.resample by a blur's matrices, (1, H, H) and (1, W, W), of one image, (1, C, H, W).
+
+    A blurred pixel sees none that is farther than `reach`: a strip of them is a product with the strip around it alone.
+    """
+    image, (height, width) = images[0], images.shape[2:]
+
+    def strips(pixels: int) -> list[tuple[slice, slice]]:
+        starts = range(0, pixels, STRIP)
+        return [(slice(a, a + STRIP), slice(max(0, a - reach), a + STRIP + reach)) for a in starts]
+
+    image = torch.cat([rows[0, to, seen] @ image[:, seen] for to, seen in strips(height)], 1).flatten(0, 1)
+    image = torch.cat([image[:, seen] @ columns[0, to, seen].T for to, seen in strips(width)], 1)
+    return image.view_as(images)
 
 
 @functools.lru_cache(maxsize=16)

@@ -14,6 +14,7 @@ from repel.images.views.augment import Augment
 __all__ = ["Views", "apply"]
 
 BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
+SINGLE = 96  # shorter side, in pixels, from which a view fills that cache alone: then one is made at a time
 
 
 class Views:
@@ -145,7 +146,9 @@ class Views:
 def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, cropped: bool = False) -> Tensor:
     """Views of one size, (V, B, C, *size), of images (B, C, H, W); or, cropped, of their crops, (V, B, C, *size)."""
     (*_, n, channels, height, width), device = images.shape, images.device
-    size, block = augmentations[0].size, BLOCK if device.type == "cpu" else n
+    size = augmentations[0].size
+    single = device.type == "cpu" and min(size) >= SINGLE
+    block = 1 if single else BLOCK if device.type == "cpu" else n
     made = torch.empty(len(augmentations), n, channels, *size, device=device)
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
@@ -154,5 +157,19 @@ def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, crop
             for view, augmentation in enumerate(augmentations):
                 own = crop.by_lines(images[view, part]) if cropped else shared[0]
                 params_of_part = {name: value[part] for name, value in p[view].items()}
-                augmentation.make(own, params_of_part, cropped, made[view, part])
+                make = _of_one(augmentation, params_of_part).make if single else augmentation.make
+                make(own, params_of_part, cropped, made[view, part])
     return made
+
+
+def _of_one(augmentation: Augment, p: dict[str, Tensor]) -> Augment:
+    """Makes one image's view on a CPU, without the operations that it did not draw.
+
+    Not for other devices: to read what was drawn, p (1, ...) as prepared, the host would wait for them.
+    """
+    one = copy.copy(augmentation)
+    one.single = True
+    one.gamma = augmentation.gamma if bool(p["gamma"] != 1) else 0.0
+    one.grayscale, one.blur = float(p["grayscale"]), float(p["sigma"] > 0)
+    one.solarize, one.cutout = float(p["threshold"] <= 1), float(p["hole"] > 0)
+    return one
