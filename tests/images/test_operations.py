@@ -88,7 +88,7 @@ def test_blur_equals_torchvision(width, size):
         TF.gaussian_blur(image, [width, width], [s, s]) for image, s in zip(images, sigma.tolist(), strict=True)
     ]
     torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=0)
-    alone = blur.by_strips(images[2:3], table[2:3], table[2:3], width // 2)
+    alone = blur.by_strips(images[2:3], sigma[2:3], width)
     torch.testing.assert_close(alone[0], expected[2], atol=1e-5, rtol=0)
     none = blur.matrix(torch.zeros(5), width, size)
     torch.testing.assert_close(crop.resample(images, none, none), images)
