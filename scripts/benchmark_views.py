@@ -216,8 +216,8 @@ def replace(results: dict, options: argparse.Namespace) -> None:
     """These tables of the page, written anew, with how they were measured."""
     text = (PAGES / "views.md").read_text(encoding="utf-8")
     how = (
-        f"Measured by `--only {options.only} --rounds {options.rounds}`; seconds are of the CPU's time. "
-        f"{os.getloadavg()[2]:.0f} processes shared the machine."
+        f"Measured apart, by `--only {options.only} --rounds {options.rounds}`; seconds are of the CPU's time. "
+        f"The load average was {os.getloadavg()[2]:.0f} on {usable_cores()} cores."
     )
     for (device, preset, source, size, batch), speeds in results.items():
         heading = HEADING.format(preset, source, size, batch, device)
