@@ -157,7 +157,7 @@ HEAD = """# Views
 `python scripts/benchmark_views.py --rounds {rounds}{folder}` on one of {cores} CPU cores ({machine}),
 {versions}.
 From uint8 images in memory to normalized float32 views, the same parameters for all; median (and range) over rounds in
-which all take turns; ratios are within a round. Seconds are of the CPU's time.
+which all take turns; ratios are within a round. On a CPU, seconds are of its own time.
 
 ![views per second](views.png)
 """
@@ -216,11 +216,13 @@ def replace(results: dict, options: argparse.Namespace) -> None:
     """These tables of the page, written anew, with how they were measured."""
     text = (PAGES / "views.md").read_text(encoding="utf-8")
     how = (
-        f"Measured apart, by `--only {options.only} --rounds {options.rounds}`; seconds are of the CPU's time. "
+        f"Measured apart, by `--only {options.only} --rounds {options.rounds}`; on a CPU, seconds are of its own time. "
         f"The load average was {os.getloadavg()[2]:.0f} on {usable_cores()} cores."
     )
     for (device, preset, source, size, batch), speeds in results.items():
         heading = HEADING.format(preset, source, size, batch, device)
+        if heading not in text:  # of a device that was not measured before
+            text = text.replace("## By batch size", f"{heading}\n\n## By batch size")
         before, _, rest = text.partition(f"{heading}\n")
         text = "\n".join([f"{before}{heading}", "", how, "", *table(speeds), "", rest[rest.index("## ") :]])
     write_page("views.md", text)
