@@ -82,6 +82,28 @@ def test_one_at_a_time_knows_every_operation(path, monkeypatch):
     torch.testing.assert_close(alone, batch, atol=1e-4, rtol=0)
 
 
+def test_threads_make_the_same_views():
+    """To the bit, for any number of them; what is set for this thread stays."""
+    make = augment(size=SINGLE, **ALL)
+    params, images = make.draw(5, torch.Generator().manual_seed(0)), torch.rand(5, 3, 100, 100, requires_grad=True)
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made.append(apply([make], images, [params]))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*made)
+    assert not made[1].requires_grad
+
+
+def test_a_thread_that_fails_is_heard(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ValueError, match="channels"):
+        apply([augment(size=SINGLE)], torch.rand(2, 1, 100, 100), [augment(size=SINGLE).draw(2, torch.Generator())])
+
+
 def test_other_devices_take_whole_batches(monkeypatch):
     """Nothing is read there: tensors without values are enough."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know their device

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -152,14 +153,32 @@ def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, crop
     made = torch.empty(len(augmentations), n, channels, *size, device=device)
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
-        for part in (slice(start, start + block) for start in range(0, n, block)):
+
+    def make(part: slice) -> None:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # each thread has its own settings
             shared = [] if cropped else [crop.by_lines(images[part])]
             for view, augmentation in enumerate(augmentations):
                 own = crop.by_lines(images[view, part]) if cropped else shared[0]
                 params_of_part = {name: value[part] for name, value in p[view].items()}
-                make = _of_one(augmentation, params_of_part).make if single else augmentation.make
-                make(own, params_of_part, cropped, made[view, part])
+                one = _of_one(augmentation, params_of_part) if single else augmentation
+                one.make(own, params_of_part, cropped, made[view, part])
+
+    parts = [slice(start, start + block) for start in range(0, n, block)]
+    _in_threads(make, parts, torch.get_num_threads() if single else 1)
     return made
+
+
+def _in_threads(work: Callable[[slice], None], parts: Sequence[slice], threads: int) -> None:
+    """Each part by one of so many threads: its operations are too short for several to share each of them."""
+    if threads == 1:
+        for part in parts:
+            work(part)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(threads)  # the pool's threads changed what later threads begin with
 
 
 def _of_one(augmentation: Augment, p: dict[str, Tensor]) -> Augment:
