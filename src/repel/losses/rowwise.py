@@ -6,6 +6,7 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -112,7 +113,7 @@ class RowwiseLoss(Loss):
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
         values = []
         own = batch.negatives if self.takes_own_only and self.negatives.own_only else None
-        for group in self.anchor_groups(batch):
+        for group in self.anchor_groups(batch if own is None else replace(batch, negatives=None)):
             if own is not None:
                 block, positives = own_block(group, own, batch.negative_ids)
                 values.append(self.per_anchor(block, positives, group.positives))
