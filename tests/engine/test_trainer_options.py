@@ -15,7 +15,8 @@ from repel.engine import checkpoint_callbacks, checkpoint_io
 from repel.engine.build import build_module, build_trainer
 from repel.engine.checkpoint_callbacks import BestCheckpoint
 from repel.engine.compiled_encoder import CompiledEncoder, check_compiler
-from repel.engine.trainer_limits import check_batches, print_profile
+from repel.engine.profiling import print_profile
+from repel.engine.trainer_limits import check_batches
 from repel.module import Contrastive
 from repel.monitoring.validation_knn import _validated
 

@@ -152,7 +152,7 @@ class PairData(LabeledSplits, LightningDataModule):
         self.fetched_at = perf_counter()  # for speed/data_wait_fraction: from here on it is the device's work
         if batch.fetched is not None:
             self.note(batch.fetched.skipped)
-        moved: RawBatch = move_data_to_device(batch, device)
+        moved: RawBatch = batch if device.type == "cpu" else move_data_to_device(batch, device)
         if moved.fetched is None:
             assert self.cache is not None
             # by the places on the host: what samples know there, such as lengths, costs no wait for the device

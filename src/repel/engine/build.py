@@ -217,14 +217,13 @@ def _loggers(cfg: DictConfig, folder: Path, purge_step: int | None) -> "list[Log
 
 def _debugging_options(options: DictConfig, folder: Path) -> dict[str, Any]:
     """Arguments of Lightning's Trainer for options that it would take otherwise."""
-    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+    from repel.engine.profiling import make_profiler
 
     found: dict[str, Any] = {}
     if share := options.get("overfit_batches"):  # Lightning would take the first samples of the data, in its order
         found |= {"overfit_batches": 0.0, "limit_train_batches": share, "limit_val_batches": 0}
-    if isinstance(name := options.get("profiler"), str):
-        made = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}[name]
-        found["profiler"] = made(dirpath=str(folder), filename="profile")
+    if not OmegaConf.is_config(chosen := options.get("profiler")):  # an object of the user's is built with the trainer
+        found["profiler"] = make_profiler(chosen, folder)
     return found
 
 

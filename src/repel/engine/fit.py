@@ -29,10 +29,10 @@ from repel.engine.extension import prepare_resume
 from repel.engine.external_launcher import is_external_rank, meet
 from repel.engine.initial_weights import read_weights, start_from
 from repel.engine.notes import end_notes
+from repel.engine.profiling import print_profile
 from repel.engine.rank_links import explain_lost_connection
 from repel.engine.readability import check_test_images
 from repel.engine.summary import print_skipped, summarize
-from repel.engine.trainer_limits import print_profile
 from repel.module import Contrastive, Diverged
 from repel.monitoring.tensorboard import log_run
 

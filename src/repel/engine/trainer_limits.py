@@ -1,16 +1,12 @@
-"""Options of the trainer that only the data can judge, and what they leave behind: batches, validation, profiles."""
+"""Options of the trainer that only the data can judge: batches and validation."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig
 
 from repel.data.datamodule import PairData
 
-__all__ = ["check_batches", "print_profile", "trainer_notes"]
-
-ROWS = 15  # of a profile's table on the terminal
+__all__ = ["check_batches", "trainer_notes"]
 
 
 def check_batches(options: DictConfig, data: PairData) -> None:
@@ -42,16 +38,3 @@ def trainer_notes(options: DictConfig, data: PairData) -> Iterator[str]:
         )
     elif options.get("limit_val_batches") == 0:
         yield "trainer.limit_val_batches=0: nothing is validated, and the last epoch counts as the best"
-
-
-def print_profile(profiler: Profiler, folder: Path) -> None:
-    """The head of the table of trainer.profiler, and where all of it is; without a profiler nothing."""
-    lines = [line for line in profiler.summary().splitlines() if line.strip(" -")]
-    if not lines:
-        return
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:ROWS]]
-    for line, (name, *numbers) in zip(lines, (row or [""] for row in rows), strict=False):
-        table_of_simple = f"{name[:60]:<60} " + " ".join(f"{number:>17}" for number in numbers)
-        print(table_of_simple if numbers else line[:140].rstrip())
-    files = ", ".join(file.name for file in sorted(folder.glob("*profile*")))
-    print(f"profile  all of it: {files} in the run folder", flush=True)

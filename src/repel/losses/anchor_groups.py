@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repel.losses.base import shows_another
+from repel.losses.base import Batch, shows_another
 from repel.losses.queue import Queue
 from repel.negatives.popularity import Popularity
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -60,13 +60,27 @@ def check_catalog(symmetric: bool, queue: Queue, negatives: Strategy) -> None:
         )
 
 
-def own_block(group: AnchorGroup, negatives: Tensor, negative_ids: Tensor | None) -> tuple[LogitBlock, Tensor]:
+def other_views(batch: Batch, views: range, others: Tensor, samples: Tensor) -> Tensor:
+    """The keys (m, P, D) of the other views (m, P) of anchors' samples (m,), local ones, whose views these are."""
+    if len(batch.keys) > 2 or views.stop > 2:
+        return batch.keys[others, samples[:, None]]
+    # of two views the same by slices: the gradient of an index is added up row by row
+    other = batch.keys.flip(0) if len(views) == 2 else batch.keys[1 - views.start, None]
+    return other[:, batch.local].flatten(0, 1)[:, None]
+
+
+def own_block(
+    group: AnchorGroup, negatives: Tensor, negative_ids: Tensor | None, local: slice
+) -> tuple[LogitBlock, Tensor]:
     """A group against the explicit negatives of each anchor's own sample, m x M logits; the positives' logits (m, P).
 
     negatives: (M, N, D). negative_ids: (M, N), the entities that they show, or None.
+    local: of the N samples those whose views anchors are, view after view.
     """
     assert group.samples is not None
-    own = negatives[:, group.samples]  # (M, m, D)
+    own = negatives[:, local]
+    if (views := len(group.samples) // own.shape[1]) > 1:
+        own = own.repeat(1, views, 1)  # (M, m, D)
     logits = torch.einsum("md,kmd->mk", group.anchors * group.scale, own)
     positives = (group.anchors[:, None] * group.positives).sum(-1) * group.scale
     if negative_ids is None:

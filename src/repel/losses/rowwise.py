@@ -6,13 +6,14 @@ log Z_i = C( logsumexp over negatives j of (l_ij + w_ij) ) w, C: the negatives s
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, own_block
+from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, other_views, own_block
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
 from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
@@ -112,9 +113,9 @@ class RowwiseLoss(Loss):
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
         values = []
         own = batch.negatives if self.takes_own_only and self.negatives.own_only else None
-        for group in self.anchor_groups(batch):
+        for group in self.anchor_groups(batch if own is None else replace(batch, negatives=None)):
             if own is not None:
-                block, positives = own_block(group, own, batch.negative_ids)
+                block, positives = own_block(group, own, batch.negative_ids, batch.local)
                 values.append(self.per_anchor(block, positives, group.positives))
                 continue
             rows, shared = (group.anchors, group.positives), (group.candidates.z, group.scale)
@@ -156,7 +157,7 @@ class RowwiseLoss(Loss):
             shown = None if batch.ids is None else own[view.where(view < len(own), 0), sample]
             others_show = None if batch.ids is None else own[others.where(others < len(own), 0), sample[:, None]]
             labels = None if batch.labels is None else batch.labels[sample]
-            rows = anchors[view, sample], batch.keys[others, sample[:, None]]
+            rows = anchors[first:end, batch.local].flatten(0, 1), other_views(batch, anchor_views, others, sample)
             group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample, view)
             groups.append(group._replace(first_view=first))
         return groups

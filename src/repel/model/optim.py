@@ -71,9 +71,11 @@ def scaled_rate(rate: float, rule: str, batch_size: int) -> float:
 
 def fill_length(schedule: Schedule, length: float) -> Schedule:
     """The schedule with the length of training, in epochs, for its option max_epochs where that is None."""
-    if isinstance(schedule, partial) and schedule.keywords.get("max_epochs", 0) is None:
-        return partial(schedule, max_epochs=length)
-    return schedule
+    if not isinstance(schedule, partial):
+        return schedule
+    # Hydra's partial checks what it calls in every call, which takes longer than a small batch's forward pass
+    length_option = {"max_epochs": length} if schedule.keywords.get("max_epochs", 0) is None else {}
+    return partial(schedule.func, *schedule.args, **(schedule.keywords | length_option))
 
 
 def cosine(epoch: float, warmup_epochs: float, max_epochs: float, final: float) -> float:
