@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repel.losses.anchor_groups import AnchorGroup
-from repel.losses.base import Batch, Dims
+from repel.losses.base import Batch, Dims, of_other_views
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk
 from repel.losses.tiles import LogZLoss
@@ -121,6 +121,7 @@ class DecoupledWeighted(Decoupled):
     """
 
     takes_crops = False
+    weighs_alike = True
 
     def __init__(
         self, sigma: float = 0.5, *, temperature: float = 0.2, learn_temperature: bool = False,
@@ -201,8 +202,7 @@ class MACL(LogRatioLoss):
     def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:
         sources = batch.z if self.symmetric else batch.z[:1]
         cosine = torch.einsum("vnd,und->vun", sources, batch.keys).detach().mean(-1)
-        pairs = ~torch.eye(len(batch.keys), dtype=torch.bool, device=cosine.device)[: len(sources)]
-        factor = 1 + self.alpha * (cosine[pairs].mean() - self.a_0)
+        factor = 1 + self.alpha * (of_other_views(cosine).mean() - self.a_0)
         return [group._replace(scale=group.scale / factor) for group in super().anchor_groups(batch)]
 
     def link(self, log_z: Tensor, positive: Tensor) -> Tensor:

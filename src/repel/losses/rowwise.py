@@ -54,6 +54,12 @@ class RowwiseLoss(Loss):
     takes_own_only = False  # whether negatives that are own_only have a form without all other candidates
     compares_queue = True  # whether the queue's entries are candidates
     compares_catalog = True  # whether candidates=catalog has a meaning
+    weighs_alike = True  # whether losses() weighs what per_anchor() gives alike; an own losses() says so itself
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "losses" in vars(cls) and "weighs_alike" not in vars(cls):
+            cls.weighs_alike = False
 
     def __init__(
         self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "all",
@@ -129,7 +135,8 @@ class RowwiseLoss(Loss):
                 values.append(self.per_anchor(block, positives, group.positives))
             else:
                 block_losses = partial(self._block_losses, group)
-                values.append(in_blocks(block_losses, chunk, rows, shared, self.parameters()))
+                alike = batch.averaged and self.weighs_alike
+                values.append(in_blocks(block_losses, chunk, rows, shared, self.parameters(), alike))
         return torch.cat(values)
 
     def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:

@@ -38,6 +38,7 @@ class SupCon(RowwiseLoss):
 
     supervised = True
     compares_catalog = False  # of which items have no labels
+    weighs_alike = True
     takes_correction = False  # the labels say which candidates are false negatives; there is no prior to subtract
 
     def __init__(
