@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+ALIKE = "alike_on_ranks"
+
 __all__ = ["SizedByData", "given_buffers", "random_vectors"]
 
 
@@ -33,9 +35,13 @@ class SizedByData(nn.Module):
 
 
 def given_buffers(module: nn.Module) -> list[str]:
-    """Names of the buffers that the data gave, at any depth: they are the same on every rank."""
-    given = [buffer for part in module.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
-    return [name for name, own in module.named_buffers() if any(own is buffer for buffer in given)]
+    """Names of the buffers that are the same on every rank without being sent, at any depth.
+
+    They are those that the data gave, and those of parts that say so: `alike_on_ranks`.
+    """
+    alike = [part for part in module.modules() if isinstance(part, SizedByData) or getattr(part, ALIKE, False)]
+    given = {id(buffer) for part in alike for buffer in part.buffers(False)}
+    return [name for name, own in module.named_buffers() if id(own) in given]
 
 
 def random_vectors(n: int, like: Tensor, seed: int) -> Tensor:

@@ -28,6 +28,7 @@ class Queue(nn.Module):
     ([[1.0, 0.0], [0.0, 1.0]], [7, 8], [-1, -1])
     """
 
+    alike_on_ranks = True  # DDP need not send all of it in every step, see base/sized.py
     z: Tensor
     ids: Tensor
     labels: Tensor

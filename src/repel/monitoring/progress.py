@@ -58,6 +58,7 @@ class Progress(ProgressBar):
         self.enabled = True
         self.bar: RichProgress | None = None
         self.latest = ""
+        self.loss: float | None = None  # of the last step in which values are logged
 
     def disable(self) -> None:
         self.enabled = False  # called by Lightning on all ranks but the first
@@ -88,12 +89,14 @@ class Progress(ProgressBar):
     ) -> None:
         self.samples += batch.batch_size * trainer.world_size
         if self.bar:
+            if self.loss is None or trainer.global_step % (trainer.log_every_n_steps or 1) == 0:  # reading it waits
+                self.loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
             self.bar.update(
                 self.task,
                 completed=self._batches_done(trainer),
                 description=f"epoch {epoch_of(trainer)}",
                 speed=self._speed(),
-                metrics=f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}  {self.latest}",
+                metrics=f"loss {self.loss:.4f}  {self.latest}",
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

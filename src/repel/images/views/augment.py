@@ -207,7 +207,8 @@ class Augment:
             return images.contiguous() if after is None else crop.resample(images, *after)
         box, flip = p["box"].to(images.dtype), p["flip"]
         if cropped:
-            box, flip = torch.zeros_like(box) + box.new_tensor([0, 0, height, width]), torch.zeros_like(flip)
+            whole = torch.tensor([0, 0, height, width], dtype=box.dtype).expand(len(box), -1)
+            box, flip = whole.to(box.device, non_blocking=True), torch.zeros_like(flip)
         top, left, tall, wide = box.unbind(1)
         rows = crop.weights(top, tall, height, self.size[0])
         columns = crop.weights(left, wide, width, self.size[1], flip)
