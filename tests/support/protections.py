@@ -194,8 +194,8 @@ PROTECTIONS = [
          f"{WAITS}::test_no_step_waits[images: views=simclr encoder=small encoder.width=4]"),
     _one("the loss copied without waiting", f"{ENGINE}/agreement.py", '.to("cpu", non_blocking=True)', ".cpu()",
          f"{WAITS}::test_the_loss_reaches_the_host_beside_the_backward_pass"),
-    _one("the queue is not sent over ranks", "src/repel/losses/queue.py", "alike_on_ranks = True",
-         "alike_on_ranks = False", f"{WAITS}::test_ranks_send_one_another_no_queue"),
+    _one("the queue is not sent over ranks", "src/repel/losses/queue.py", "class Queue(SameOnRanks):",
+         "class Queue(torch.nn.Module):", f"{WAITS}::test_ranks_send_one_another_no_queue"),
     # --------------------------------------------------------------------------------------------- losses and images
     _one("temperature's range", "src/repel/losses/rowwise.py", "if not 0 < temperature < math.inf:", "if False:",
          "losses/test_losses.py::test_impossible_options_are_named[ntxent-changes0-temperature]"),

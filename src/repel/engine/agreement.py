@@ -82,6 +82,7 @@ class _Exchange:
     """
 
     def __init__(self, mine: Tensor):
+        self.gathered: Tensor
         self.work: dist.Work | None = None
         self.arrived: torch.cuda.Event | None = None
         if not _has_streams(mine.device):

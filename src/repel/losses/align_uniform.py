@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from repel.losses.anchor_groups import AnchorGroup
-from repel.losses.base import Batch, Dims, of_other_views, shows_another
+from repel.losses.anchor_groups import AnchorGroup, of_other_views
+from repel.losses.base import Batch, Dims, shows_another
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy

@@ -228,18 +228,6 @@ def shows_another(own: Tensor, ids: Tensor) -> Tensor:
     return another
 
 
-def of_other_views(x: Tensor) -> Tensor:
-    """x (S, V, ...), of the first S of V views with each of the V -> (S * (V - 1), ...), without a view with itself.
-
-    By places that follow from the shape: for a mask, a GPU would have to be asked how many there are.
-
-    >>> of_other_views(torch.arange(9).view(3, 3)).tolist()
-    [1, 2, 3, 5, 6, 7]
-    """
-    own, other = (torch.arange(n, device=x.device) for n in (len(x), x.shape[1] - 1))
-    return x[own[:, None], other + (other >= own[:, None])].flatten(0, 1)
-
-
 def swapped(agreement: Tensor) -> Tensor:
     """(V + L, V) of anchors with views -> mean over all pairs of an anchor and a view other than itself."""
     views, own = agreement.shape[1], agreement.diagonal()

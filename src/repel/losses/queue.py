@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from repel.base.sized import SameOnRanks
 
 
-class Queue(nn.Module):
+class Queue(SameOnRanks):
     """The last `size` embeddings with their dataset ids and labels, the oldest overwritten first.
 
     He, Fan, Wu, Xie, Girshick 2020 (MoCo), arXiv:1911.05722, sec. 3.2; Wang, Zhang, Huang, Scott 2020 (cross-batch
@@ -28,7 +30,6 @@ class Queue(nn.Module):
     ([[1.0, 0.0], [0.0, 1.0]], [7, 8], [-1, -1])
     """
 
-    alike_on_ranks = True  # DDP need not send all of it in every step, see base/sized.py
     z: Tensor
     ids: Tensor
     labels: Tensor

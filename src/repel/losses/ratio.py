@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.losses.anchor_groups import AnchorGroup
-from repel.losses.base import Batch, Dims, of_other_views
+from repel.losses.anchor_groups import AnchorGroup, of_other_views
+from repel.losses.base import Batch, Dims
+from repel.losses.chunking import weighs_alike
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk
 from repel.losses.tiles import LogZLoss
@@ -121,7 +122,6 @@ class DecoupledWeighted(Decoupled):
     """
 
     takes_crops = False
-    weighs_alike = True
 
     def __init__(
         self, sigma: float = 0.5, *, temperature: float = 0.2, learn_temperature: bool = False,
@@ -133,6 +133,7 @@ class DecoupledWeighted(Decoupled):
             raise ValueError(f"loss.sigma must be > 0, got {sigma}")
         self.sigma = sigma
 
+    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         plain = super().losses(batch)
         z, keys = batch.anchors_and_keys()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, own_block
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
-from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
+from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, WEIGH_ALIKE, auto_chunk, in_blocks, weighs_alike
 from repel.losses.queue import Queue
 from repel.negatives.strategy import LogitBlock, Strategy
 from repel.negatives.uniform import Uniform
@@ -54,12 +54,6 @@ class RowwiseLoss(Loss):
     takes_own_only = False  # whether negatives that are own_only have a form without all other candidates
     compares_queue = True  # whether the queue's entries are candidates
     compares_catalog = True  # whether candidates=catalog has a meaning
-    weighs_alike = True  # whether losses() weighs what per_anchor() gives alike; an own losses() says so itself
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        if "losses" in vars(cls) and "weighs_alike" not in vars(cls):
-            cls.weighs_alike = False
 
     def __init__(
         self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "all",
@@ -114,6 +108,7 @@ class RowwiseLoss(Loss):
             keys: (m, P, D), these views' embeddings.
         """
 
+    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
         values = []
@@ -135,7 +130,7 @@ class RowwiseLoss(Loss):
                 values.append(self.per_anchor(block, positives, group.positives))
             else:
                 block_losses = partial(self._block_losses, group)
-                alike = batch.averaged and self.weighs_alike
+                alike = batch.averaged and type(self).losses in WEIGH_ALIKE
                 values.append(in_blocks(block_losses, chunk, rows, shared, self.parameters(), alike))
         return torch.cat(values)
 

@@ -89,7 +89,8 @@ class Progress(ProgressBar):
     ) -> None:
         self.samples += batch.batch_size * trainer.world_size
         if self.bar:
-            if self.loss is None or trainer.global_step % (trainer.log_every_n_steps or 1) == 0:  # reading it waits
+            every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if self.loss is None or (every and trainer.global_step % every == 0):  # reading it waits for a GPU
                 self.loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
             self.bar.update(
                 self.task,
