@@ -91,7 +91,7 @@ def test_no_loss_with_any_strategy_waits(pair, memory):
 
 
 @pytest.mark.parametrize(("modality", "typed"), [
-    pytest.param(modality, typed, id=f"{modality}: {' '.join(typed)}", marks=slow if "resnet50" in typed[0] else ())
+    pytest.param(modality, typed, id=f"{modality}: {' '.join(typed)}", marks=slow if "resnet" in typed[0] else ())
     for modality, cases in CASES.items() for typed in cases
 ])  # fmt: skip
 def test_no_step_waits(modality, typed):
