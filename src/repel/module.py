@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor, full, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -128,7 +128,8 @@ class Contrastive(LightningModule):
     def set_annealed(self, batch_idx: int) -> None:
         time = self.current_epoch + batch_idx / self.batches_per_epoch()
         parts = {"loss": self.loss, "negatives": getattr(self.loss, "negatives", None), "target": self.target}
-        self.log_dict({f"anneal/{k}": v for k, v in self.anneal.apply(parts, time, self.length_at(time)).items()})
+        moved = self.anneal.apply(parts, time, self.length_at(time))  # as tensors: copies of numbers are waited for
+        self.log_dict({f"anneal/{key}": full((), float(v), device=self.device) for key, v in moved.items()})
 
     def length_at(self, time: float) -> float:
         """Where training ends, seen from a time; both in epochs."""

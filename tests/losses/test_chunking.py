@@ -2,11 +2,13 @@
 
 import itertools
 
+import pytest
 import torch
 import torch.nn.functional as F
 from loss_cases import (
     DIM,
     IDS,
+    LABELS,
     assert_equal,
     batch,
     batch_of,
@@ -14,7 +16,7 @@ from loss_cases import (
     value_and_gradient,
 )
 
-from repel.losses import InfoNCE, Queue, ratio, rowwise
+from repel.losses import AlignUniform, InfoNCE, NTXent, Queue, SupCon, ratio, rowwise
 from repel.losses import chunking as memory
 from repel.negatives import Mixed
 
@@ -94,7 +96,15 @@ def peak_bytes(work) -> int:
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-def test_rows_of_different_weight_get_their_own_gradient():
+@pytest.fixture(params=["cpu", "gpu"])
+def device_kind(request, monkeypatch):
+    """Both forms of a loss in blocks: on a CPU values are asked for, on a GPU they are not."""
+    if request.param == "gpu":
+        monkeypatch.setattr(memory, "_may_be_asked", lambda tensor: False)
+    return request.param
+
+
+def test_rows_of_different_weight_get_their_own_gradient(device_kind):
     """Where the loss is no mean over anchors, blocks are computed again with the weights."""
     results = []
     for chunk in (None, 5):
@@ -103,6 +113,29 @@ def test_rows_of_different_weight_get_their_own_gradient():
         (values * torch.arange(12)).sum().backward()
         results.append((values.detach(), z.grad))
     assert_equal(*results, rtol=1e-12, atol=1e-14)
+
+
+class Weighed(NTXent):
+    """What a user may write: no mean over anchors."""
+
+    def losses(self, batch):
+        values = super().losses(batch)
+        return values * torch.arange(len(values))
+
+
+@pytest.mark.parametrize(("kind", "blocks"), [(NTXent, (2, 2)), (SupCon, (2, 2)), (Weighed, (4, 4)),
+                                              (AlignUniform, (4, 4))])  # fmt: skip
+def test_a_mean_over_anchors_is_computed_once(device_kind, kind, blocks, monkeypatch):
+    """As often on both devices: whether weights differ a GPU is told, and never has to say."""
+    counted, results = [], []
+    logit_block = kind.logit_block
+    monkeypatch.setattr(kind, "logit_block", lambda *args: counted.append(1) or logit_block(*args))
+    for chunk in (None, 6 // (1 + (kind is AlignUniform))):
+        results.append(value_and_gradient(kind(row_chunk=chunk).double(), batch(), labels=LABELS, ids=IDS))
+        seen = len(counted)
+        counted.clear()
+    assert_equal(*results, rtol=1e-12, atol=1e-14)
+    assert seen == blocks[0] * (1 + (kind is AlignUniform))
 
 
 def test_without_gradient_blocks_are_only_values():

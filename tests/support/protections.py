@@ -22,7 +22,7 @@ def _one(name: str, file: str, find: str, replace: str, *tests: str) -> Protecti
 
 ENGINE, CLI = "src/repel/engine", "src/repel/cli"
 KILLS, CHECKPOINTS, RANKS = "engine/test_reliability.py", "engine/test_checkpoints.py", "engine/test_several_ranks.py"
-LINKS = "engine/test_rank_links.py"
+LINKS, WAITS = "engine/test_rank_links.py", "engine/test_host_waits.py"
 SIGNALS = f"{KILLS}::test_a_signal_to_any_rank_stops_all_after_the_same_step"
 
 PROTECTIONS = [
@@ -182,6 +182,20 @@ PROTECTIONS = [
          f"{LINKS}::test_strangers_are_no_ranks"),
     _one("gloo's interface", f"{ENGINE}/rank_links.py", 'os.environ.setdefault("GLOO_SOCKET_IFNAME", name)', "pass",
          f"{LINKS}::test_gloo_uses_the_interface_over_which_the_ranks_meet"),
+    # ----------------------------------------------------------------------------------------------- waits for a GPU
+    _one("the queue's count on the host", "src/repel/losses/queue.py", "slots = (self._count +",
+         "slots = (int(self.written) +", f"{WAITS}::test_no_loss_with_any_strategy_waits[infonce-hcl-True]"),
+    _one("weights of rows are not asked for", "src/repel/losses/chunking.py", 'return tensor.device.type == "cpu"',
+         "return True", f"{WAITS}::test_no_loss_with_any_strategy_waits[align_uniform-known-True]"),
+    _one("known pairs in a fixed shape", "src/repel/negatives/known.py", 'if block.logits.device.type == "cpu":',
+         "if True:", f"{WAITS}::test_no_loss_with_any_strategy_waits[infonce-known-False]"),
+    _one("parameters of views sent without waiting", "src/repel/images/views/augment.py",
+         "p = {name: value.to(device, non_blocking=True) for", "p = {name: value.to(device) for",
+         f"{WAITS}::test_no_step_waits[images: views=simclr encoder=small encoder.width=4]"),
+    _one("the loss copied without waiting", f"{ENGINE}/agreement.py", '.to("cpu", non_blocking=True)', ".cpu()",
+         f"{WAITS}::test_the_loss_reaches_the_host_beside_the_backward_pass"),
+    _one("the queue is not sent over ranks", "src/repel/losses/queue.py", "class Queue(SameOnRanks):",
+         "class Queue(torch.nn.Module):", f"{WAITS}::test_ranks_send_one_another_no_queue"),
     # --------------------------------------------------------------------------------------------- losses and images
     _one("temperature's range", "src/repel/losses/rowwise.py", "if not 0 < temperature < math.inf:", "if False:",
          "losses/test_losses.py::test_impossible_options_are_named[ntxent-changes0-temperature]"),

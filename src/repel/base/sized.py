@@ -5,10 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SizedByData", "given_buffers", "random_vectors"]
+__all__ = ["SameOnRanks", "SizedByData", "given_buffers", "random_vectors"]
 
 
-class SizedByData(nn.Module):
+class SameOnRanks(nn.Module):
+    """Its own buffers are the same on every rank by themselves: DDP need not send them in every step."""
+
+
+class SizedByData(SameOnRanks):
     """Its own buffers and parameters take the shape that a checkpoint has for them.
 
     Such a module makes them with a size of 0 in __init__, fills them in `on_data` (see repel/data/samples.py) where it
@@ -33,9 +37,12 @@ class SizedByData(nn.Module):
 
 
 def given_buffers(module: nn.Module) -> list[str]:
-    """Names of the buffers that the data gave, at any depth: they are the same on every rank."""
-    given = [buffer for part in module.modules() if isinstance(part, SizedByData) for buffer in part.buffers(False)]
-    return [name for name, own in module.named_buffers() if any(own is buffer for buffer in given)]
+    """Names of the buffers that are the same on every rank without being sent, at any depth.
+
+    They are those that the data gave, and those that every rank fills alike, such as a queue.
+    """
+    alike = [buffer for part in module.modules() if isinstance(part, SameOnRanks) for buffer in part.buffers(False)]
+    return [name for name, own in module.named_buffers() if any(own is buffer for buffer in alike)]
 
 
 def random_vectors(n: int, like: Tensor, seed: int) -> Tensor:

@@ -35,8 +35,7 @@ class RankAgreement(Callback):
 
     def __init__(self, signals: DeferredSignals):
         self.signals, self.stop = signals, 0
-        self.gathered: list[Tensor] = []
-        self.work: dist.Work | None = None
+        self.exchange: _Exchange | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning's own handler exchanges data among the ranks, in the middle of whatever they exchange, and hangs
@@ -57,24 +56,65 @@ class RankAgreement(Callback):
                 whose = f" on rank {rank}" if trainer.world_size > 1 else ""
                 when = f"at step {trainer.global_step} (epoch {trainer.current_epoch})"
                 raise Diverged(f"the loss is {loss}{whose} {when}")
-        mean = pl_module.step_output.loss.new_tensor(sum(losses) / len(losses))
-        log_step_value(trainer, pl_module, "train/loss", mean)
+        mean = pl_module.step_output.loss.new_full((), sum(losses) / len(losses))
+        pl_module.log("train/loss", mean, on_step=True, on_epoch=False, prog_bar=True)
 
     def send(self, loss: Tensor) -> None:
         """Start to gather all ranks' losses and signals."""
-        mine = torch.stack([loss.double(), loss.new_tensor(self.signals.number, dtype=torch.float64)])
-        self.gathered, self.work = [mine], None
-        if world_size() > 1:
-            self.gathered = [torch.empty_like(mine) for _ in range(world_size())]
-            self.work = dist.all_gather(self.gathered, mine, async_op=True)
+        number = loss.new_full((), self.signals.number, dtype=torch.float64)
+        self.exchange = _Exchange(torch.stack([loss.double(), number]))
 
     def receive(self) -> list[float]:
         """The ranks' losses; the signal that reached any of them is in `stop`."""
-        if self.work is not None:
-            self.work.wait()
-        losses, signals = zip(*torch.stack(self.gathered).tolist(), strict=True)
+        assert self.exchange is not None, "send was called"
+        losses, signals = zip(*self.exchange.values(), strict=True)
         self.stop = int(max(signals))
         return list(losses)
+
+
+class _Exchange:
+    """Every rank's numbers (k,), on their way to all ranks and to the host.
+
+    A GPU does all this on a stream of its own as soon as the numbers are known. The host then waits for the forward
+    pass that made them, and not for the backward pass, which was begun after it: the GPU has that to do while the host
+    asks, and prepares the optimizer's step. So a loss is still refused before a step is made with it, and no rank
+    learns of a signal later than another.
+    """
+
+    def __init__(self, mine: Tensor):
+        self.gathered: Tensor
+        self.work: dist.Work | None = None
+        self.arrived: torch.cuda.Event | None = None
+        if not _has_streams(mine.device):
+            self._gather(mine)
+            return
+        beside = torch.cuda.Stream(mine.device)
+        beside.wait_stream(torch.cuda.current_stream(mine.device))
+        with torch.cuda.stream(beside):
+            self._gather(mine)
+            if self.work is not None:
+                self.work.wait()  # the stream does, not the host
+            mine.record_stream(beside)
+            self.gathered = self.gathered.to("cpu", non_blocking=True)
+            self.arrived = beside.record_event()
+
+    def _gather(self, mine: Tensor) -> None:
+        self.gathered = mine[None]
+        if world_size() > 1:
+            self.gathered = mine.new_empty(world_size(), len(mine))
+            self.work = dist.all_gather(list(self.gathered), mine, async_op=True)
+
+    def values(self) -> list[list[float]]:
+        """Of every rank."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        elif self.work is not None:
+            self.work.wait()
+        return self.gathered.tolist()
+
+
+def _has_streams(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 class StopAllRanks(Checkpoint):  # a Checkpoint, so that Lightning calls it after all other callbacks
@@ -115,19 +155,6 @@ class StopAllRanks(Checkpoint):  # a Checkpoint, so that Lightning calls it afte
         if trainer.is_global_zero:
             print(f"stopped  after step {trainer.global_step}", flush=True)
         raise Stopped(self.agreement.stop)
-
-
-def log_step_value(trainer: Trainer, module: LightningModule, name: str, value: Tensor) -> None:
-    """module.log() of each step's value, to be called once in a step: the same, in a twentieth of its time.
-
-    What module.log() checks and prepares is the same in all steps of an epoch. It does so in the first one; afterwards
-    Lightning's record of this value is updated alone.
-    """
-    record = trainer._results.get(key := f"{module._current_fx_name}.{name}")  # type: ignore[union-attr]
-    if record is None or record.has_reset:
-        module.log(name, value, on_step=True, on_epoch=False, prog_bar=True)
-    else:
-        trainer._results.update_metrics(key, value, batch_size=1)  # type: ignore[union-attr]
 
 
 def check_same(sizes: dict[str, int], device: torch.device) -> None:

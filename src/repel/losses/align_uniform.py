@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from repel.losses.anchor_groups import AnchorGroup
+from repel.losses.anchor_groups import AnchorGroup, of_other_views
 from repel.losses.base import Batch, Dims, shows_another
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
@@ -62,9 +62,8 @@ class AlignUniform(RowwiseLoss):
         z, keys = batch.anchors_and_keys()
         sources = z if self.symmetric else z[:1]
         cosine = torch.einsum("vnd,und->vun", sources, keys)
-        pairs = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[: len(sources)]
         # a distance of 0 has no derivative for alpha < 2
-        distance = (2 - 2 * cosine[pairs]).clamp(min=torch.finfo(z.dtype).eps)
+        distance = (2 - 2 * of_other_views(cosine)).clamp(min=torch.finfo(z.dtype).eps)
         return (distance ** (self.alpha / 2)).mean() + self.weight * uniformity
 
     def per_anchor(self, block: LogitBlock, positives: Tensor, keys: Tensor) -> Tensor:

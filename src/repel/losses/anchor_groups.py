@@ -90,3 +90,15 @@ def own_block(
     block = LogitBlock(logits, positives.mean(1), negative, group.scale, group.anchors, own)
     only = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)  # as of a single sample's negatives
     return block._replace(positives=positives, row_samples=only, explicit=(len(own), 1)), positives
+
+
+def of_other_views(x: Tensor) -> Tensor:
+    """x (S, V, ...), of the first S of V views with each of the V -> (S * (V - 1), ...), without a view with itself.
+
+    By places that follow from the shape: for a mask, a GPU would have to be asked how many there are.
+
+    >>> of_other_views(torch.arange(9).view(3, 3)).tolist()
+    [1, 2, 3, 5, 6, 7]
+    """
+    own, other = (torch.arange(n, device=x.device) for n in (len(x), x.shape[1] - 1))
+    return x[own[:, None], other + (other >= own[:, None])].flatten(0, 1)

@@ -35,6 +35,7 @@ class Batch:
         catalog: (E, D), candidates only, or None.
         catalog_ids: (E,), the entities that it shows, or None.
         raw: (V, N, D), the anchors as they were given.
+        averaged: whether the mean of losses(batch) is taken, as a call of the loss does.
     """
 
     z: Tensor
@@ -48,6 +49,7 @@ class Batch:
     raw: Tensor | None = None
     catalog: Tensor | None = None
     catalog_ids: Tensor | None = None
+    averaged: bool = False
 
     def anchors_and_keys(self) -> tuple[Tensor, Tensor]:
         """z and keys, normalized a second time: for a term beside the logits, whose gradient is then summed with
@@ -144,7 +146,8 @@ class Loss(nn.Module):
             further = [None if t is None else embed(t) for t in (negatives, catalog)]
             if target is not None:
                 further = [None if t is None else t.detach() for t in further]
-            batch = Batch(z, keys, labels, ids, local, crops, further[0], negative_ids, raw, further[1], catalog_ids)
+            others = further[0], negative_ids, raw, further[1], catalog_ids
+            batch = Batch(z, keys, labels, ids, local, crops, *others, averaged=True)
             if self.dims is None:
                 return self.losses(batch).mean()
             return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()

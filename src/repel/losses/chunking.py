@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +16,17 @@ ALWAYS_DENSE = 2**19  # anchors x candidates for which auto_chunk need not be as
 DENSE_MAX_BYTES, BLOCK_BYTES, MIN_BLOCK_ROWS = 2**28, 2**25, 64
 
 
+_Losses = TypeVar("_Losses", bound=Callable[..., Tensor])
+WEIGH_ALIKE: set[Callable[..., Tensor]] = set()
+
+
 def in_blocks(
-    block: Callable[..., Tensor], chunk: int | None, rows: tuple, shared: tuple, parameters: Iterable[Tensor]
+    block: Callable[..., Tensor],
+    chunk: int | None,
+    rows: tuple,
+    shared: tuple,
+    parameters: Iterable[Tensor],
+    alike: bool = False,
 ) -> Tensor:
     """block(part, *rows[part], *shared) for slices `part` of the rows, concatenated: the same for any chunk.
 
@@ -27,41 +36,62 @@ def in_blocks(
         rows: tensors (M, ...) of which a block gets its part.
         shared: tensors and numbers of which every block gets all.
         parameters: which block uses by itself. Gradients flow to all three.
+        alike: all values will have one gradient, as those of a mean have. Where it is not said, a CPU finds out by
+            itself, and a GPU, which would have to be waited for, computes each block a second time.
     """
     if chunk is None:
         return block(slice(0, len(rows[0])), *rows, *shared)
     inputs = [*rows, *shared, *parameters]
     if not (torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)):
         return torch.cat([block(part, *(t[part] for t in rows), *shared) for part in _parts(len(rows[0]), chunk)])
-    return _Blocks.apply(block, chunk, len(rows), len(shared), *inputs)
+    return _Blocks.apply(block, chunk, len(rows), len(shared), alike, *inputs)
+
+
+def weighs_alike(losses: _Losses) -> _Losses:
+    """Marks a method losses(batch) in which all anchors weigh the same; one that overrides it says so itself."""
+    WEIGH_ALIKE.add(losses)
+    return losses
 
 
 class _Blocks(torch.autograd.Function):
     """Block by block, with nothing that outlives its block but the gradients.
 
     A mean over rows gives every row the same weight, so forward takes the gradients of a sum in the same pass, and
-    backward scales them. With other weights backward computes each block again, as activation checkpointing does.
+    backward scales them. With other weights backward computes each block again, as activation checkpointing does; on a
+    GPU forward then takes no gradients, unless it is told that weights will be alike.
     (torch.utils.checkpoint keeps a graph per block from forward to backward; its small pieces between the large, freed
     ones make the heap of a CPU process grow to several times what is in use.)
     """
 
     @staticmethod
-    def forward(ctx: Any, block: Callable[..., Tensor], chunk: int, rowwise: int, shared: int, *tensors: Any) -> Tensor:
-        ctx.layout = block, chunk, rowwise, rowwise + shared
+    def forward(
+        ctx: Any, block: Callable[..., Tensor], chunk: int, rowwise: int, shared: int, alike: bool, *tensors: Any
+    ) -> Tensor:
+        ctx.layout, ctx.alike = (block, chunk, rowwise, rowwise + shared), alike
         ctx.constants = [None if isinstance(t, Tensor) else t for t in tensors]
         ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in tensors))
-        values, ctx.gradients = _sweep(ctx.layout, tensors, ctx.needs_input_grad[4:], None)
+        if not (alike or _may_be_asked(tensors[0])):
+            ctx.gradients, inputs = None, tensors[: rowwise + shared]
+            return torch.cat([block(part, *(t[part] for t in inputs[:rowwise]), *inputs[rowwise:])
+                              for part in _parts(len(inputs[0]), chunk)])  # fmt: skip
+        values, ctx.gradients = _sweep(ctx.layout, tensors, ctx.needs_input_grad[5:], None)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple:
-        if bool((weights == weights[0]).all()):
-            gradients = [None if g is None else g * weights[0] for g in ctx.gradients]
+        found = ctx.gradients
+        if found is not None and (ctx.alike or bool((weights == weights[0]).all())):
+            gradients = [None if g is None else g * weights[0] for g in found]
         else:
             tensors = [c if t is None else t for t, c in zip(ctx.saved_tensors, ctx.constants, strict=True)]
-            _, gradients = _sweep(ctx.layout, tensors, ctx.needs_input_grad[4:], weights)
-        return None, None, None, None, *gradients
+            _, gradients = _sweep(ctx.layout, tensors, ctx.needs_input_grad[5:], weights)
+        return None, None, None, None, None, *gradients
+
+
+def _may_be_asked(tensor: Tensor) -> bool:
+    """Whether the host reads values such as these without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def _sweep(

@@ -33,7 +33,7 @@ class Member(nn.Module):
 
     def rows(self, per_view: Tensor) -> Tensor:
         """Of (V, ...) the rows of its views."""
-        return per_view if self.views is None else per_view[self.views]
+        return per_view if self.views is None else torch.stack([per_view[view] for view in self.views])
 
 
 class Joint(Loss):

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from repel.base.sized import SameOnRanks
 
 
-class Queue(nn.Module):
+class Queue(SameOnRanks):
     """The last `size` embeddings with their dataset ids and labels, the oldest overwritten first.
 
     He, Fan, Wu, Xie, Girshick 2020 (MoCo), arXiv:1911.05722, sec. 3.2; Wang, Zhang, Huang, Scott 2020 (cross-batch
@@ -42,19 +44,14 @@ class Queue(nn.Module):
         self.register_buffer("ids", torch.full((size,), -1))
         self.register_buffer("labels", torch.full((size,), -1))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))  # since the start, overwritten ones too
-        self._count: int | None = 0  # the same on the host, so that no step waits for a GPU; None: not read yet
+        self._count = 0  # the same on the host, so that no step waits for a GPU
 
     def __len__(self) -> int:
-        return min(self._written(), self.size)
-
-    def _written(self) -> int:
-        if self._count is None:
-            self._count = int(self.written)
-        return self._count
+        return min(self._count, self.size)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        self._count = None
+        self._count = int(self.written)
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """z (k, D), ids (k,) and labels (k,), -1 where unknown, of the slots in use. Copy them before the next push."""
@@ -67,9 +64,9 @@ class Queue(nn.Module):
         if self.size == 0:
             return
         z = z[-self.size :]
-        slots = (self._written() + torch.arange(len(z), device=z.device)) % self.size
+        slots = (self._count + torch.arange(len(z), device=z.device)) % self.size
         self.z[slots] = z.detach().to(self.z.dtype)
         for mine, new in ((self.ids, ids), (self.labels, labels)):
             mine[slots] = -1 if new is None else new[-self.size :]
         self.written += len(z)
-        self._count = self._written() + len(z)
+        self._count += len(z)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.losses.anchor_groups import AnchorGroup
+from repel.losses.anchor_groups import AnchorGroup, of_other_views
 from repel.losses.base import Batch, Dims
+from repel.losses.chunking import weighs_alike
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk
 from repel.losses.tiles import LogZLoss
@@ -132,6 +133,7 @@ class DecoupledWeighted(Decoupled):
             raise ValueError(f"loss.sigma must be > 0, got {sigma}")
         self.sigma = sigma
 
+    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         plain = super().losses(batch)
         z, keys = batch.anchors_and_keys()
@@ -201,8 +203,7 @@ class MACL(LogRatioLoss):
     def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:
         sources = batch.z if self.symmetric else batch.z[:1]
         cosine = torch.einsum("vnd,und->vun", sources, batch.keys).detach().mean(-1)
-        pairs = ~torch.eye(len(batch.keys), dtype=torch.bool, device=cosine.device)[: len(sources)]
-        factor = 1 + self.alpha * (cosine[pairs].mean() - self.a_0)
+        factor = 1 + self.alpha * (of_other_views(cosine).mean() - self.a_0)
         return [group._replace(scale=group.scale / factor) for group in super().anchor_groups(batch)]
 
     def link(self, log_z: Tensor, positive: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, other_views, own_block
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
-from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
+from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, WEIGH_ALIKE, auto_chunk, in_blocks, weighs_alike
 from repel.losses.queue import Queue
 from repel.negatives.strategy import LogitBlock, Strategy
 from repel.negatives.uniform import Uniform
@@ -109,6 +109,7 @@ class RowwiseLoss(Loss):
             keys: (m, P, D), these views' embeddings.
         """
 
+    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
         values = []
@@ -129,8 +130,8 @@ class RowwiseLoss(Loss):
                 block, positives = self.logit_block(group, slice(None), *rows, *shared)
                 values.append(self.per_anchor(block, positives, group.positives))
             else:
-                block_losses = partial(self._block_losses, group)
-                values.append(in_blocks(block_losses, chunk, rows, shared, self.parameters()))
+                part, alike = partial(self._block_losses, group), batch.averaged and type(self).losses in WEIGH_ALIKE
+                values.append(in_blocks(part, chunk, rows, shared, self.parameters(), alike))
         return torch.cat(values)
 
     def anchor_groups(self, batch: Batch) -> list[AnchorGroup]:

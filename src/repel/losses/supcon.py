@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repel.losses.base import Batch, Dims, shows_another
+from repel.losses.chunking import weighs_alike
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy, same_class
@@ -56,6 +57,7 @@ class SupCon(RowwiseLoss):
         self.positives = positives
         self.takes_crops = positives != "pairwise"
 
+    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         if batch.labels is None:
             raise ValueError("loss=supcon needs labels; use data that has them, or loss=ntxent")

@@ -58,6 +58,7 @@ class Progress(ProgressBar):
         self.enabled = True
         self.bar: RichProgress | None = None
         self.latest = ""
+        self.loss: float | None = None  # of the last step in which values are logged
 
     def disable(self) -> None:
         self.enabled = False  # called by Lightning on all ranks but the first
@@ -88,12 +89,15 @@ class Progress(ProgressBar):
     ) -> None:
         self.samples += batch.batch_size * trainer.world_size
         if self.bar:
+            every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if self.loss is None or (every and trainer.global_step % every == 0):  # reading it waits for a GPU
+                self.loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
             self.bar.update(
                 self.task,
                 completed=self._batches_done(trainer),
                 description=f"epoch {epoch_of(trainer)}",
                 speed=self._speed(),
-                metrics=f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}  {self.latest}",
+                metrics=f"loss {self.loss:.4f}  {self.latest}",
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -39,7 +39,8 @@ class Debiased(Strategy):
         if not 0 <= tau_plus < 1:
             raise ValueError(f"negatives.tau_plus must be in [0, 1), got {tau_plus}")
         self.tau_plus = tau_plus
-        self.clamped, self.blocks = torch.zeros(()), 0  # shares of anchors at the floor, summed since statistics()
+        self.clamped: Tensor | float = 0.0  # shares of anchors at the floor, summed over blocks since statistics()
+        self.blocks = 0
 
     def correct(self, log_z: Tensor, block: LogitBlock) -> Tensor:
         return log_z if self.tau_plus == 0 else self.correct_total(log_z, block.negative.sum(1), block)
@@ -59,12 +60,12 @@ class Debiased(Strategy):
         floor = log_n - block.scale
         above = inside & (estimate > floor)
         if self.training:
-            self.clamped, self.blocks = self.clamped.to(floor) + 1 - above.to(floor).mean(), self.blocks + 1
+            self.clamped, self.blocks = self.clamped + 1 - above.to(floor).mean(), self.blocks + 1
         return torch.where(above, estimate, floor)
 
     def statistics(self) -> dict[str, Tensor]:
-        if self.tau_plus == 0 or self.blocks == 0:
+        if not isinstance(self.clamped, Tensor):
             return {}
         share = self.clamped / self.blocks
-        self.clamped, self.blocks = torch.zeros(()), 0
+        self.clamped, self.blocks = 0.0, 0
         return {"negatives/clamped_fraction": share}

@@ -51,7 +51,8 @@ class Guide(Strategy):
         self.embeddings, self.margin, self.relative = embeddings, margin, relative
         # no buffers: they would be in every checkpoint, and DDP would send them to all ranks in every step
         self.table: tuple[Tensor, Tensor] | None = None
-        self.shares, self.blocks = torch.zeros(2), 0  # known and dropped, summed over blocks since statistics()
+        self.shares: Tensor | float = 0.0  # known and dropped, (2,), summed over blocks since statistics()
+        self.blocks = 0
 
     def set_embeddings(self, ids: Tensor, embeddings: Tensor) -> "Guide":
         """The guide's embeddings (E, G) of entities (E,); of an entity that is named twice, the first."""
@@ -78,7 +79,7 @@ class Guide(Strategy):
         if self.training:
             dropped, negatives = (drop & block.negative).sum(), (block.negative & rows[:, None]).sum()
             shares = torch.stack([rows.float().mean(), dropped / negatives.clamp(min=1)])
-            self.shares, self.blocks = self.shares.to(shares) + shares, self.blocks + 1
+            self.shares, self.blocks = self.shares + shares, self.blocks + 1
         return torch.zeros_like(block.logits).masked_fill(drop, -torch.inf)
 
     def _look_up(self, ids: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,16 +87,17 @@ class Guide(Strategy):
         if self.table is None:
             raise ValueError("negatives=guide has no embeddings: set negatives.embeddings=FILE.npz")
         if self.table[0].device != like.device:  # once
-            self.table = self.table[0].to(like.device), self.table[1].to(like.device)
+            entities, embeddings = (part.to(like.device, non_blocking=True) for part in self.table)
+            self.table = entities, embeddings
         entities, embeddings = self.table
         places = torch.searchsorted(entities, ids.contiguous()).clamp(max=len(entities) - 1)
         return F.normalize(embeddings[places].to(like.dtype), dim=-1, eps=1e-8), entities[places] == ids
 
     def statistics(self) -> dict[str, Tensor]:
-        if not self.blocks:
+        if not isinstance(self.shares, Tensor):
             return {}
         known, dropped = self.shares / self.blocks
-        self.shares, self.blocks = torch.zeros(2), 0
+        self.shares, self.blocks = 0.0, 0
         return {"negatives/guide_known": known, "negatives/guide_dropped": dropped}
 
 

@@ -1,5 +1,7 @@
 """Synthetic negatives."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +46,11 @@ class Mixed(Strategy):
                 raise ValueError(f"negatives.{name} must be a whole number, at least {least}, got {number}")
         self.hardest, self.pairs, self.with_anchor, self.seed = hardest, pairs, with_anchor, seed
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self._count = 0  # the same on the host, so that no step waits for a GPU
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._count = int(self.batches)
 
     def extra(self, block: LogitBlock) -> Tensor | None:
         assert block.anchors is not None, "losses pass the embeddings"
@@ -51,9 +58,11 @@ class Mixed(Strategy):
         available = min(self.hardest, block.logits.shape[1])
         if available == 0 or self.pairs + self.with_anchor == 0:
             return None
-        draws = seeding.generator(self.seed, seeding.MIXTURES, int(self.batches))
-        ranks = torch.randint(available, (2, self.pairs + self.with_anchor), generator=draws).to(block.logits.device)
-        share = torch.rand(self.pairs + self.with_anchor, generator=draws, dtype=torch.float64).to(block.logits)
+        draws = seeding.generator(self.seed, seeding.MIXTURES, self._count)
+        ranks = torch.randint(available, (2, self.pairs + self.with_anchor), generator=draws)
+        share = torch.rand(self.pairs + self.with_anchor, generator=draws, dtype=torch.float64)
+        ranks = ranks.to(block.logits.device, non_blocking=True)
+        share = share.to(block.logits, non_blocking=True)
         values, hardest = negatives_only(block).topk(available, dim=1)  # (m, N)
         real = torch.isfinite(values)  # an anchor may have fewer negatives
         first, second = ranks[0], ranks[1, : self.pairs]
@@ -76,3 +85,4 @@ class Mixed(Strategy):
 
     def advance(self) -> None:
         self.batches += 1
+        self._count += 1

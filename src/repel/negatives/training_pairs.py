@@ -62,7 +62,7 @@ class Shares(NamedTuple):
         return cls(torch.cat(sides), data.users, max(1, len(data.pairs)))
 
     def to(self, device: torch.device) -> "Shares":
-        return self if self.counts.device == device else self._replace(counts=self.counts.to(device))
+        return self if self.counts.device == device else self._replace(counts=self.counts.to(device, non_blocking=True))
 
     def log_q(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """log of the share of all pairs that each entity has; one that is in none counts as if it were in one."""
@@ -118,7 +118,8 @@ class Neighbors(NamedTuple):
     def to(self, device: torch.device) -> "Neighbors":
         if self.starts.device == device:
             return self
-        return self._replace(starts=self.starts.to(device), others=self.others.to(device))
+        starts, others = (part.to(device, non_blocking=True) for part in (self.starts, self.others))
+        return self._replace(starts=starts, others=others)
 
     def cells(self, rows: Tensor, cols: Tensor) -> Tensor:
         """Places i * n + j of the neighbors among entities rows (m,) and cols (n,), each once.

@@ -198,9 +198,8 @@ class Augment:
         return rows, rows if height == width else blur.matrix(sigma, taps, width)
 
     def blurred(self, images: Tensor, sigma: Tensor) -> Tensor:
-        if self.single:
-            return blur.by_strips(images, sigma, blur.taps(self.blur_kernel, min(self.size)))
-        return crop.resample(images, *self.blurring(sigma))
+        taps = blur.taps(self.blur_kernel, min(self.size))
+        return blur.by_strips(images, sigma, taps) if self.single else crop.resample(images, *self.blurring(sigma))
 
     def resampled(
         self, images: Tensor, p: dict[str, Tensor], cropped: bool, after: tuple[Tensor, Tensor] | None
@@ -212,7 +211,8 @@ class Augment:
             return images.contiguous() if after is None else crop.resample(images, *after)
         box, flip = p["box"].to(images.dtype), p["flip"]
         if cropped:
-            box, flip = torch.zeros_like(box) + box.new_tensor([0, 0, height, width]), torch.zeros_like(flip)
+            whole = torch.tensor([0, 0, height, width], dtype=box.dtype).expand(len(box), -1)
+            box, flip = whole.to(box.device, non_blocking=True), torch.zeros_like(flip)
         if self.single:
             return crop.interpolate(images, box, flip, self.size)
         top, left, tall, wide = box.unbind(1)

@@ -64,4 +64,4 @@ def shifts(width: int, size: int, device: torch.device) -> Tensor:
         raise ValueError(f"a blur of {width} pixels is too wide for an image of {size}; lower views' blur_kernel")
     seen = torch.arange(size) + (torch.arange(width) - width // 2).unsqueeze(1)  # (width, size)
     seen = torch.where(seen < 0, -seen, torch.where(seen >= size, 2 * (size - 1) - seen, seen))
-    return torch.nn.functional.one_hot(seen, size).float().to(device)
+    return torch.nn.functional.one_hot(seen, size).float().to(device, non_blocking=True)

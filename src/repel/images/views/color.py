@@ -105,15 +105,16 @@ def _jitter_one_by_one(images: Tensor, factors: Tensor, now: Tensor, asked: list
     chosen = factors.gather(1, now.unsqueeze(1)).squeeze(1)
     neutral = (now == HUE) | ~torch.tensor(asked)[now]
     factor = torch.where(neutral, 1.0, chosen)
-    rest = (1 - factor).to(images)
-    toward_mean, toward_gray = (column(rest * (now == kind).to(rest)) for kind in (CONTRAST, SATURATION))
+    rest = ((1 - factor) * (now == kind) for kind in (CONTRAST, SATURATION))
+    toward_mean, toward_gray = (column(share.to(images, non_blocking=True)) for share in rest)
     gray = grayscale(images)
     other = gray * toward_gray + gray.mean((2, 3), keepdim=True) * toward_mean
-    images = (images * column(factor.to(images))).add_(other).clamp_(0, 1)
+    images = (images * column(factor.to(images, non_blocking=True))).add_(other).clamp_(0, 1)
     if asked[HUE]:
         turned = (now == HUE).nonzero().squeeze(1)  # of a tensor on the CPU: nothing waits for the device
         index = turned.to(images.device, non_blocking=True)
-        images.index_copy_(0, index, hue(images[index], chosen[turned].to(images)))
+        shift = chosen[turned].to(images, non_blocking=True)
+        images.index_copy_(0, index, hue(images[index], shift))
     return images
 
 

@@ -37,7 +37,8 @@ def affine(factors: Tensor, order: Tensor, grayscale: Tensor, channels: int) -> 
     Returns:
         matrix (B, C, C) and toward (B, C).
     """
-    luma = factors.new_tensor(color.LUMA if channels == 3 else [1.0])
+    luma = torch.tensor(color.LUMA if channels == 3 else [1.0], dtype=factors.dtype)
+    luma = luma.to(factors.device, non_blocking=True)
     eye, gray = torch.eye(channels, device=factors.device), luma.expand(channels, channels)
     f = factors.view(-1, 4, 1, 1)
     desaturated = gray + f[:, color.SATURATION] * (eye - gray)

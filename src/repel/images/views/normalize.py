@@ -46,5 +46,6 @@ class Normalize:
         """mean and std, (C, 1, 1)."""
         if images.shape[1] != len(self.mean):
             raise ValueError(f"images have {images.shape[1]} channels, data.mean has {len(self.mean)} values")
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return mean, std
+        # non_blocking: the host would wait for all that the device still has to do
+        mean, std = (torch.tensor(v).to(images.device, non_blocking=True) for v in (self.mean, self.std))
+        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
