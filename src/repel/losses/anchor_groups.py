@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repel.losses.base import Batch, shows_another
+from repel.losses.base import shows_another
 from repel.losses.queue import Queue
 from repel.negatives.popularity import Popularity
 from repel.negatives.strategy import LogitBlock, Strategy
@@ -58,15 +58,6 @@ def check_catalog(symmetric: bool, queue: Queue, negatives: Strategy) -> None:
         raise ValueError(
             "loss.candidates=catalog has every item once, and negatives=popularity corrects draws: set negatives=known"
         )
-
-
-def other_views(batch: Batch, views: range, others: Tensor, samples: Tensor) -> Tensor:
-    """The keys (m, P, D) of the other views (m, P) of anchors' samples (m,), local ones, whose views these are."""
-    if len(batch.keys) > 2 or views.stop > 2:
-        return batch.keys[others, samples[:, None]]
-    # of two views the same by slices: the gradient of an index is added up row by row
-    other = batch.keys.flip(0) if len(views) == 2 else batch.keys[1 - views.start, None]
-    return other[:, batch.local].flatten(0, 1)[:, None]
 
 
 def own_block(

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, other_views, own_block
+from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, own_block
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
 from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, WEIGH_ALIKE, auto_chunk, in_blocks, weighs_alike
 from repel.losses.queue import Queue
@@ -158,7 +158,7 @@ class RowwiseLoss(Loss):
             shown = None if batch.ids is None else own[view.where(view < len(own), 0), sample]
             others_show = None if batch.ids is None else own[others.where(others < len(own), 0), sample[:, None]]
             labels = None if batch.labels is None else batch.labels[sample]
-            rows = anchors[first:end, batch.local].flatten(0, 1), other_views(batch, anchor_views, others, sample)
+            rows = anchors[first:end, batch.local].flatten(0, 1), batch.keys[others, sample[:, None]]
             group = AnchorGroup(*rows, own[:, sample], shown, labels, candidates, scale, others_show, sample, view)
             groups.append(group._replace(first_view=first))
         return groups
