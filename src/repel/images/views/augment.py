@@ -99,8 +99,7 @@ class Augment:
             raise ValueError(f"views.augmentation.hue must be in [0, 0.5], got {hue}")
         _check_choice("color", color, ("exact", "fused"))
         _check_choice("order", order, ("batch", "image"))
-        self.size, self.flip, self.rotate = (height, width), flip, rotate
-        self.aspect = width / height
+        self.size, self.aspect, self.flip, self.rotate = (height, width), width / height, flip, rotate
         self.scale, self.ratio = (scale[0], scale[1]), (ratio[0] * self.aspect, ratio[1] * self.aspect)
         self.jitter, self.strengths = jitter, (brightness, contrast, saturation)
         self.hue, self.gamma, self.grayscale = hue, gamma, grayscale
