@@ -1,0 +1,120 @@
+"""compile=true: what is compiled, under which names, how often, with which losses; what is not says so."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY, config
+from hydra.utils import instantiate
+from lightning.pytorch import Callback
+from plain_steps import batch_of, losses_of, module_of
+from runs_here import fitted, history, train
+from torch._dynamo.utils import counters
+
+from repel.engine import checkpoint_io
+from repel.engine.build import build_module
+from repel.engine.compilation import NETWORK, Compilation, check_compiler
+from repel.images.views import views as image_views
+
+COMPILE = torch.compile
+QUIET = ["callbacks.monitor=null", "callbacks.health=null"]
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Calls of torch.compile, which then leaves functions as they are, and stances."""
+    calls, stances = [], []
+
+    def compile_(function, **options):
+        calls.append((function.__name__, options))
+        return lambda *args: function(*args)
+
+    image_views._compiled_make.cache_clear()
+    monkeypatch.setattr("torch.compile", compile_)
+    monkeypatch.setattr("torch.compiler.set_stance", stances.append)
+    yield SimpleNamespace(calls=calls, stances=stances)
+    image_views._compiled_make.cache_clear()
+
+
+class Names(Callback):
+    def on_train_end(self, trainer, module):
+        self.own, self.state = [name for name in NETWORK if name in vars(module)], [*module.state_dict()]
+
+
+@pytest.mark.parametrize("color", ["exact", "fused"])
+def test_steps_are_compiled_under_the_same_names_and_validation_is_not(tmp_path, recorded, capsys, color):
+    names = Names()
+    module = fitted(tmp_path, *QUIET, "compile=true", "target=ema", "trainer.max_epochs=1", f"views.color={color}",
+                    callback=names)  # fmt: skip
+    network = {"dynamic": False, "options": {"fallback_random": True}}
+    views = [("make", {"dynamic": False})] if color == "fused" else []
+    assert sorted(recorded.calls, key=str) == sorted([*((name, network) for name in NETWORK), *views], key=str)
+    assert names.own == [*NETWORK]
+    assert names.state == [*build_module(config(*TINY, "target=ema")).state_dict()]
+    assert not [name for name in NETWORK if name in vars(module)]  # afterwards it is what it was
+    assert recorded.stances[:2] == ["force_eager", "default"]
+    said = capsys.readouterr().out
+    assert ("views.color=exact decides on the host" in said) == (color == "exact")
+    assert ("encoder, heads and views" in said) == (color == "fused")
+
+
+def test_texts_are_compiled_for_any_length(recorded):
+    callback, module = Compilation(), module_of("bag")
+    callback.on_train_batch_start(None, module, batch_of("bag", 0), 0)
+    callback.on_train_batch_start(None, module, batch_of("bag", 1), 1)
+    assert [(name, options["dynamic"]) for name, options in recorded.calls] == [(name, None) for name in NETWORK]
+
+
+def test_without_a_compiler_there_is_one_line(monkeypatch):
+    def broken(function):
+        raise RuntimeError("no g++\nand a page more")
+
+    monkeypatch.setattr("torch.compile", broken)
+    with pytest.raises(ValueError, match=r"compile=true: .*no g") as caught:
+        check_compiler(torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["images", "bag", "transformer", "table", "lightgcn"])
+def test_compiled_losses_are_those_of_before(name):
+    """Of 8 steps, whose texts have four lengths: these are compiled twice, for the first and for any other."""
+    import copy
+
+    module = module_of(name)
+    plain = losses_of(copy.deepcopy(module), name, 8)
+    torch._dynamo.reset()
+    counters.clear()
+    Compilation().on_train_batch_start(None, module, batch_of(name, 0), 0)
+    torch.testing.assert_close(losses_of(module, name, 8), plain, rtol=1e-4, atol=1e-5)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs == {"bag": 2, "transformer": 2, "images": 1, "table": 1}.get(name, graphs)
+    assert graphs > 0
+
+
+@pytest.mark.slow
+def test_compiled_views_are_the_same_within_rounding(monkeypatch):
+    """Traced, without the code generator; the last block of images is smaller than the others."""
+    image_views._compiled_make.cache_clear()
+    monkeypatch.setattr("torch.compile", functools.partial(COMPILE, backend="aot_eager"))
+    typed = ["views=multi_crop", "views.color=fused", "data=cifar10", "data.image_size=16"]
+    views, usual = (instantiate(config(*typed).views) for _ in range(2))
+    assert views.compile() == ""
+    batch = torch.randint(0, 256, (70, 3, 16, 16), dtype=torch.uint8)
+    params = views.draw(70, torch.Generator().manual_seed(0))
+    for made, expected in zip(views.apply(batch, params)[:2], usual.apply(batch, params)[:2], strict=True):
+        torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+    image_views._compiled_make.cache_clear()
+
+
+@pytest.mark.slow
+def test_compiled_training_agrees_and_resumes_without(tmp_path):
+    losses = {}
+    for compiled in ("true", "false"):
+        train(tmp_path / compiled, f"compile={compiled}", "views.color=fused", "trainer.max_epochs=1", *QUIET)
+        losses[compiled] = [float(row["train/loss"]) for row in history(tmp_path / compiled) if row["train/loss"]]
+    assert losses["true"][0] == pytest.approx(losses["false"][0], abs=1e-4)  # later ones have been through Adam
+    states = [checkpoint_io.load(tmp_path / name / "checkpoints/last.ckpt")["state_dict"] for name in losses]
+    assert [*states[0]] == [*states[1]]
+    build_module(config(*TINY)).load_state_dict(states[0])
