@@ -1,5 +1,6 @@
 """compile=true: what is compiled, under which names, how often, with which losses; what is not says so."""
 
+import copy
 import functools
 from types import SimpleNamespace
 
@@ -8,13 +9,13 @@ import torch
 from conftest import TINY, config
 from hydra.utils import instantiate
 from lightning.pytorch import Callback
-from plain_steps import batch_of, losses_of, module_of
+from plain_steps import losses_of, module_of
 from runs_here import fitted, history, train
 from torch._dynamo.utils import counters
 
 from repel.engine import checkpoint_io
 from repel.engine.build import build_module
-from repel.engine.compilation import NETWORK, Compilation, check_compiler
+from repel.engine.compilation import NETWORK, _compiled, check_compiler
 from repel.images.views import views as image_views
 
 COMPILE = torch.compile
@@ -59,13 +60,6 @@ def test_steps_are_compiled_under_the_same_names_and_validation_is_not(tmp_path,
     assert ("encoder, heads and views" in said) == (color == "fused")
 
 
-def test_texts_are_compiled_for_any_length(recorded):
-    callback, module = Compilation(), module_of("bag")
-    callback.on_train_batch_start(None, module, batch_of("bag", 0), 0)
-    callback.on_train_batch_start(None, module, batch_of("bag", 1), 1)
-    assert [(name, options["dynamic"]) for name, options in recorded.calls] == [(name, None) for name in NETWORK]
-
-
 def test_without_a_compiler_there_is_one_line(monkeypatch):
     def broken(function):
         raise RuntimeError("no g++\nand a page more")
@@ -79,17 +73,16 @@ def test_without_a_compiler_there_is_one_line(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["images", "bag", "transformer", "table", "lightgcn"])
 def test_compiled_losses_are_those_of_before(name):
-    """Of 8 steps, whose texts have four lengths: these are compiled twice, for the first and for any other."""
-    import copy
-
+    """Of 8 steps, whose texts have four lengths: these are compiled once, for any."""
     module = module_of(name)
     plain = losses_of(copy.deepcopy(module), name, 8)
     torch._dynamo.reset()
     counters.clear()
-    Compilation().on_train_batch_start(None, module, batch_of(name, 0), 0)
+    for function in NETWORK:
+        setattr(module, function, _compiled(getattr(module, function)))
     torch.testing.assert_close(losses_of(module, name, 8), plain, rtol=1e-4, atol=1e-5)
     graphs = counters["stats"]["unique_graphs"]
-    assert graphs == {"bag": 2, "transformer": 2, "images": 1, "table": 1}.get(name, graphs)
+    assert graphs == {"bag": 1, "transformer": 1, "images": 1, "table": 1}.get(name, graphs)
     assert graphs > 0
 
 

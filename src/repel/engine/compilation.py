@@ -5,13 +5,14 @@ import warnings
 from typing import Any
 
 import torch
-import torch._dynamo.config as limits
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from repel.data.datamodule import pair_data
-from repel.data.pair import Pair
+from repel.data.pair import ViewBatch
 from repel.data.views import Compilable
 from repel.engine.outcomes import one_line
+from repel.model.micro_batch import Network
 
 __all__ = ["Compilation", "check_compiler"]
 
@@ -27,34 +28,24 @@ class Compilation(Callback):
     numbers are those that evaluate.py finds. In training, results agree within rounding, dropout included, which is
     drawn as it always is.
 
-    Batches of texts differ in length. Their second one is compiled for any length, where images, whose sizes are few,
-    are compiled for each of theirs, which is faster.
+    Batches of texts differ in length: they are compiled once, for any length, so that results do not depend on which
+    came first. Images are compiled for each of their few sizes, which is faster.
     """
 
     def __init__(self) -> None:
-        self.before = limits.recompile_limit
+        self.limit: int | None = None  # as it was; torch._dynamo is imported where it is used, as that takes seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        limits.recompile_limit = FORMS  # beyond it torch would go on uncompiled
+        config: Any = torch._dynamo.config
+        self.limit, config.recompile_limit = config.recompile_limit, FORMS  # beyond it torch would go on uncompiled
         warnings.filterwarnings("ignore", ".*Dynamo detected a call to a `functools.lru_cache`-wrapped function.*")
         views: Any = pair_data(trainer).views
-        reason = views.compile() if isinstance(views, Compilable) else "those of whole numbers have nothing to compile"
+        reason = views.compile() if isinstance(views, Compilable) else "only those of images have a compiled form"
         if trainer.is_global_zero:
             named = "encoder, heads" + (f"; views are made as always: {reason}" if reason else " and views")
             print(f"compile  the first steps compile {named}; this takes a minute or two", flush=True)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Pair, batch_idx: int) -> None:
-        if NETWORK[0] in vars(pl_module):
-            return
-        view = batch.views[0]  # of the first view, or side
         for name in NETWORK:
-            # the same random numbers as without, also in modules of other libraries
-            compiled = torch.compile(
-                getattr(pl_module, name),
-                dynamic=False if view.is_floating_point() else None,
-                options={"fallback_random": True},
-            )
-            setattr(pl_module, name, compiled)
+            setattr(pl_module, name, _compiled(getattr(pl_module, name)))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.compiler.set_stance("force_eager")
@@ -64,11 +55,26 @@ class Compilation(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         torch.compiler.set_stance("default")
-        limits.recompile_limit = self.before
+        if self.limit is not None:
+            config: Any = torch._dynamo.config
+            config.recompile_limit, self.limit = self.limit, None
         for name in NETWORK:
             vars(pl_module).pop(name, None)
 
     on_exception = teardown
+
+
+def _compiled(network: Network) -> Network:
+    # the random numbers of modules of other libraries stay torch's
+    function = torch.compile(network, dynamic=False, options={"fallback_random": True})
+
+    def run(x: ViewBatch) -> tuple[Tensor, ...]:
+        for side in x if isinstance(x, tuple) else (x,):
+            if side.ndim == 2 and not side.is_floating_point():  # tokens (n, L)
+                torch._dynamo.maybe_mark_dynamic(side, 1)
+        return function(x)
+
+    return run
 
 
 def check_compiler(device: torch.device) -> None:
