@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 
 from repel.engine import checkpoint_io
 from repel.engine.build import build_module
-from repel.engine.compilation import NETWORK, _compiled, check_compiler
+from repel.engine.compilation import NETWORK, Compilation, _compiled, check_compiler
 from repel.images.views import views as image_views
 
 COMPILE = torch.compile
@@ -60,6 +60,14 @@ def test_steps_are_compiled_under_the_same_names_and_validation_is_not(tmp_path,
     assert ("encoder, heads and views" in said) == (color == "fused")
 
 
+def test_where_padding_would_cost_more_than_compiling_gains_a_line_says_so(recorded, capsys):
+    """What packs texts on a CPU does not where it is compiled."""
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(views=None), is_global_zero=True)
+    for name, packs in (("transformer", True), ("bag", False)):
+        Compilation().on_train_start(trainer, module_of(name))
+        assert ("compile=false may be faster" in capsys.readouterr().out) == packs
+
+
 def test_without_a_compiler_there_is_one_line(monkeypatch):
     def broken(function):
         raise RuntimeError("no g++\nand a page more")
@@ -72,8 +80,11 @@ def test_without_a_compiler_there_is_one_line(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["images", "bag", "transformer", "table", "lightgcn"])
-def test_compiled_losses_are_those_of_before(name):
-    """Of 8 steps, whose texts have four lengths: these are compiled once, for any."""
+def test_compiled_losses_are_those_of_before(name, monkeypatch):
+    """Of 8 steps, whose texts have four lengths: these are compiled once, for any. Without the code generator."""
+    monkeypatch.setattr(
+        "torch.compile", lambda function, options, **more: COMPILE(function, backend="aot_eager", **more)
+    )
     module = module_of(name)
     plain = losses_of(copy.deepcopy(module), name, 8)
     torch._dynamo.reset()
