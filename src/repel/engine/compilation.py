@@ -45,8 +45,7 @@ class Compilation(Callback):
             named = "encoder, heads" + (f"; views are made as always: {reason}" if reason else " and views")
             print(f"compile  the first steps compile {named}; this takes a minute or two", flush=True)
             if getattr(pl_module.encoder, "packs", False) and pl_module.device.type == "cpu":
-                print("compile  on a CPU this encoder leaves padding out, but not compiled: compile=false may be faster",
-                      flush=True)  # fmt: skip
+                print("compile  on a CPU this encoder skips padding, but not compiled: compile=false may be faster")
         for name in NETWORK:
             setattr(pl_module, name, _compiled(getattr(pl_module, name)))
 
