@@ -1,7 +1,6 @@
 """compile=true: what is compiled, under which names, how often, with which losses; what is not says so."""
 
 import copy
-import functools
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +35,11 @@ def recorded(monkeypatch):
     monkeypatch.setattr("torch.compiler.set_stance", stances.append)
     yield SimpleNamespace(calls=calls, stances=stances)
     image_views._compiled_make.cache_clear()
+
+
+def traced(function, options=None, **more):
+    """torch.compile without its code generator, which takes a minute."""
+    return COMPILE(function, backend="aot_eager", **more)
 
 
 class Names(Callback):
@@ -81,7 +85,7 @@ def test_without_a_compiler_there_is_one_line(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["images", "bag", "transformer", "table", "lightgcn"])
 def test_compiled_losses_are_those_of_before(name, monkeypatch):
-    """Of 8 steps, whose texts have four lengths: these are compiled once, for any. Without the code generator."""
+    """Of 8 steps, whose texts have four lengths: these are compiled once, for any."""
     monkeypatch.setattr(
         "torch.compile", lambda function, options, **more: COMPILE(function, backend="aot_eager", **more)
     )
@@ -101,7 +105,7 @@ def test_compiled_losses_are_those_of_before(name, monkeypatch):
 def test_compiled_views_are_the_same_within_rounding(monkeypatch):
     """Traced, without the code generator; the last block of images is smaller than the others."""
     image_views._compiled_make.cache_clear()
-    monkeypatch.setattr("torch.compile", functools.partial(COMPILE, backend="aot_eager"))
+    monkeypatch.setattr("torch.compile", traced)
     typed = ["views=multi_crop", "views.color=fused", "data=cifar10", "data.image_size=16"]
     views, usual = (instantiate(config(*typed).views) for _ in range(2))
     assert views.compile() == ""
@@ -113,12 +117,16 @@ def test_compiled_views_are_the_same_within_rounding(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_training_agrees_and_resumes_without(tmp_path):
-    losses = {}
+@pytest.mark.parametrize("typed", [[], ["data.micro_batch=5", "target=ema", "predictor=mlp"]])
+def test_compiled_training_agrees_and_resumes_without(tmp_path, monkeypatch, typed):
+    """The default by the code generator; micro-batches of two sizes, and a target, traced."""
+    if typed:
+        monkeypatch.setattr("torch.compile", traced)
+    losses, typed = {}, ["views.color=fused", "trainer.max_epochs=1", "trainer.log_every_n_steps=1", *QUIET, *typed]
     for compiled in ("true", "false"):
-        train(tmp_path / compiled, f"compile={compiled}", "views.color=fused", "trainer.max_epochs=1", *QUIET)
+        train(tmp_path / compiled, f"compile={compiled}", *typed)
         losses[compiled] = [float(row["train/loss"]) for row in history(tmp_path / compiled) if row["train/loss"]]
+    assert losses["true"] == pytest.approx(losses["false"], abs=1e-3)
     assert losses["true"][0] == pytest.approx(losses["false"][0], abs=1e-4)  # later ones have been through Adam
     states = [checkpoint_io.load(tmp_path / name / "checkpoints/last.ckpt")["state_dict"] for name in losses]
     assert [*states[0]] == [*states[1]]
-    build_module(config(*TINY)).load_state_dict(states[0])
