@@ -47,10 +47,10 @@ HEAD = """# Precision and rounding
 beside the same steps in plain float32, {seeds} seed(s), {threads} thread(s) of {cores} cores, {versions}.
 
 Loss: the mean of the last {window} steps. Gap: the largest relative difference of the two curves, averaged over
-{window} steps, mean ± deviation over seeds; the band is how far the script lets it be. The table of users and items,
-and LightGCN, whose graph products are computed in float32, multiply no matrices before the loss, which is computed in
-float32 for all: there the curves are the same bits. What is not bf16-mixed rounds in another order only, which training
-amplifies; of one seed.
+{window} steps, mean ± deviation over seeds; the band is how far the script lets it be. The bag of n-grams, the table of
+users and items, and LightGCN, whose graph products are computed in float32, multiply no matrices before the loss, which
+is computed in float32 for all: under bf16-mixed their curves are the same bits. What is not bf16-mixed rounds in
+another order only, which training amplifies; of one seed.
 
 | run | option | loss, float32 | loss, with it | gap | band | within |
 |---|---|---|---|---|---|---|
