@@ -3,7 +3,7 @@
     python scripts/benchmark_precision.py [--steps 20] [--seeds 3] [--threads 1] [key=value ...]
 
 Steps of Lightning's loop on the bundled data of each modality, the same run twice. Exit status 1 if curves differ by
-more than their band. Three minutes on one core; `compile=true`, by --with-compile, takes some more, and a C++ compiler.
+more than their band. Two minutes on one core; `compile=true`, by --with-compile, takes some more, and a C++ compiler.
 """
 
 from repel.base.scripts import begin_script
