@@ -1,4 +1,4 @@
-"""Options of Lightning's Trainer: batches, validation within epochs, profiles, and the compiled encoder."""
+"""Options of Lightning's Trainer: batches, validation within epochs, profiles."""
 
 import shutil
 import signal
@@ -6,15 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, config, same
+from conftest import config, same
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 from runs_here import history, train
 
 from repel.base.signals import Stopped
 from repel.engine import checkpoint_callbacks, checkpoint_io
-from repel.engine.build import build_module, build_trainer
+from repel.engine.build import build_trainer
 from repel.engine.checkpoint_callbacks import BestCheckpoint
-from repel.engine.compiled_encoder import CompiledEncoder, check_compiler
 from repel.engine.profiling import print_profile
 from repel.engine.trainer_limits import check_batches
 from repel.module import Contrastive
@@ -23,8 +22,11 @@ from repel.monitoring.validation_knn import _validated
 SHORT = ["callbacks.monitor=null", "callbacks.health=null"]
 
 
+SLOWER = ((1, []), (3, []), (2, ["compile=true"]), (2, ["optimizer.fused=true"]))
+
+
 @pytest.mark.parametrize(("begin", "more"), [
-    (2, []), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, []), (3, []), (2, ["compile=true"]))),
+    (2, []), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOWER),
 ])  # fmt: skip
 def test_validation_within_an_epoch_resumes(tmp_path, monkeypatch, begin, more):
     """After every step a run may be killed: the one before which validation is due, and the one after it."""
@@ -144,41 +146,3 @@ def test_a_profile_is_printed_and_kept(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "a_step" in printed
     assert "all of it: profile.txt" in printed
-
-
-def test_a_compiled_encoder_has_the_same_names_and_trains_alone(tmp_path, monkeypatch):
-    """Validation runs it as it is."""
-    compiled, stances = [], []
-    monkeypatch.setattr("torch.nn.Module.compile", lambda module, **options: compiled.append((module, options)))
-    monkeypatch.setattr("torch.compiler.set_stance", stances.append)
-    cfg = config(*TINY, "compile=true", "target=ema")
-    module, names = build_module(cfg), [*build_module(config(*TINY, "target=ema")).state_dict()]
-    callback = next(c for c in build_trainer(cfg, tmp_path).callbacks if isinstance(c, CompiledEncoder))
-    callback.setup(None, module, "fit")
-    assert [part for part, _ in compiled] == [module.encoder, module.target.encoder]
-    assert [*module.state_dict()] == names
-    callback.on_validation_start(None, module)
-    callback.on_validation_end(None, module)
-    assert stances == ["force_eager", "default"]
-
-
-def test_without_a_compiler_there_is_one_line(monkeypatch):
-    def broken(function):
-        raise RuntimeError("no g++\nand a page more")
-
-    monkeypatch.setattr("torch.compile", broken)
-    with pytest.raises(ValueError, match=r"compile=true: .*no g") as caught:
-        check_compiler(torch.device("cpu"))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.slow
-def test_compiled_training_agrees_and_resumes_without(tmp_path):
-    losses = {}
-    for compiled in ("true", "false"):
-        train(tmp_path / compiled, f"compile={compiled}", "trainer.max_epochs=1", *SHORT)
-        losses[compiled] = [float(row["train/loss"]) for row in history(tmp_path / compiled) if row["train/loss"]]
-    assert losses["true"][0] == pytest.approx(losses["false"][0], abs=1e-5)  # later ones have been through Adam
-    states = [checkpoint_io.load(tmp_path / name / "checkpoints/last.ckpt")["state_dict"] for name in losses]
-    assert [*states[0]] == [*states[1]]
-    build_module(config(*TINY)).load_state_dict(states[0])

@@ -15,7 +15,7 @@ from repel.base import seeding
 from repel.data.pair import ViewBatch
 from repel.data.sampler import BatchIndices
 
-__all__ = ["BringsNegatives", "Params", "ViewDraws", "Viewed", "Views", "slice_params"]
+__all__ = ["BringsNegatives", "Compilable", "Params", "ViewDraws", "Viewed", "Views", "slice_params"]
 
 Params = list[dict[str, Tensor]]  # of each view the drawn parameters, each of first dimension n
 
@@ -59,6 +59,14 @@ class BringsNegatives(Protocol):
     """
 
     negatives: int
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """Views that torch.compile can make, with the same values within rounding."""
+
+    def compile(self) -> str:
+        """Have it make them from now on. Returns why not, in words; empty: it does."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ __all__ = ["build_data", "build_evaluators", "build_module", "build_trainer", "o
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
-    from torch.optim import Optimizer
 
     from repel.data.datamodule import PairData
     from repel.evaluation.protocol import Evaluator
@@ -58,15 +56,19 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     """
     from lightning.pytorch import seed_everything
 
+    from repel.engine.optimizers import build_optimizer
     from repel.losses.ring import tiled
+    from repel.model.memory_format import use_channels_last
     from repel.module import Contrastive
 
     limit_threads()
     check_part_options(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     encoder = _instantiate(cfg.encoder)
+    if cfg.get("channels_last"):  # which earlier configs have not
+        use_channels_last(encoder)
     _check_graphs(cfg, getattr(encoder, "graphs", 0))
-    micro_batch = OmegaConf.select(cfg, "data.micro_batch")  # which earlier configs have not
+    micro_batch = OmegaConf.select(cfg, "data.micro_batch")  # likewise
     if micro_batch is not None and getattr(encoder, "propagates", False):
         raise ValueError("data.micro_batch: this encoder propagates all nodes in each pass, whatever the batch: its "
                          "parts take as much memory, and more time; leave it out")  # fmt: skip
@@ -91,7 +93,7 @@ def build_module(cfg: DictConfig) -> "Contrastive":
     gather: Any = OmegaConf.select(cfg, "gather") or "all"  # likewise
     if gather == "ring":
         tiled(loss)
-    return Contrastive(*parts, _optimizer(cfg), schedule, cfg.seed, micro_batch, gather)
+    return Contrastive(*parts, build_optimizer(cfg), schedule, cfg.seed, micro_batch, gather)
 
 
 def _check_graphs(cfg: DictConfig, drawn: int) -> None:
@@ -103,27 +105,6 @@ def _check_graphs(cfg: DictConfig, drawn: int) -> None:
             f"views.further shows graph {shown}, and this encoder draws {drawn}: choose encoder=lightgcn with "
             "encoder.augment=edges, nodes or noise; or layers, with views=xsimgcl"
         )
-
-
-def _optimizer(cfg: DictConfig) -> "partial[Optimizer]":
-    """The optimizer's class with its hyperparameters; the learning rate scaled as optimizer.scale_lr says."""
-    import torch
-    from torch import nn
-
-    from repel.model.optim import scaled_rate
-
-    options = to_container(cfg.optimizer)
-    rule = options.pop("scale_lr", None) or "off"  # earlier configs have none; YAML takes an unquoted off for false
-    if rule != "off":
-        if "lr" not in options:
-            raise ValueError("optimizer.scale_lr scales optimizer.lr, which this optimizer has not; leave it out")
-        options["lr"] = scaled_rate(options["lr"], rule, cfg.data.batch_size)
-    optimizer = _instantiate(OmegaConf.create(options))
-    try:  # what it does not take should not show only after the data is read
-        optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer: {options['_target_']}: {error}") from error
-    return optimizer
 
 
 def annealed(cfg: DictConfig) -> list[DictConfig]:
@@ -185,14 +166,14 @@ def _callbacks(cfg: DictConfig) -> "list[Callback]":
     from lightning.pytorch.callbacks import LearningRateMonitor
 
     from repel.engine.checkpoint_callbacks import LastCheckpoint
-    from repel.engine.compiled_encoder import CompiledEncoder
+    from repel.engine.compilation import Compilation
 
     chosen = [_instantiate(node) for node in cfg.callbacks.values() if node]
     _check_finders(cfg.callbacks, chosen)
     if not any(cfg.logger.values()):  # Lightning refuses it where there is nothing to log to
         chosen = [callback for callback in chosen if not isinstance(callback, LearningRateMonitor)]
     if cfg.get("compile"):
-        chosen.append(CompiledEncoder())
+        chosen.append(Compilation())
     chosen.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # what it writes has the others' state
     return chosen
 

@@ -21,7 +21,7 @@ from repel.data.identity import check_unchanged
 from repel.data.length import steps_per_epoch
 from repel.engine import checkpoint_io, runs
 from repel.engine.build import build_data, build_evaluators, build_module, build_trainer
-from repel.engine.compiled_encoder import check_compiler
+from repel.engine.compilation import check_compiler
 from repel.engine.configs import flatten, load_config, to_container
 from repel.engine.data_identity import data_option, hint_of_data_root
 from repel.engine.data_limits import check_data, check_views

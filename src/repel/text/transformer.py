@@ -41,6 +41,8 @@ class TransformerEncoder(nn.Module):
         torch.Size([2, 8])
     """
 
+    packs = True  # on a CPU it computes no padding, unless it is compiled
+
     def __init__(
         self,
         width: int = 128,

@@ -1,6 +1,7 @@
 """The views of a batch of images: parameters drawn first, one row per image, then applied on the device."""
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -64,7 +65,7 @@ class Views:
         size = self.augmentations[0].size
         if any(a.size != size for a in self.augmentations):
             raise ValueError("views.per_view: views must have one size; smaller crops go to views.local")
-        self.n, self.locals = n, 0
+        self.n, self.locals, self.compiled = n, 0, False
         if local is not None and local["n"]:
             other = {k: v for k, v in local.items() if k not in ("n", "size")}
             if local["n"] < 1 or not 0 < local["size"] <= 1:
@@ -92,6 +93,19 @@ class Views:
         [(4, 4), (4, 4), (8, 8)]
         """
         return self.first if self.progressive is not None and done < self.progressive["until"] else self
+
+    def compile(self) -> str:
+        """From now on torch.compile makes the views, with the same values within rounding.
+
+        Returns:
+            Why not, in words, where it cannot; else nothing.
+        """
+        if any(augmentation.color == "exact" for augmentation in self.augmentations):
+            return "views.color=exact decides on the host what each batch needs; views.color=fused is compiled"
+        self.compiled = True
+        if self.progressive is not None:
+            self.first.compiled = True
+        return ""
 
     def check_encoder(self, encoder: torch.nn.Module) -> None:
         """Raises ValueError where views are smaller at first, and an encoder does not take them."""
@@ -130,7 +144,7 @@ class Views:
         for part in (slice(self.n), slice(self.n, None)) if self.locals else (slice(self.n),):
             cropped = isinstance(images, list)
             source = torch.stack(images[part]) if isinstance(images, list) else images
-            made.append(apply(self.augmentations[part], source, params[part], cropped))
+            made.append(apply(self.augmentations[part], source, params[part], cropped, self.compiled))
         return Viewed(*made) if self.locals else made[0]
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor | Viewed:
@@ -143,14 +157,23 @@ class Views:
         return self.apply(images, self.draw(len(images), generator))
 
 
+@functools.cache
+def _compiled_make() -> Callable[..., None]:
+    """Augment.make by torch.compile; not held by the views, which data workers are sent."""
+    return torch.compile(Augment.make, dynamic=False)
+
+
 @torch.no_grad()
-def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, cropped: bool = False) -> Tensor:
+def apply(
+    augmentations: Sequence[Augment], images: Tensor, params: Params, cropped: bool = False, compiled: bool = False
+) -> Tensor:
     """Views of one size, (V, B, C, *size), of images (B, C, H, W); or, cropped, of their crops, (V, B, C, *size)."""
     (*_, n, channels, height, width), device = images.shape, images.device
     size = augmentations[0].size
-    single = device.type == "cpu" and min(size) >= SINGLE
+    single = device.type == "cpu" and min(size) >= SINGLE and not compiled  # what is compiled is the same for all
     block = 1 if single else BLOCK if device.type == "cpu" else n
     made = torch.empty(len(augmentations), n, channels, *size, device=device)
+    make_view = _compiled_make() if compiled else Augment.make
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
 
@@ -161,7 +184,7 @@ def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, crop
                 own = crop.by_lines(images[view, part]) if cropped else shared[0]
                 params_of_part = {name: value[part] for name, value in p[view].items()}
                 one = _of_one(augmentation, params_of_part) if single else augmentation
-                one.make(own, params_of_part, cropped, made[view, part])
+                make_view(one, own, params_of_part, cropped, made[view, part])
 
     parts = [slice(start, start + block) for start in range(0, n, block)]
     _in_threads(make, parts, torch.get_num_threads() if single else 1)
