@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from repel.base.collectives import rank
 from repel.evaluation.features import subset
 from repel.evaluation.measurement import Array, Measurement, ReportRow, Score, accuracy
+from repel.evaluation.stored_features import FeatureFiles, Features, StoredFeatures, encode_stored
 
 if TYPE_CHECKING:
     from repel.data.samples import CompleteSplits, Samples
@@ -39,10 +41,10 @@ OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its tr
 class Part(NamedTuple):
     """A split: features x (N, F), labels y (N,) in 0 .. C - 1, and the samples they belong to, in the same order.
 
-    x may be a sparse COO tensor, see sparse.py, for evaluators that take it.
+    x may be a sparse COO tensor, see sparse.py, or StoredFeatures, see stored_features.py, for evaluators that take it.
     """
 
-    x: Tensor
+    x: Features
     y: Tensor
     samples: "Samples"
 
@@ -50,7 +52,8 @@ class Part(NamedTuple):
         """The part whose labels are known."""
         if bool((keep := self.y >= 0).all()):
             return self
-        x = self.x.index_select(0, keep.nonzero().squeeze(1))  # sparse features know no other index
+        places = keep.nonzero().squeeze(1)
+        x = self.x.subset(places) if isinstance(self.x, StoredFeatures) else self.x.index_select(0, places)
         return Part(x, self.y[keep], self.samples[keep.cpu()])
 
 
@@ -77,12 +80,14 @@ class Evaluator:
     needs_encoder = False  # True: skipped for rows without an encoder, such as raw pixels
     needs_labels = True  # False: also measured where the data has no labels, on parts without features
     takes_sparse = False  # False: skipped for rows whose features are sparse tensors, see sparse.py
+    takes_stored = False  # False: left out where features do not fit into memory, see stored_features.py
     takes_scorers = False  # False: skipped for rows that have a scorer in place of features
 
     def __init_subclass__(cls) -> None:
         if "fit" in vars(cls) and "fit_tasks" not in vars(cls):  # an inherited fit_tasks would not call the new fit
             cls.fit_tasks = Evaluator.fit_tasks  # type: ignore[method-assign]
             cls.takes_sparse = vars(cls).get("takes_sparse", False)
+            cls.takes_stored = vars(cls).get("takes_stored", False)
 
     def fit(self, train: Part, val: Part, network: Network) -> "Fitted":
         """Learn and choose everything from these two splits alone."""
@@ -129,6 +134,7 @@ def measure(
     on_row: OnRow | None = None,
     on_stage: OnStage = lambda done, total, what: None,
     labelled: bool = True,
+    files: FeatureFiles | None = None,
 ) -> list[Measurement]:
     """Measure every row by every evaluator, on every task.
 
@@ -138,6 +144,7 @@ def measure(
         on_row: called with each row and its splits after the row is measured, to draw figures.
         on_stage: called before each stage with how many are done, of how many, and what comes now.
         labelled: whether the splits have labels; without, the evaluators must need none.
+        files: where features go that do not fit into memory; None: all fit.
     """
     measurements: list[Measurement] = []
     stages, measured, of = len(evaluators) + 2, None, None
@@ -149,7 +156,7 @@ def measure(
         if measured is None or row.same is None or row.same != of:
             measured = None  # frees the features of the row before
             if labelled:
-                measured = _measure_network(row.make_network(), evaluators, data, bank, begin)
+                measured = _measure_network(row.make_network(), evaluators, data, bank, begin, files)
             else:
                 measured = _measure_without_labels(row.make_network, evaluators, data, begin)
         of = row.same
@@ -172,19 +179,20 @@ def _measure_network(
     data: EvaluationData,
     bank: int | None,
     begin: Callable[[int, str], None],
+    files: FeatureFiles | None,
 ) -> _Measured:
     begin(0, "encoding")
-    train = _encoded_part(subset(data.splits.train.labelled, bank), network)
-    val = _encoded_part(data.splits.val.labelled, network)
+    train = _encoded_part(subset(data.splits.train.labelled, bank), network, files)
+    val = _encoded_part(data.splits.val.labelled, network, files)
     further = _further_tasks(data, train, val)
     fitted: dict[tuple[str, str], Fitted] = {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        if _measures(evaluator, network, train):
+        if _measures(evaluator, network, train) and _takes_stored(name, evaluator, train, val):
             begin(stage, name)
             tasks = {"class": (train, val)} | (further if evaluator.task_metrics else {})
             fitted |= {(task, name): one for task, one in evaluator.fit_tasks(tasks, network).items()}
     begin(len(evaluators) + 1, "test split")
-    test = _encoded_part(data.splits.test.labelled, network)  # not before everything is chosen
+    test = _encoded_part(data.splits.test.labelled, network, files)  # not before everything is chosen
     labels = {"class": test.y} | _columns(data, test)
     scores = []
     for task, parts in ({"class": (train, val)} | further).items():
@@ -193,7 +201,7 @@ def _measure_network(
             continue  # no test sample is labelled for this task
         sizes = [len(part.y) for part in (*parts, queries)]
         for name, evaluator in evaluators.items():
-            if (one := fitted.get((task, name))) is not None:
+            if (one := fitted.get((task, name))) is not None and _takes_stored(name, evaluator, queries):
                 own = task == "class"
                 scores += [(task, name, score, sizes) for score in [*one.score(queries), *one.chosen]
                            if own or score.key in evaluator.task_metrics]  # fmt: skip
@@ -230,8 +238,17 @@ def _measures(evaluator: Evaluator, network: Network, train: Part) -> bool:
     )
 
 
-def _encoded_part(samples: "Samples", network: Network) -> Part:
-    x, places = network.encode(samples)
+def _takes_stored(name: str, evaluator: Evaluator, *parts: Part) -> bool:
+    if evaluator.takes_stored or not any(isinstance(part.x, StoredFeatures) for part in parts):
+        return True
+    if rank() == 0:
+        print(f"{name:8} left out: it takes features in memory alone (takes_stored), and these take more than "
+              "evaluation.in_memory bytes; set it higher, or a smaller evaluation.bank", flush=True)  # fmt: skip
+    return False
+
+
+def _encoded_part(samples: "Samples", network: Network, files: FeatureFiles | None) -> Part:
+    x, places = encode_stored(samples, network.encode, files)
     kept = samples if len(places) == len(samples) else samples[places.cpu()]
     assert kept.labels is not None, "measure() takes labelled samples"
     return Part(x, kept.labels.to(x.device), kept)

@@ -23,6 +23,7 @@ from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
+from repel.evaluation.stored_features import IN_MEMORY, FeatureFiles
 from repel.report.drawings import Drawing, feature_drawings, shown_drawings
 from repel.report.table import make_table, print_table
 
@@ -78,6 +79,7 @@ def make_report(
     contents: dict[str, dict[str, Any]],
     device: torch.device,
     data: PairData | None,
+    folder: Path | None = None,
 ) -> Report:
     """Measure baselines and checkpoints, and print the table.
 
@@ -88,6 +90,7 @@ def make_report(
         paths: source -> checkpoint file, see run_checkpoints.
         contents: source -> its contents.
         data: read here if None.
+        folder: where features go that do not fit into memory; None: they stay there all the same.
     """
     evaluators = build_evaluators(job["evaluators"])
     if not evaluators:
@@ -107,7 +110,8 @@ def make_report(
     rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
     with Progress("evaluation", first) as progress:
         on_row = of_headline.keep if first or not labelled else None  # without labels all ranks encode
-        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row, progress, labelled)
+        files = None if folder is None else _feature_files(options, folder, device)
+        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row, progress, labelled, files)
     if first:
         tested = data.splits.test.labelled if labelled else data.splits.test
         for note in notes_on_test_labels(data, options["bank"]):
@@ -115,6 +119,12 @@ def make_report(
         print_table(make_table(measurements), f"test split, {len(tested):,} {tested.modality.noun}")
         drawings += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
     return Report(measurements, of_headline.drawings + drawings, of_headline.validation, of_headline.classes)
+
+
+def _feature_files(options: dict[str, Any], folder: Path, device: torch.device) -> FeatureFiles:
+    """Options of a run from before there were these are null, or not there."""
+    limit, dtype = (options.get(key) for key in ("in_memory", "file_dtype"))
+    return FeatureFiles(folder, IN_MEMORY if limit is None else limit, dtype or "float32", device)
 
 
 class _OfHeadline:
