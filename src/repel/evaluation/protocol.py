@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from repel.base.collectives import rank
+from repel.evaluation.feature_files import FeatureFiles, can_measure, encode_stored
 from repel.evaluation.features import subset
 from repel.evaluation.measurement import Array, Measurement, ReportRow, Score, accuracy
-from repel.evaluation.stored_features import FeatureFiles, Features, StoredFeatures, encode_stored
+from repel.evaluation.stored_features import Features
 
 if TYPE_CHECKING:
     from repel.data.samples import CompleteSplits, Samples
@@ -52,8 +52,7 @@ class Part(NamedTuple):
         """The part whose labels are known."""
         if bool((keep := self.y >= 0).all()):
             return self
-        places = keep.nonzero().squeeze(1)
-        x = self.x.subset(places) if isinstance(self.x, StoredFeatures) else self.x.index_select(0, places)
+        x = self.x.index_select(0, keep.nonzero().squeeze(1))  # sparse features know no other index
         return Part(x, self.y[keep], self.samples[keep.cpu()])
 
 
@@ -63,6 +62,7 @@ class Network(NamedTuple):
     encode: samples -> features (M, F) and the places (M,) of the samples that could be read.
     encoder: the module, which evaluators leave unchanged; None for raw pixels and the like.
     scorer: what ranks items for users without features, of a baseline; it has no `encode` then. settings: its own.
+    files: where features go that do not fit into memory; None: all fit.
     """
 
     encode: Encode
@@ -71,6 +71,7 @@ class Network(NamedTuple):
     device: torch.device
     scorer: "Scorer | None" = None
     settings: Mapping[str, Any] = {}
+    files: FeatureFiles | None = None
 
 
 class Evaluator:
@@ -134,7 +135,6 @@ def measure(
     on_row: OnRow | None = None,
     on_stage: OnStage = lambda done, total, what: None,
     labelled: bool = True,
-    files: FeatureFiles | None = None,
 ) -> list[Measurement]:
     """Measure every row by every evaluator, on every task.
 
@@ -144,7 +144,6 @@ def measure(
         on_row: called with each row and its splits after the row is measured, to draw figures.
         on_stage: called before each stage with how many are done, of how many, and what comes now.
         labelled: whether the splits have labels; without, the evaluators must need none.
-        files: where features go that do not fit into memory; None: all fit.
     """
     measurements: list[Measurement] = []
     stages, measured, of = len(evaluators) + 2, None, None
@@ -156,7 +155,7 @@ def measure(
         if measured is None or row.same is None or row.same != of:
             measured = None  # frees the features of the row before
             if labelled:
-                measured = _measure_network(row.make_network(), evaluators, data, bank, begin, files)
+                measured = _measure_network(row.make_network(), evaluators, data, bank, begin)
             else:
                 measured = _measure_without_labels(row.make_network, evaluators, data, begin)
         of = row.same
@@ -179,20 +178,19 @@ def _measure_network(
     data: EvaluationData,
     bank: int | None,
     begin: Callable[[int, str], None],
-    files: FeatureFiles | None,
 ) -> _Measured:
     begin(0, "encoding")
-    train = _encoded_part(subset(data.splits.train.labelled, bank), network, files)
-    val = _encoded_part(data.splits.val.labelled, network, files)
+    train = _encoded_part(subset(data.splits.train.labelled, bank), network)
+    val = _encoded_part(data.splits.val.labelled, network)
     further = _further_tasks(data, train, val)
     fitted: dict[tuple[str, str], Fitted] = {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        if _measures(evaluator, network, train) and _takes_stored(name, evaluator, train, val):
+        if _measures(evaluator, network, train) and can_measure(name, evaluator.takes_stored, [train.x, val.x]):
             begin(stage, name)
             tasks = {"class": (train, val)} | (further if evaluator.task_metrics else {})
             fitted |= {(task, name): one for task, one in evaluator.fit_tasks(tasks, network).items()}
     begin(len(evaluators) + 1, "test split")
-    test = _encoded_part(data.splits.test.labelled, network, files)  # not before everything is chosen
+    test = _encoded_part(data.splits.test.labelled, network)  # not before everything is chosen
     labels = {"class": test.y} | _columns(data, test)
     scores = []
     for task, parts in ({"class": (train, val)} | further).items():
@@ -201,7 +199,7 @@ def _measure_network(
             continue  # no test sample is labelled for this task
         sizes = [len(part.y) for part in (*parts, queries)]
         for name, evaluator in evaluators.items():
-            if (one := fitted.get((task, name))) is not None and _takes_stored(name, evaluator, queries):
+            if (one := fitted.get((task, name))) is not None and can_measure(name, evaluator.takes_stored, [queries.x]):
                 own = task == "class"
                 scores += [(task, name, score, sizes) for score in [*one.score(queries), *one.chosen]
                            if own or score.key in evaluator.task_metrics]  # fmt: skip
@@ -238,17 +236,8 @@ def _measures(evaluator: Evaluator, network: Network, train: Part) -> bool:
     )
 
 
-def _takes_stored(name: str, evaluator: Evaluator, *parts: Part) -> bool:
-    if evaluator.takes_stored or not any(isinstance(part.x, StoredFeatures) for part in parts):
-        return True
-    if rank() == 0:
-        print(f"{name:8} left out: it takes features in memory alone (takes_stored), and these take more than "
-              "evaluation.in_memory bytes; set it higher, or a smaller evaluation.bank", flush=True)  # fmt: skip
-    return False
-
-
-def _encoded_part(samples: "Samples", network: Network, files: FeatureFiles | None) -> Part:
-    x, places = encode_stored(samples, network.encode, files)
+def _encoded_part(samples: "Samples", network: Network) -> Part:
+    x, places = encode_stored(samples, network.encode, network.files)
     kept = samples if len(places) == len(samples) else samples[places.cpu()]
     assert kept.labels is not None, "measure() takes labelled samples"
     return Part(x, kept.labels.to(x.device), kept)

@@ -1,37 +1,22 @@
-"""Features that do not fit into memory: in a file, read in blocks onto the device that computes.
+"""Features that do not fit into memory: in a file, read in blocks onto the device that computes."""
 
-One rank writes, all ranks of the machine read. The file has no name from its first byte on: it is gone when nothing
-holds it any more, also after a kill.
-"""
-
-import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repel.base.collectives import gather, rank
+__all__ = ["Features", "FileRows", "StoredFeatures", "join", "numbered_blocks", "row_blocks", "rows_of"]
 
-if TYPE_CHECKING:
-    from repel.data.samples import Samples
-
-__all__ = ["IN_MEMORY", "FeatureFiles", "Features", "StoredFeatures", "encode_stored", "join", "row_blocks", "rows_of"]
-
-IN_MEMORY = 2.0e9  # bytes of a split's features, by default: evaluators make several copies of what is in memory
-BLOCK = 2**26  # bytes in float32 of the rows that are read at a time
-CHUNK = 16_000  # samples encoded between two writes: whole batches on any device, see features.encode
-DTYPES = {"float32": np.float32, "float16": np.float16}
+BLOCK, ROWS = 2**26, 2**15  # bytes in float32, and rows, that are read at a time at most
 
 
-class _FileRows:
+class FileRows:
     """Rows (N, F) of an open file, mapped into memory for as long as it takes to copy some of them."""
 
-    def __init__(self, file: BinaryIO, dtype: type, rows: int, width: int):
+    def __init__(self, file: BinaryIO, dtype: str, rows: int, width: int):
         self.file, self.dtype, self.shape = file, np.dtype(dtype), (rows, width)
 
     def __len__(self) -> int:
@@ -69,7 +54,7 @@ class StoredFeatures:
     is_sparse, dtype = False, torch.float32
 
     def __init__(
-        self, pieces: Sequence[_FileRows | Tensor], device: torch.device, limit: float, places: Tensor | None = None
+        self, pieces: Sequence[FileRows | Tensor], device: torch.device, limit: float, places: Tensor | None = None
     ):
         self.pieces, self.device, self.limit, self.places = list(pieces), device, limit, places
         self.starts = list(accumulate(map(len, pieces), initial=0))
@@ -106,13 +91,18 @@ class StoredFeatures:
     @property
     def block(self) -> int:
         """Rows that are read at a time."""
-        return max(1, BLOCK // (4 * self.shape[1]))
+        return max(1, min(BLOCK // (4 * self.shape[1]), ROWS))
 
     def blocks(self, turn: int = 0, turns: int = 1) -> Iterator[tuple[slice, Tensor]]:
         """(places, rows) of block `turn`, `turn` + `turns`, ..., each at most BLOCK bytes in float32."""
         for start in range(turn * self.block, len(self), turns * self.block):
             places = slice(start, min(start + self.block, len(self)))
             yield places, self[places]
+
+    def index_select(self, dimension: int, places: Tensor) -> "Tensor | StoredFeatures":
+        """As torch's, of rows."""
+        assert dimension == 0, "features are rows"
+        return self.subset(places)
 
     def subset(self, places: Tensor) -> "Tensor | StoredFeatures":
         """Rows at places (n,): a tensor, or where they take more than the limit, these rows of the same file."""
@@ -138,6 +128,14 @@ def row_blocks(x: Features) -> Iterator[Tensor]:
         yield x
 
 
+def numbered_blocks(x: Features) -> Iterator[tuple[int, Tensor]]:
+    """The same, each with the place of its first row."""
+    start = 0
+    for rows in row_blocks(x):
+        yield start, rows
+        start += len(rows)
+
+
 def join(parts: Sequence[Features]) -> Features:
     """The rows of all, one after the other: stored features where any are.
 
@@ -148,7 +146,7 @@ def join(parts: Sequence[Features]) -> Features:
     if len(tensors) == len(parts):
         return torch.cat(tensors)
     stored = next(part for part in parts if isinstance(part, StoredFeatures))
-    pieces: list[_FileRows | Tensor] = []
+    pieces: list[FileRows | Tensor] = []
     places: list[Tensor] = []
     for part in parts:
         rows = torch.arange(len(part)) if isinstance(part, Tensor) or part.places is None else part.places
@@ -156,88 +154,3 @@ def join(parts: Sequence[Features]) -> Features:
         pieces += [part] if isinstance(part, Tensor) else part.pieces
     whole = all(isinstance(part, Tensor) or part.places is None for part in parts)
     return StoredFeatures(pieces, stored.device, stored.limit, None if whole else torch.cat(places))
-
-
-class FeatureFiles:
-    """Where features of more than `limit` bytes in float32 go: files in a folder, which nobody sees.
-
-    Args:
-        folder: on a disk with room for the features, the same for all ranks, which are on one machine.
-        limit: bytes of a split's features that stay in memory.
-        dtype: of the files: float32, or float16, half as large.
-        device: that the features are read onto.
-
-    Raises:
-        ValueError: another dtype.
-    """
-
-    def __init__(self, folder: Path, limit: float, dtype: str, device: torch.device):
-        if dtype not in DTYPES:
-            raise ValueError(f"evaluation.file_dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        self.folder, self.limit, self.dtype, self.device = folder, limit, dtype, device
-
-    def create(self, rows: int, width: int) -> BinaryIO:
-        """An empty file without a name that this rank writes to or reads from.
-
-        Raises:
-            ValueError: the disk has no room for rows x width.
-        """
-        path, size = self.folder / "features.tmp", rows * width * np.dtype(DTYPES[self.dtype]).itemsize
-        if rank() == 0:
-            path.touch()
-        free = self._meet(shutil.disk_usage(self.folder).free)  # of rank 0, so that all decide alike
-        if free >= size:
-            file = path.open("r+b")
-        self._meet()
-        if rank() == 0:
-            path.unlink()
-        if free < size:
-            raise ValueError(
-                f"evaluation: the features of {rows:,} samples take {size / 1e9:,.1f} GB in {self.folder}, which has "
-                f"{free / 1e9:,.1f} GB left; use evaluation.file_dtype=float16 or a smaller evaluation.bank"
-            )
-        return file
-
-    def write(self, file: BinaryIO, rows: Tensor) -> None:
-        """Append rows (n, F), on rank 0.
-
-        Raises:
-            ValueError: float16 cannot hold them.
-        """
-        values = rows.cpu().numpy().astype(DTYPES[self.dtype], copy=False)
-        if self.dtype == "float16" and np.isinf(values).any():
-            raise ValueError("evaluation.file_dtype=float16: features above 65,504 do not fit; use float32")
-        if rank() == 0:
-            file.write(np.ascontiguousarray(values).view(np.uint8).data)
-
-    def open(self, file: BinaryIO, rows: int, width: int) -> StoredFeatures:
-        """What was written, once all of it is."""
-        file.flush()
-        self._meet()
-        return StoredFeatures([_FileRows(file, DTYPES[self.dtype], rows, width)], self.device, self.limit)
-
-    def _meet(self, value: int = 0) -> int:
-        """Waits for all ranks; the value of rank 0."""
-        return int(gather(torch.tensor([value], device=self.device))[0])
-
-
-def encode_stored(
-    samples: "Samples", encode: Callable[["Samples"], tuple[Tensor, Tensor]], files: FeatureFiles | None
-) -> tuple[Features, Tensor]:
-    """`encode` of the samples: features (M, F) and the places (M,) that could be read; in a file where they are large.
-
-    Of large sets CHUNK samples at a time are encoded, on all ranks, which changes no bit of a feature.
-    """
-    if files is None or not len(samples) or math.isinf(files.limit):
-        return encode(samples)
-    first, _ = encode(samples[torch.tensor([0])])
-    width = first.shape[1]
-    if first.is_sparse or 4 * len(samples) * width <= files.limit:
-        return encode(samples)
-    file, places = files.create(len(samples), width), []
-    for part in torch.arange(len(samples)).split(CHUNK):
-        x, good = encode(samples[part])
-        files.write(file, x)
-        places.append(part[good.cpu()])
-    read = torch.cat(places)
-    return files.open(file, len(read), width), read.to(files.device)

@@ -1,12 +1,10 @@
 """Nearest neighbors among features in a file, which is read once for many queries."""
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repel.evaluation.stored_features import Features, StoredFeatures
+from repel.evaluation.stored_features import Features, numbered_blocks
 
 __all__ = ["queries_at_once", "stored_neighbors"]
 
@@ -46,7 +44,7 @@ def _search(bank: Features, queries: Tensor, k: int, block: int, own: Tensor | N
     owned = [None] * len(parts) if own is None else own.split(block)
     values = [part.new_zeros(len(part), 0) for part in parts]
     places = [torch.zeros(len(part), 0, dtype=torch.int64, device=part.device) for part in parts]
-    for start, rows in _blocks(bank):
+    for start, rows in numbered_blocks(bank):
         columns = F.normalize(rows, dim=1).T
         for i, (part, left_out) in enumerate(zip(parts, owned, strict=True)):
             similarity = part @ columns
@@ -58,11 +56,3 @@ def _search(bank: Features, queries: Tensor, k: int, block: int, own: Tensor | N
             values[i], order = both[0].topk(min(k, both[0].shape[1]), dim=1)
             places[i] = both[1].gather(1, order)
     return torch.cat(values), torch.cat(places)
-
-
-def _blocks(bank: Features) -> Iterator[tuple[int, Tensor]]:
-    """The first row's place and the rows, block by block."""
-    if isinstance(bank, StoredFeatures):
-        yield from ((places.start, rows) for places, rows in bank.blocks())
-    else:
-        yield 0, bank

@@ -20,10 +20,10 @@ from repel.engine.data_identity import read_to_evaluate
 from repel.engine.modalities import modality_of
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
+from repel.evaluation.feature_files import IN_MEMORY, FeatureFiles
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
-from repel.evaluation.stored_features import IN_MEMORY, FeatureFiles
 from repel.report.drawings import Drawing, feature_drawings, shown_drawings
 from repel.report.table import make_table, print_table
 
@@ -107,11 +107,11 @@ def make_report(
         return Report([], [], None, [])
     headline = headline_of(contents, options.get("checkpoint"))
     of_headline, first = _OfHeadline(data, labelled, options["map"], cfg.seed), rank() == 0
-    rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
+    files = None if folder is None else _feature_files(options, folder, device)
+    rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"], files)
     with Progress("evaluation", first) as progress:
         on_row = of_headline.keep if first or not labelled else None  # without labels all ranks encode
-        files = None if folder is None else _feature_files(options, folder, device)
-        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row, progress, labelled, files)
+        measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row, progress, labelled)
     if first:
         tested = data.splits.test.labelled if labelled else data.splits.test
         for note in notes_on_test_labels(data, options["bank"]):
@@ -168,6 +168,7 @@ def report_rows(
     data: PairData,
     device: torch.device,
     bank: int | None = None,
+    files: FeatureFiles | None = None,
 ) -> list[ReportRow]:
     """The data's baselines, the untrained encoder, pretrained weights where the run started from some; checkpoints.
 
@@ -177,21 +178,22 @@ def report_rows(
         headline: the source whose metrics are called test/x.
         layers: h, z or both, of the checkpoints; z of the headline only.
         bank: baselines are fitted to at most so many training samples.
+        files: where features go that do not fit into memory; None: all fit.
     """
 
     def initial(config: dict[str, Any]) -> Network:
         module = build_module(load_config(config))
         give_info(module.encoder, train.info())  # a checkpoint has it already
-        return _network(module.encoder, "h", data, device)
+        return _network(module.encoder, "h", data, device, files)
 
     def trained(source: str, layer: str) -> Network:
         network = build_pretrained(contents[source], paths[source])
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
-        return _network(encoder, layer, data, device)
+        return _network(encoder, layer, data, device, files)
 
     config, train, val = to_container(cfg), data.splits.train, data.splits.val
     rows = [
-        ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device))
+        ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device, files))
         for b in train.modality.baselines(train, val, bank)
     ]
     rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
@@ -217,20 +219,22 @@ def _have_same_weights(contents: list[dict[str, Any]]) -> bool:
     )
 
 
-def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.device) -> Network:
+def _network(
+    encoder: nn.Module, layer: str, data: PairData, device: torch.device, files: FeatureFiles | None
+) -> Network:
     encoder = encoder.to(device).eval()
 
     def encode_samples(samples):
         return encode(encoder, samples, data.normalize, device)
 
-    return Network(encode_samples, encoder if layer == "h" else None, data.normalize, device)
+    return Network(encode_samples, encoder if layer == "h" else None, data.normalize, device, files=files)
 
 
-def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) -> Network:
+def _baseline_network(baseline: Baseline, data: PairData, device: torch.device, files: FeatureFiles | None) -> Network:
     def encode_samples(samples):
         assert baseline.encode is not None, "evaluators that need features are not given a scorer"
         x, places = baseline.encode(samples)
         return x if x.is_sparse else x.to(device), places  # not every device knows sparse tensors
 
     scorer, settings = (None, {}) if baseline.scorer is None else baseline.scorer(device)
-    return Network(encode_samples, None, data.normalize, device, scorer, settings)
+    return Network(encode_samples, None, data.normalize, device, scorer, settings, files)
