@@ -166,9 +166,8 @@ def test_the_probe_reaches_the_same_optimum(tmp_path):
     (x, y), (val_x, val_y) = mixture(), mixture(1)
     for features in (x, stored(x, tmp_path)):
         choice = choose_l2(features, [y], val_x, [val_y], [1e-2, 1e-1])[0]
-        found = fit_classifiers(
-            join([features, val_x]), [torch.cat([y, val_y])], [Choice(1e-2, 0.0, choice.classifier)]
-        )
+        weak = Choice(1e-2, 0.0, choice.classifier)
+        found = fit_classifiers(join([features, val_x]), [torch.cat([y, val_y])], [weak])
         if features is x:
             expected = choice, found[0]
     assert (choice.l2, choice.top1) == (expected[0].l2, expected[0].top1)
