@@ -15,8 +15,8 @@ from repel.evaluation.stored_search import queries_at_once, stored_neighbors
 __all__ = ["Retrieval", "retrieval_metrics"]
 
 
-def retrieval_metrics(x: Features, y: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    """Each feature searches all others by cosine.
+def retrieval_metrics(x: Features, y: Tensor, ks: Sequence[int], queries: Tensor | None = None) -> dict[str, float]:
+    """Features search all others by cosine.
 
     recall_at_k: share of queries with at least one of their label among the k nearest.
     map_at_r: mean over queries of 1/R sum_{i <= R} precision(i) [the i-th is of the label], R the number of others of
@@ -27,6 +27,7 @@ def retrieval_metrics(x: Features, y: Tensor, ks: Sequence[int]) -> dict[str, fl
         x: (N, F) features of any scale; stored ones are read in blocks.
         y: (N,) labels >= 0.
         ks: numbers of neighbors, each at least 1.
+        queries: (n,) places of the features that search; None: all do.
 
     Returns:
         recall_at_k for each k, and map_at_r -> values in [0, 1].
@@ -38,7 +39,7 @@ def retrieval_metrics(x: Features, y: Tensor, ks: Sequence[int]) -> dict[str, fl
     >>> retrieval_metrics(x, y, ks=[1])
     {'recall_at_1': 1.0, 'map_at_r': 1.0}
     """
-    return _metrics(_sums(x, y, ks, torch.arange(len(x))), ks)
+    return _metrics(_sums(x, y, ks, torch.arange(len(x)) if queries is None else queries), ks)
 
 
 def _sums(x: Features, y: Tensor, ks: Sequence[int], places: Tensor) -> Tensor:
