@@ -41,7 +41,7 @@ HEAD = """# Evaluation of features that do not fit into memory
 `{command}`: features of F = {features:,} dimensions in {dtype}, made: a mixture of {classes:,} Gaussians, a class each.
 One thread of {cores} cores, CPU seconds, {versions}. Each row is a process of its own.
 
-file: in a file that is read in blocks, as above `evaluation.in_memory`; memory: as below it. Memory: how far the
+file: in a file that is read in blocks, as above `evaluation.memory`; memory: as below it. Memory: how far the
 largest resident size (VmHWM) of the process rises from before on, beside the size of the features. What the system
 keeps of the file in free memory (its page cache) is not in it, and goes when anything else asks for memory.
 

@@ -295,10 +295,10 @@ def test_evaluate_py_on_one_device_and_two(tmp_path, experiment):
     options = [*TINY[1:], "experiment=debug"] if experiment == "debug" else [
         "experiment=text", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "evaluation.bank=64",
         "data.val_fraction=0.01", "evaluation.map=null", "callbacks.pairs=null"]  # fmt: skip
-    trained = command("train.py", *options, "evaluation.in_memory=0", cwd=tmp_path)
+    trained = command("train.py", *options, "evaluation.memory=0", cwd=tmp_path)
     run = run_folder(trained, tmp_path)
     found = []
-    for more in (["evaluation.in_memory=.inf"], ["evaluation.in_memory=0"], ["evaluation.in_memory=0", "devices=2"]):
+    for more in (["evaluation.memory=inf"], ["evaluation.memory=0"], ["evaluation.memory=0", "devices=2"]):
         result = command(
             "evaluate.py", f"ckpt={run}", "evaluators=[knn,linear,retrieval]", "layers=[h]", *more, cwd=tmp_path
         )

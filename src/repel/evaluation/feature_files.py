@@ -118,5 +118,5 @@ def can_measure(name: str, takes_stored: bool, features: Sequence[Features]) -> 
         return True
     if rank() == 0:
         print(f"{name:8} left out: it takes features in memory alone (takes_stored), and these are larger than "
-              "evaluation.in_memory; set it higher, or a smaller evaluation.bank", flush=True)  # fmt: skip
+              "evaluation.memory; set it higher, or a smaller evaluation.bank", flush=True)  # fmt: skip
     return False

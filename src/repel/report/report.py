@@ -123,7 +123,7 @@ def make_report(
 
 def _feature_files(options: dict[str, Any], folder: Path, device: torch.device) -> FeatureFiles:
     """Options of a run from before there were these are null, or not there."""
-    limit, dtype = (options.get(key) for key in ("in_memory", "file_dtype"))
+    limit, dtype = (options.get(key) for key in ("memory", "file_dtype"))
     return FeatureFiles(folder, IN_MEMORY if limit is None else limit, dtype or "float32", device)
 
 
