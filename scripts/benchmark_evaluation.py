@@ -1,10 +1,12 @@
 """Memory and time of evaluators whose features are in a file: docs/benchmarks/evaluation.md
 
-    python scripts/benchmark_evaluation.py [--sizes 10000 100000 1280000] [--features 2048] [--queries 500]
-        [--classes 1000] [--probe-classes 100] [--setup-up-to 100000] [--in-memory-up-to 100000] [--dtype float32]
+    python scripts/benchmark_evaluation.py [--sizes 10000 100000 1280000] [--evaluators knn retrieval ranking linear]
+        [--features 2048] [--queries 200] [--classes 1000] [--probe-classes 100] [--dtype float32]
+        [--setup-up-to 100000] [--in-memory-up-to 100000]
 
 Made features: a mixture of Gaussians, a class each. The largest file takes 10.5 GB of the temporary folder (TMPDIR), or
-half of it with --dtype float16, and is removed. Each evaluator is a process of its own. 10 minutes of one core.
+half of it with --dtype float16, and is removed. Each row is measured in a process of its own; 10 minutes of one core.
+Rows of other calls with the same numbers stay in the page: it can be measured in parts.
 """
 
 from repel.base.scripts import begin_script
@@ -13,6 +15,7 @@ begin_script(__name__)
 
 import argparse
 import ctypes
+import json
 import multiprocessing
 import sys
 import tempfile
@@ -20,9 +23,10 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 import torch
-from _benchmark import versions, write_page
+from _benchmark import PAGES, versions, write_page
 from torch import Tensor
 
 from repel.base.cores import usable_cores
@@ -38,8 +42,8 @@ from repel.evaluation.top_items import CosineScorer, KnownItems, StoredScorer
 
 HEAD = """# Evaluation of features that do not fit into memory
 
-`{command}`: features of F = {features:,} dimensions in {dtype}, made: a mixture of {classes:,} Gaussians, a class each.
-One thread of {cores} cores, CPU seconds, {versions}. Each row is a process of its own.
+`python scripts/benchmark_evaluation.py`: features of F = {features:,} dimensions in {dtype}, made: a mixture of
+{classes:,} Gaussians, a class each. One thread of {cores} cores, CPU seconds, {versions}. Each row is a process of its own.
 
 file: in a file that is read in blocks, as above `evaluation.memory`; memory: as below it. Memory: how far the
 largest resident size (VmHWM) of the process rises from before on, beside the size of the features. What the system
@@ -57,7 +61,8 @@ queries; what is left grows in proportion to the queries, so that 50,000 take 50
 |---|---|---|---|---|---|
 """
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-EVALUATORS = ("knn", "retrieval", "ranking", "linear")
+EVALUATORS, FORMS = ("knn", "retrieval", "ranking", "linear"), ("file", "memory")
+Row = dict[str, Any]  # CPU seconds by what they are of, and MB
 
 
 def make_file(path: Path, rows: int, options: argparse.Namespace) -> None:
@@ -130,45 +135,59 @@ def measure(options: argparse.Namespace, path: Path, rows: int, evaluator: str, 
     found.put((times, resident() - before))
 
 
-def rows_of_size(rows: int, options: argparse.Namespace) -> Iterator[str]:
-    """The table's, one after the other."""
+def measure_size(rows: int, options: argparse.Namespace, found: dict[str, Row]) -> Iterator[None]:
+    """Adds to what was found, row by row."""
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(prefix="repel_") as folder:
         path = Path(folder) / "features"
         make_file(path, rows, options)
-        for form in ("file", "memory")[: 2 if rows <= options.in_memory_up_to else 1]:
-            for evaluator in EVALUATORS:
+        for form in FORMS[: 2 if rows <= options.in_memory_up_to else 1]:
+            for evaluator in options.evaluators:
                 queue = fork.SimpleQueue()
                 process = fork.Process(target=measure, args=(options, path, rows, evaluator, form, queue))
                 process.start()
                 process.join()
                 if process.exitcode:
                     raise RuntimeError(f"{rows:,} rows, {evaluator} in {form}: failed, as the traceback says")
-                found, memory = queue.get()
-                times = ", ".join(f"{what} {value:.1f}" for what, value in found.items())
-                size = path.stat().st_size / 2**20
-                yield f"| {rows:,} | {form} | `{evaluator}` | {size:,.0f} | {memory:,.0f} | {times} |\n"
+                seconds, memory = queue.get()
+                found[f"{rows} {form} {evaluator}"] = {"seconds": seconds, "memory": round(memory)}
+                yield
+
+
+def page(options: argparse.Namespace, found: dict[str, Row]) -> str:
+    text = HEAD.format(**vars(options), cores=usable_cores(), versions=versions("torch"),
+                       at_once=2**28 // (4 * options.features))  # fmt: skip
+    keys = [key.split() for key in found]
+    for rows, form, evaluator in sorted(keys, key=lambda key: (int(key[0]), FORMS.index(key[1]), key[2])):
+        row, size = (
+            found[f"{rows} {form} {evaluator}"],
+            int(rows) * options.features * (4 if "32" in options.dtype else 2),
+        )
+        times = ", ".join(f"{what} {value:.1f}" for what, value in row["seconds"].items())
+        text += f"| {int(rows):,} | {form} | `{evaluator}` | {size / 2**20:,.0f} | {row['memory']:,} | {times} |\n"
+    return text
 
 
 @ends_on_signal
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_280_000])
-    for name, number in (("features", 2048), ("queries", 500), ("classes", 1000), ("probe-classes", 100),
+    parser.add_argument("--evaluators", choices=EVALUATORS, nargs="+", default=EVALUATORS)
+    for name, number in (("features", 2048), ("queries", 200), ("classes", 1000), ("probe-classes", 100),
                          ("setup-up-to", 100_000), ("in-memory-up-to", 100_000)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    text = HEAD.format(
-        **vars(options), command=" ".join(["python scripts/benchmark_evaluation.py", *sys.argv[1:]]),
-        cores=usable_cores(), versions=versions("torch"), at_once=2**28 // (4 * options.features),
-    )  # fmt: skip
+    settings = {name: getattr(options, name) for name in ("features", "queries", "classes", "probe_classes", "dtype")}
+    file = PAGES / "evaluation.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found: dict[str, Row] = known["rows"] if known.get("settings") == settings else {}
     for rows in options.sizes:
-        for line in rows_of_size(rows, options):
-            print(line, end="", flush=True)
-            text += line
-            write_page("evaluation.md", text)
+        for _ in measure_size(rows, options, found):
+            print(list(found.items())[-1], flush=True)
+            write_page("evaluation.json", json.dumps({"settings": settings, "rows": found}, indent=1) + "\n")
+            write_page("evaluation.md", page(options, found))
     return 0
 
 

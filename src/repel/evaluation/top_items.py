@@ -120,7 +120,7 @@ def user_blocks(scorer: Scorer, users: Tensor) -> Iterator[Tensor]:
 
 def _stored_top(scorer: StoredScorer, users: Tensor, known: KnownItems | None, k: int) -> Tensor:
     """In one pass through the items: the best so far, before the best of a block of items, whose numbers are higher."""
-    parts = users.split(CELLS[_kind(users)] // ROWS)
+    parts = users.split(max(1, CELLS[_kind(users)] // ROWS))
     vectors = [F.normalize(scorer.user_vectors[part], dim=1) for part in parts]
     cells = [(part[:0], part[:0]) if known is None else known.cells(part) for part in parts]
     values = [vectors[0].new_zeros(len(part), 0) for part in parts]
