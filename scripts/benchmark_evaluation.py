@@ -43,7 +43,8 @@ from repel.evaluation.top_items import CosineScorer, KnownItems, StoredScorer
 HEAD = """# Evaluation of features that do not fit into memory
 
 `python scripts/benchmark_evaluation.py`: features of F = {features:,} dimensions in {dtype}, made: a mixture of
-{classes:,} Gaussians, a class each. One thread of {cores} cores, CPU seconds, {versions}. Each row is a process of its own.
+{classes:,} Gaussians, a class each. One thread of {cores} cores, CPU seconds, {versions}. Each row is a process of its
+own.
 
 file: in a file that is read in blocks, as above `evaluation.memory`; memory: as below it. Memory: how far the
 largest resident size (VmHWM) of the process rises from before on, beside the size of the features. What the system
@@ -159,10 +160,8 @@ def page(options: argparse.Namespace, found: dict[str, Row]) -> str:
                        at_once=2**28 // (4 * options.features))  # fmt: skip
     keys = [key.split() for key in found]
     for rows, form, evaluator in sorted(keys, key=lambda key: (int(key[0]), FORMS.index(key[1]), key[2])):
-        row, size = (
-            found[f"{rows} {form} {evaluator}"],
-            int(rows) * options.features * (4 if "32" in options.dtype else 2),
-        )
+        row = found[f"{rows} {form} {evaluator}"]
+        size = int(rows) * options.features * getattr(torch, options.dtype).itemsize
         times = ", ".join(f"{what} {value:.1f}" for what, value in row["seconds"].items())
         text += f"| {int(rows):,} | {form} | `{evaluator}` | {size / 2**20:,.0f} | {row['memory']:,} | {times} |\n"
     return text
