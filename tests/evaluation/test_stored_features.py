@@ -290,12 +290,8 @@ def test_ranks_share_the_work_and_find_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["debug", "text"])
-def test_evaluate_py_on_one_device_and_two(tmp_path, experiment):
-    options = [*TINY[1:], "experiment=debug"] if experiment == "debug" else [
-        "experiment=text", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "evaluation.bank=64",
-        "data.val_fraction=0.01", "evaluation.map=null", "callbacks.pairs=null"]  # fmt: skip
-    trained = command("train.py", *options, "evaluation.memory=0", cwd=tmp_path)
+def test_evaluate_py_on_one_device_and_two(tmp_path):
+    trained = command("train.py", *TINY, "evaluation.memory=0", cwd=tmp_path)
     run = run_folder(trained, tmp_path)
     found = []
     for more in (["evaluation.memory=inf"], ["evaluation.memory=0"], ["evaluation.memory=0", "devices=2"]):
