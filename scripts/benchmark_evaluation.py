@@ -43,8 +43,8 @@ from repel.evaluation.top_items import CosineScorer, KnownItems, StoredScorer
 HEAD = """# Evaluation of features that do not fit into memory
 
 `python scripts/benchmark_evaluation.py`: features of F = {features:,} dimensions in {dtype}, made: a mixture of
-{classes:,} Gaussians, a class each. One thread of {cores} cores, CPU seconds, {versions}. Each row is a process of its
-own.
+{classes:,} Gaussians, a class each. One thread of {cores} cores, {versions}. Each row is a process of its own. CPU
+seconds: of one measurement, rough where other work runs beside, as it did here.
 
 file: in a file that is read in blocks, as above `evaluation.memory`; memory: as below it. Memory: how far the
 largest resident size (VmHWM) of the process rises from before on, beside the size of the features. What the system
@@ -52,8 +52,8 @@ keeps of the file in free memory (its page cache) is not in it, and goes when an
 
 - `knn`: k = 200, all features are the bank. `retrieval`: the queries are some of the features, all others are searched.
   `ranking`: all features are items, the queries users.
-- `linear`, set-up: means, deviations and principal axes, once a fit. Pass: value and gradient of the loss once, of
-  {probe_classes:,} classes. A fit takes 10 to 100 passes, and there are as many fits as values of l2, and one more.
+- `linear`, set-up: means, deviations and principal axes, once a fit. It grows with the features and is
+  left out above {setup_up_to:,}. Pass: value and gradient of the loss once, of {probe_classes:,} classes. A fit takes 10 to 100 passes, and there are as many fits as values of l2, and one more.
 
 Half as many queries show how the time grows: reading and normalizing the features take the same for up to {at_once:,}
 queries; what is left grows in proportion to the queries, so that 50,000 take 50,000 / {queries:,} times as much of it.
