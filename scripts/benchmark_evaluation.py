@@ -52,8 +52,9 @@ keeps of the file in free memory (its page cache) is not in it, and goes when an
 
 - `knn`: k = 200, all features are the bank. `retrieval`: the queries are some of the features, all others are searched.
   `ranking`: all features are items, the queries users.
-- `linear`, set-up: means, deviations and principal axes, once a fit. It grows with the features and is
-  left out above {setup_up_to:,}. Pass: value and gradient of the loss once, of {probe_classes:,} classes. A fit takes 10 to 100 passes, and there are as many fits as values of l2, and one more.
+- `linear`, set-up: means, deviations and principal axes, once a fit; left out above {setup_up_to:,} features, as it
+  grows in proportion. Pass: value and gradient of the loss once, of {probe_classes:,} classes. A fit takes 10 to 100
+  passes, and there are as many fits as values of l2, and one more.
 
 Half as many queries show how the time grows: reading and normalizing the features take the same for up to {at_once:,}
 queries; what is left grows in proportion to the queries, so that 50,000 take 50,000 / {queries:,} times as much of it.

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Encode = Callable[["Samples"], tuple[Tensor, Tensor]]  # features (M, F) and the places (M,) of samples that were read
+OnBegin = Callable[[int, str], None]  # number of the stage of a row, and its name
 OnStage = Callable[[int, int, str], None]  # stages done, all stages, the one that begins
 OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its train, val and test split
 
@@ -173,11 +174,7 @@ class _Measured(NamedTuple):
 
 
 def _measure_network(
-    network: Network,
-    evaluators: Mapping[str, Evaluator],
-    data: EvaluationData,
-    bank: int | None,
-    begin: Callable[[int, str], None],
+    network: Network, evaluators: Mapping[str, Evaluator], data: EvaluationData, bank: int | None, begin: OnBegin
 ) -> _Measured:
     begin(0, "encoding")
     train = _encoded_part(subset(data.splits.train.labelled, bank), network)
@@ -207,10 +204,7 @@ def _measure_network(
 
 
 def _measure_without_labels(
-    make_network: Callable[[], Network],
-    evaluators: Mapping[str, Evaluator],
-    data: EvaluationData,
-    begin: Callable[[int, str], None],
+    make_network: Callable[[], Network], evaluators: Mapping[str, Evaluator], data: EvaluationData, begin: OnBegin
 ) -> _Measured:
     train, val, test = (
         Part(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), samples)
