@@ -10,10 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from repel.evaluation import sparse
+from repel.evaluation.feature_files import FeatureFiles
 from repel.evaluation.geometry_evaluator import FeatureGeometry
 from repel.evaluation.knn import KNN, nearest_neighbors
 from repel.evaluation.linear import LinearProbe
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, ReportRow, measure
+from repel.evaluation.stored_features import StoredFeatures
 from repel.report.report import report_rows
 from repel.text.baselines import WordFeatures, text_baselines
 
@@ -53,6 +55,18 @@ def test_knn_is_that_of_scikit_learn(plain, measured):
     assert 0.5 < expected < 1
     assert measured["baseline/tfidf_knn_top1"].score.value == pytest.approx(expected, abs=1e-6)
     assert measured["baseline/tfidf_knn_top1"].score.settings == {"k": K, "temperature": T, "normalize": "l2"}
+
+
+def test_lsa_in_a_file_has_the_same_numbers_and_tfidf_stays_sparse(measured, tmp_path):
+    data, files = text_data(), FeatureFiles(tmp_path, 0, "float32", torch.device("cpu"))
+
+    def stored(row: ReportRow) -> ReportRow:
+        return row._replace(make_network=lambda: row.make_network()._replace(files=files))
+
+    parts = []
+    found = measure([stored(row) for row in rows(data)], evaluators(), data, None, 1, lambda *of: parts.append(of[1].x))
+    assert [type(x) for x in parts] == [torch.Tensor, StoredFeatures]
+    assert {m.metric: m.score for m in found} == {name: m.score for name, m in measured.items()}
 
 
 def test_linear_is_that_of_scikit_learn_with_c_by_validation(plain, measured):

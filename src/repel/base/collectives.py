@@ -7,7 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather", "gather_views", "hand_on", "pass_around", "rank", "share", "world_size"]
+__all__ = [
+    "gather",
+    "gather_views",
+    "hand_on",
+    "own_blocks",
+    "pass_around",
+    "rank",
+    "share",
+    "share_blocks",
+    "world_size",
+]
 
 
 def world_size() -> int:
@@ -57,6 +67,34 @@ def gather(tensor: Tensor, total: int | None = None, ring: bool = False) -> Tens
 def gather_views(z: Tensor, samples: int, total: int, ring: bool = False) -> Tensor:
     """(V*B, D) of this rank's B samples -> (V, N, D) of all ranks', N in total; with `ring` (V, B, D)."""
     return gather(z.unflatten(0, (-1, samples)).transpose(0, 1), total, ring).transpose(0, 1)
+
+
+def own_blocks(total: int, size: int) -> Tensor:
+    """Places (n,) in 0 .. total - 1 of this rank's blocks: of those of `size`, every W-th."""
+    own = [range(start, min(start + size, total)) for start in range(rank() * size, total, world_size() * size)]
+    return torch.tensor([place for block in own for place in block], dtype=torch.int64)
+
+
+def share_blocks(function: Callable[[Tensor], Tensor], total: int, size: int, device: torch.device) -> Tensor:
+    """The rows (total, ...) that the ranks compute in turns, block by block, the same on all of them.
+
+    Args:
+        function: places (n,) of this rank's blocks, see own_blocks, to their rows (n, ...) on the device.
+
+    Example:
+        >>> share_blocks(lambda places: 2 * places, 5, 2, torch.device("cpu"))
+        tensor([0, 2, 4, 6, 8])
+    """
+    W, places = world_size(), own_blocks(total, size)
+    if W == 1:
+        return function(places)
+    rows = function(places)
+    own = -(-total // (W * size)) * size  # of the rank that has the most, and a little more
+    numbered = torch.full((own,), total, dtype=torch.int64)
+    numbered[: len(places)] = places
+    filled = torch.cat([rows, rows.new_zeros(own - len(rows), *rows.shape[1:])])
+    order = gather(numbered.to(device)).argsort()[:total]
+    return gather(filled)[order]
 
 
 def hand_on(tensor: Tensor, shape: Sequence[int], tag: int = 0) -> Callable[[], Tensor]:

@@ -47,6 +47,8 @@ RANGES = {  # of keys that code which is not ours reads, or that are read only a
     "evaluation.temperature": POSITIVE,
     "evaluation.bank": AT_LEAST_1,
     "evaluation.projector": AT_LEAST_1,
+    "evaluation.memory": NOT_NEGATIVE,
+    "evaluation.file_dtype": (lambda v: v in ("float32", "float16"), "float32 or float16"),
     "images": AT_LEAST_1,
     **dict.fromkeys(("init", "ckpt", "resume", "data_root"), (lambda v: isinstance(v, str), "a path")),
 }

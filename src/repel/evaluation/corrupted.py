@@ -11,6 +11,7 @@ from repel.evaluation.features import subset
 from repel.evaluation.knn import knn_predict
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Evaluator, Fitted, Measurement, Network, Part, Score, accuracy
+from repel.evaluation.stored_features import join
 
 __all__ = ["STRENGTHS", "Corrupt", "CorruptedKNN"]
 
@@ -30,7 +31,7 @@ class CorruptedKNN(Evaluator):
         seed: of the corruptions.
     """
 
-    takes_sparse = True
+    takes_sparse = takes_stored = True
     corruptions: tuple[str, ...]
     noun: str  # of the samples, the plural
     counted = "samples"  # how settings call the number of them
@@ -43,7 +44,7 @@ class CorruptedKNN(Evaluator):
         raise NotImplementedError
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        bank, labels = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
+        bank, labels = join([train.x, val.x]), torch.cat([train.y, val.y])
 
         def top1(samples: Samples) -> float:
             x, places = network.encode(samples)

@@ -26,6 +26,8 @@ class Episodes(Evaluator):
         seed: of the draws.
     """
 
+    takes_stored = True
+
     def __init__(self, ways: int, shots: Sequence[int], queries: int, episodes: int, seed: int):
         if ways < 2 or episodes < 2 or queries < 1 or any(k < 1 for k in shots):
             raise ValueError(
@@ -70,7 +72,7 @@ def few_shot_accuracies(
     ways = min(ways, len(present))
     chosen = torch.rand(episodes, len(present), generator=generator).argsort(1)[:, :ways]  # (episodes, ways)
     classes = torch.tensor(present)[chosen]
-    examples, asked = (F.normalize(part.x.float(), dim=1)[_draw_places(part.y, classes, n, generator).to(device)]
+    examples, asked = (F.normalize(part.x[_draw_places(part.y, classes, n, generator).to(device)].float(), dim=-1)
             for part, n in ((support, shots), (queries, per_class)))  # fmt: skip
     means = F.normalize(examples.mean(2), dim=-1)  # (episodes, ways, F)
     predicted = torch.einsum("ewqf,ecf->ewqc", asked, means).argmax(-1)

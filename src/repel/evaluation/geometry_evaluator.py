@@ -15,6 +15,8 @@ class FeatureGeometry(Evaluator):
         images: at most so many test samples, evenly spaced; compare values of the same number only.
     """
 
+    takes_stored = True
+
     def __init__(self, images: int):
         if images < 2:
             raise ValueError(f"evaluators.geometry.images must be at least 2, got {images}")

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repel.base.collectives import gather, own_blocks, world_size
 from repel.evaluation.measurement import Array
-from repel.evaluation.top_items import CosineScorer, KnownItems, Scorer, top_items, user_blocks
+from repel.evaluation.top_items import CosineScorer, KnownItems, Scorer, StoredScorer, top_items, user_blocks
 
 __all__ = ["FIFTHS", "KINDS", "Mean", "check_ks", "popularity_fifths", "rank_all", "ranking_metrics"]
 
@@ -35,6 +36,11 @@ class Sums:
         values = torch.where(has, values.double(), 0.0)
         parts = [values, values.square(), has.double().expand_as(values)]
         self.total = self.total + torch.stack([part.sum(0) for part in parts])
+
+    def over_ranks(self) -> None:
+        """Of all ranks, each of which has added at least one value."""
+        assert isinstance(self.total, Tensor), "something was added"
+        self.total = gather(self.total[None]).sum(0)
 
     def means(self) -> list[Mean]:
         assert isinstance(self.total, Tensor), "something was added"
@@ -116,20 +122,25 @@ def rank_all(
     """
     users = torch.arange(len(test.starts) - 1, device=test.starts.device) if users is None else users
     users = users[test.counts[users] > 0]
-    items = scorer.scores(users[:1]).shape[1]
+    items = scorer.items if isinstance(scorer, StoredScorer) else scorer.scores(users[:1]).shape[1]
+    shared = isinstance(scorer, StoredScorer) and 1 < world_size() <= len(users)
+    users = users[own_blocks(len(users), 1).to(users.device)] if shared else users
     overall, by_fifth = Sums(), Sums()
     shown = torch.zeros(items, dtype=torch.int64, device=users.device)
     for block in user_blocks(scorer, users):
         top, wanted = top_items(scorer, block, known, max(*ks, k)), test.cells(block)
-        relevant = torch.zeros(len(block), items, dtype=torch.bool, device=block.device)
-        relevant[wanted] = True
-        hits = relevant.gather(1, top.clamp(min=0)) & (top >= 0)
+        first = torch.arange(len(block), device=block.device) * items  # of a user's cells
+        hits = torch.isin(top + first[:, None], wanted[1] + first[wanted[0]]) & (top >= 0)
         found = user_values(hits, test.counts[block], ks)
         overall.add(torch.stack(list(found.values()), 1), torch.ones_like(hits[:, :1]))
         listed, hits = top[:, :k], hits[:, :k]
         shown += torch.bincount(listed[listed >= 0], minlength=items)
         if fifth_of is not None:
             by_fifth.add(*_recall_by_fifth(fifth_of, listed, hits, wanted))
+    if shared:
+        shown = gather(shown[None]).sum(0)
+        for sums in (overall, by_fifth)[: 1 if fifth_of is None else 2]:
+            sums.over_ranks()
     fifths = [] if fifth_of is None else by_fifth.means()
     return RankingResult(dict(zip(names(ks), overall.means(), strict=True)), fifths, shown)
 

@@ -6,20 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repel.base.collectives import share_blocks, world_size
 from repel.evaluation.coverage import ceiling
 from repel.evaluation.protocol import Array, Evaluator, Fitted, Network, Part, Score, accuracy
 from repel.evaluation.sparse import sparse_neighbors
+from repel.evaluation.stored_features import Features, StoredFeatures, join, rows_of
+from repel.evaluation.stored_search import stored_neighbors
 
 __all__ = ["KNN", "knn_predict", "knn_top1", "nearest_neighbors"]
 
 QUERY_BLOCK = 1024  # queries handled at a time: their similarities to the bank take 4 * 1024 * M bytes
 
 
-def nearest_neighbors(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Tensor, Tensor]:
     """The bank features most similar to each query, by cosine, the most similar first.
 
     Args:
-        bank: (M, F) features.
+        bank: (M, F) features; stored ones are read in blocks.
         queries: (Q, F) features; both are sparse COO tensors, or neither is.
         k: neighbors; at most M are taken.
 
@@ -29,6 +32,8 @@ def nearest_neighbors(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Te
     >>> nearest_neighbors(torch.eye(3), torch.tensor([[0.0, 2.0, 1.0]]), k=2)[1]
     tensor([[1, 2]])
     """
+    if isinstance(bank, StoredFeatures) or isinstance(queries, StoredFeatures):
+        return stored_neighbors(bank, queries, k, QUERY_BLOCK)
     if bank.is_sparse:
         return sparse_neighbors(bank, queries, k)
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
@@ -46,18 +51,30 @@ def _vote(similarity: Tensor, labels: Tensor, temperature: float) -> Tensor:
 class _Bank:
     """Features (M, F) and the neighbors that were last searched in them, which several labelings ask for."""
 
-    def __init__(self, x: Tensor):
+    def __init__(self, x: Features):
         self.x = x
-        self.last: tuple[Tensor, int, tuple[Tensor, Tensor]] | None = None
+        self.last: tuple[Features, int, tuple[Tensor, Tensor]] | None = None
 
-    def neighbors(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def neighbors(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
         if self.last is None or self.last[0] is not queries or self.last[1] != k:
-            self.last = queries, k, nearest_neighbors(self.x, queries, k)
+            self.last = queries, k, self._search(queries, k)
         return self.last[2]
+
+    def _search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
+        """The ranks share the queries, by blocks that each rounds as one rank would."""
+        if world_size() == 1 or queries.is_sparse:
+            return nearest_neighbors(self.x, queries, k)
+
+        def search(places: Tensor) -> Tensor:
+            cosines, nearest = nearest_neighbors(self.x, rows_of(queries, places.to(queries.device)), k)
+            return torch.stack([cosines.double(), nearest.double()], dim=1)  # which holds both exactly
+
+        cosines, nearest = share_blocks(search, len(queries), QUERY_BLOCK, queries.device).unbind(1)
+        return cosines.to(self.x.dtype), nearest.long()
 
 
 def _predictions(
-    bank: _Bank, labels: Tensor, queries: Tensor, ks: Sequence[int], temperature: float
+    bank: _Bank, labels: Tensor, queries: Features, ks: Sequence[int], temperature: float
 ) -> dict[int, Tensor]:
     """k -> predicted classes (Q,); the neighbors are searched once."""
     similarity, nearest = bank.neighbors(queries, max(ks))
@@ -65,7 +82,9 @@ def _predictions(
     return {k: torch.cat([_vote(s[:, :k], labels[n[:, :k]], temperature) for s, n in blocks]) for k in ks}
 
 
-def knn_predict(bank: Array, labels: Array, queries: Array, k: int = 20, temperature: float = 0.1) -> Tensor:
+def knn_predict(
+    bank: Array | StoredFeatures, labels: Array, queries: Array, k: int = 20, temperature: float = 0.1
+) -> Tensor:
     """The class with the largest vote among the k most similar bank features, each voting exp(cosine / temperature).
 
     Wu, Xiong, Yu, Lin 2018 (instance discrimination), arXiv:1805.01978, sec. 3.4.
@@ -88,8 +107,8 @@ def knn_predict(bank: Array, labels: Array, queries: Array, k: int = 20, tempera
     tensor([0, 1])
     """
     _check("kNN", [k], temperature)
-    bank, queries, labels = torch.as_tensor(bank), torch.as_tensor(queries), torch.as_tensor(labels).long()
-    return _predictions(_Bank(bank), labels, queries, [k], temperature)[k]
+    searched = _Bank(bank if isinstance(bank, StoredFeatures) else torch.as_tensor(bank))
+    return _predictions(searched, torch.as_tensor(labels).long(), torch.as_tensor(queries), [k], temperature)[k]
 
 
 def knn_top1(bank: Array, labels: Array, queries: Array, truth: Array, k: int = 20, temperature: float = 0.1) -> float:
@@ -118,14 +137,14 @@ class KNN(Evaluator):
     """
 
     task_metrics = ("knn_top1",)
-    takes_sparse = True
+    takes_sparse = takes_stored = True
 
     def __init__(self, k: int, others: Sequence[int], temperature: float):
         _check("evaluators.knn", [k, *others], temperature)
         self.k, self.others, self.temperature = k, list(others), temperature
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
-        return self._fit(_Bank(torch.cat([train.x, val.x])), torch.cat([train.y, val.y]))
+        return self._fit(_Bank(join([train.x, val.x])), torch.cat([train.y, val.y]))
 
     def fit_tasks(self, tasks: Mapping[str, tuple[Part, Part]], network: Network) -> dict[str, Fitted]:
         banks: dict[tuple[int, int], _Bank] = {}  # one for all tasks that label the same samples
@@ -133,7 +152,7 @@ class KNN(Evaluator):
         for task, (train, val) in tasks.items():
             same = id(train.x), id(val.x)
             if same not in banks:
-                banks[same] = _Bank(torch.cat([train.x, val.x]))
+                banks[same] = _Bank(join([train.x, val.x]))
             fitted[task] = self._fit(banks[same], torch.cat([train.y, val.y]))
         return fitted
 

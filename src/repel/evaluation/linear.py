@@ -20,6 +20,7 @@ from repel.evaluation.linear_classifier import (
 from repel.evaluation.logistic import evaluations_allowed, no_limit_is_felt
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
 from repel.evaluation.sparse import WEIGHTS, SparseClassifier, choose_c, fit_sparse
+from repel.evaluation.stored_features import Features, join, rows_of
 
 __all__ = ["FewLabels", "LinearProbe"]
 
@@ -29,14 +30,17 @@ class LinearProbe(Evaluator):
 
     Args:
         l2: values to choose from; sparse features have their own, sparse.C_GRID.
+        work: multiplications of samples, features and classes that one fit may take; None: logistic.WORK.
     """
 
     task_metrics = ("linear_top1",)
-    takes_sparse = True
+    takes_sparse = takes_stored = True
 
-    def __init__(self, l2: Sequence[float]):
+    def __init__(self, l2: Sequence[float], work: float | None = None):
         check_l2("evaluators.linear.l2", l2)
-        self.l2 = list(l2)
+        if work is not None and not work > 0:
+            raise ValueError(f"evaluators.linear.work must be a number > 0, got {work}")
+        self.l2, self.work = list(l2), work
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         return self._fit_group({"class": (train, val)})["class"]
@@ -51,15 +55,16 @@ class LinearProbe(Evaluator):
         """Several labelings of the same features."""
         trains, vals = zip(*group.values(), strict=True)
         x, val_x = trains[0].x, vals[0].x
-        if x.is_sparse:
+        if isinstance(x, Tensor) and x.is_sparse:
             return {task: _fit_sparse(*parts) for task, parts in group.items()}
         classes = [number_of_classes(train.y, val.y) for train, val in group.values()]
-        if _is_too_large("linear", len(x) + len(val_x), x.shape[1], sum(classes)):
+        x_and_val = join([x, val_x])
+        if _is_too_large("linear", x_and_val, len(x_and_val), sum(classes), self.work):
             return {task: Fitted(lambda test: []) for task in group}
         progress = FitProgress("linear", len(self.l2) + 1)
-        choices = choose_l2(x, [t.y for t in trains], val_x, [v.y for v in vals], self.l2, progress)
+        choices = choose_l2(x, [t.y for t in trains], val_x, [v.y for v in vals], self.l2, progress, self.work)
         labels = [torch.cat([train.y, val.y]) for train, val in group.values()]
-        found = fit_classifiers(torch.cat([x, val_x]), labels, choices, progress)
+        found = fit_classifiers(x_and_val, labels, choices, progress, self.work)
         return {
             task: _fitted({"l2": choice.l2, "normalize": "standardised"}, choice.top1, classifier, train.y, both)
             for task, train, choice, classifier, both in zip(group, trains, choices, found, labels, strict=True)
@@ -67,6 +72,8 @@ class LinearProbe(Evaluator):
 
 
 def _fit_sparse(train: Part, val: Part) -> Fitted:
+    assert isinstance(train.x, Tensor), "sparse features are"
+    assert isinstance(val.x, Tensor), "sparse features are"
     features, classes = train.x.shape[1], number_of_classes(train.y, val.y)
     if features * classes > WEIGHTS:
         if rank() == 0:
@@ -117,6 +124,8 @@ class FewLabels(Evaluator):
         seed: of the draws.
     """
 
+    takes_stored = True
+
     def __init__(self, fractions: Sequence[float], draws: int, l2: Sequence[float], seed: int):
         check_l2("evaluators.few_label.l2", l2)
         if not fractions or any(not 0 < f <= 1 for f in fractions) or draws < 1:
@@ -129,7 +138,7 @@ class FewLabels(Evaluator):
         classes = number_of_classes(train.y, val.y)
         classifiers: dict[float, list[tuple[float, int, LinearClassifier]]] = {}
         most = max(classes, round(max(self.fractions) * len(train.y)))
-        if _is_too_large("few_label", most, train.x.shape[1], classes):
+        if _is_too_large("few_label", train.x, most, classes):
             return Fitted(lambda test: [])
         progress = FitProgress("few_label", len(self.fractions) * self.draws * (len(self.l2) + 1))
         for fraction in self.fractions:
@@ -155,14 +164,16 @@ class FewLabels(Evaluator):
         return Fitted(score)
 
 
-def _is_too_large(name: str, samples: int, features: int, classes: int) -> bool:
-    """Whether a fit of this size is left out, which a line says."""
-    if evaluations_allowed(samples, features, classes):
+def _is_too_large(name: str, x: Features, samples: int, classes: int, work: float | None = None) -> bool:
+    """Whether a fit of so many of the samples is left out, which a line says."""
+    held = samples if isinstance(x, Tensor) else min(samples, x.block)
+    if evaluations_allowed(samples, x.shape[1], classes, work, held):
         return False
     if rank() == 0:
-        size = f"{samples:,} samples, {features:,} features and {classes:,} classes"
+        size = f"{samples:,} samples, {x.shape[1]:,} features and {classes:,} classes"
+        more = ", or a larger evaluators.linear.work, which takes long" * (name == "linear")
         print(f"{name:8} left out: {size} are too many for L-BFGS; use evaluators=[sgd_probe], or a smaller "
-              "evaluation.bank", flush=True)  # fmt: skip
+              f"evaluation.bank{more}", flush=True)  # fmt: skip
     return True
 
 
@@ -179,4 +190,4 @@ def _share_of_labels(part: Part, fraction: float, generator: torch.Generator) ->
         of_class = order[labels[order] == label]
         keep.append(of_class[: max(1, round(fraction * len(of_class)))])
     places = torch.cat(keep).sort().values
-    return Part(part.x[places], part.y[places], part.samples[places])
+    return Part(rows_of(part.x, places), part.y[places], part.samples[places])

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from repel.evaluation.fit_progress import FitProgress
-from repel.evaluation.logistic import logistic_regression, principal_axes
+from repel.evaluation.logistic import Axes, logistic_regression, principal_axes
+from repel.evaluation.logistic_stored import stored_axes, stored_moments
 from repel.evaluation.protocol import Array, accuracy
+from repel.evaluation.stored_features import Features, StoredFeatures, row_blocks
 
 __all__ = [
     "Choice",
@@ -38,8 +40,10 @@ class LinearClassifier(NamedTuple):
     std: Tensor
     converged: bool = True
 
-    def predict(self, x: Array) -> Tensor:
-        """Features (N, F), a tensor or an array -> classes (N,)."""
+    def predict(self, x: Array | StoredFeatures) -> Tensor:
+        """Features (N, F), a tensor, an array or stored ones -> classes (N,)."""
+        if isinstance(x, StoredFeatures):
+            return torch.cat([self.predict(rows) for rows in row_blocks(x)])
         return (((torch.as_tensor(x).double() - self.mean) / self.std) @ self.weight.T + self.bias).argmax(1)
 
     def standardized_by(self, mean: Tensor, std: Tensor) -> Tensor:
@@ -60,20 +64,31 @@ def number_of_classes(*labels: Tensor) -> int:
     return int(max(y.max() for y in labels)) + 1
 
 
-def mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_std(x: Features) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) float64; 1 for features that do not vary."""
-    x = x.double()
-    std = x.std(0, correction=0)
-    return x.mean(0), std.where(std > 1e-8 * std.max().clamp(min=1e-30), 1.0)
+    mean, std = stored_moments(x) if isinstance(x, StoredFeatures) else _moments(x.double())
+    return mean, std.where(std > 1e-8 * std.max().clamp(min=1e-30), 1.0)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(0), x.std(0, correction=0)
+
+
+def _along_axes(x: Features, mean: Tensor, std: Tensor) -> Axes:
+    """Standardized, along their principal axes."""
+    if isinstance(x, StoredFeatures):
+        return stored_axes(x, mean, std)
+    return principal_axes(((x - mean) / std).float())
 
 
 def choose_l2(
-    x: Tensor,
+    x: Features,
     labels: Sequence[Tensor],
-    val_x: Tensor,
+    val_x: Features,
     val_labels: Sequence[Tensor],
     grid: Sequence[float],
     progress: FitProgress | None = None,
+    work: float | None = None,
 ) -> list[Choice]:
     """For each labeling the regularization with the best validation accuracy, the strongest of equals.
 
@@ -84,16 +99,18 @@ def choose_l2(
         labels, val_labels: (N,) and (M,) of each labeling.
         grid: values to choose from.
         progress: prints a line now and then where a fit takes long.
+        work: see logistic.evaluations_allowed.
     """
     classes = [number_of_classes(*both) for both in zip(labels, val_labels, strict=True)]
     mean, std = mean_and_std(x)
-    axes = principal_axes(((x - mean) / std).float())
+    axes = _along_axes(x, mean, std)
     best: list[Choice | None] = [None] * len(classes)
     path: list[tuple[float, list[Tensor]]] = []
     for l2 in sorted(grid, reverse=True):
         every = [l2] * len(classes)
         begun = progress and progress.begin(every)
-        found = logistic_regression(axes, labels, classes, every, _foreseen(path, l2), SEARCH_TOLERANCE, begun)
+        found = logistic_regression(axes, labels, classes, every, _foreseen(path, l2), SEARCH_TOLERANCE, begun,
+                                    work)  # fmt: skip
         path = [*path[-1:], (l2, [solution.theta for solution in found])]
         for i, (solution, truth) in enumerate(zip(found, val_labels, strict=True)):
             weight, bias = solution.weight.double(), solution.bias.double()
@@ -114,14 +131,19 @@ def _foreseen(path: Sequence[tuple[float, list[Tensor]]], l2: float) -> list[Ten
 
 
 def fit_classifiers(
-    x: Tensor, labels: Sequence[Tensor], choices: Sequence[Choice], progress: FitProgress | None = None
+    x: Features,
+    labels: Sequence[Tensor],
+    choices: Sequence[Choice],
+    progress: FitProgress | None = None,
+    work: float | None = None,
 ) -> list[LinearClassifier]:
     """The classifiers of further features x (N, F) and labels (N,) with each labeling's chosen l2."""
     mean, std = mean_and_std(x)
     starts = [choice.classifier.standardized_by(mean, std) for choice in choices]
     l2, classes = [choice.l2 for choice in choices], [len(start) for start in starts]
     begun = progress and progress.begin(l2)
-    found = logistic_regression(((x - mean) / std).float(), labels, classes, l2, starts, FINAL_TOLERANCE, begun)
+    axes = _along_axes(x, mean, std)
+    found = logistic_regression(axes, labels, classes, l2, starts, FINAL_TOLERANCE, begun, work)
     return [LinearClassifier(s.weight.double(), s.bias.double(), mean, std, s.converged) for s in found]
 
 

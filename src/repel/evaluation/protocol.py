@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from repel.evaluation.feature_files import FeatureFiles, can_measure, encode_stored
 from repel.evaluation.features import subset
 from repel.evaluation.measurement import Array, Measurement, ReportRow, Score, accuracy
+from repel.evaluation.stored_features import Features
 
 if TYPE_CHECKING:
     from repel.data.samples import CompleteSplits, Samples
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 Encode = Callable[["Samples"], tuple[Tensor, Tensor]]  # features (M, F) and the places (M,) of samples that were read
+OnBegin = Callable[[int, str], None]  # number of the stage of a row, and its name
 OnStage = Callable[[int, int, str], None]  # stages done, all stages, the one that begins
 OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its train, val and test split
 
@@ -39,10 +42,10 @@ OnRow = Callable[[ReportRow, "Part", "Part", "Part"], None]  # a row with its tr
 class Part(NamedTuple):
     """A split: features x (N, F), labels y (N,) in 0 .. C - 1, and the samples they belong to, in the same order.
 
-    x may be a sparse COO tensor, see sparse.py, for evaluators that take it.
+    x may be a sparse COO tensor, see sparse.py, or StoredFeatures, see stored_features.py, for evaluators that take it.
     """
 
-    x: Tensor
+    x: Features
     y: Tensor
     samples: "Samples"
 
@@ -60,6 +63,7 @@ class Network(NamedTuple):
     encode: samples -> features (M, F) and the places (M,) of the samples that could be read.
     encoder: the module, which evaluators leave unchanged; None for raw pixels and the like.
     scorer: what ranks items for users without features, of a baseline; it has no `encode` then. settings: its own.
+    files: where features go that do not fit into memory; None: all fit.
     """
 
     encode: Encode
@@ -68,6 +72,7 @@ class Network(NamedTuple):
     device: torch.device
     scorer: "Scorer | None" = None
     settings: Mapping[str, Any] = {}
+    files: FeatureFiles | None = None
 
 
 class Evaluator:
@@ -77,12 +82,14 @@ class Evaluator:
     needs_encoder = False  # True: skipped for rows without an encoder, such as raw pixels
     needs_labels = True  # False: also measured where the data has no labels, on parts without features
     takes_sparse = False  # False: skipped for rows whose features are sparse tensors, see sparse.py
+    takes_stored = False  # False: left out where features do not fit into memory, see stored_features.py
     takes_scorers = False  # False: skipped for rows that have a scorer in place of features
 
     def __init_subclass__(cls) -> None:
         if "fit" in vars(cls) and "fit_tasks" not in vars(cls):  # an inherited fit_tasks would not call the new fit
             cls.fit_tasks = Evaluator.fit_tasks  # type: ignore[method-assign]
             cls.takes_sparse = vars(cls).get("takes_sparse", False)
+            cls.takes_stored = vars(cls).get("takes_stored", False)
 
     def fit(self, train: Part, val: Part, network: Network) -> "Fitted":
         """Learn and choose everything from these two splits alone."""
@@ -167,11 +174,7 @@ class _Measured(NamedTuple):
 
 
 def _measure_network(
-    network: Network,
-    evaluators: Mapping[str, Evaluator],
-    data: EvaluationData,
-    bank: int | None,
-    begin: Callable[[int, str], None],
+    network: Network, evaluators: Mapping[str, Evaluator], data: EvaluationData, bank: int | None, begin: OnBegin
 ) -> _Measured:
     begin(0, "encoding")
     train = _encoded_part(subset(data.splits.train.labelled, bank), network)
@@ -179,7 +182,7 @@ def _measure_network(
     further = _further_tasks(data, train, val)
     fitted: dict[tuple[str, str], Fitted] = {}
     for stage, (name, evaluator) in enumerate(evaluators.items(), 1):
-        if _measures(evaluator, network, train):
+        if _measures(evaluator, network, train) and can_measure(name, evaluator.takes_stored, [train.x, val.x]):
             begin(stage, name)
             tasks = {"class": (train, val)} | (further if evaluator.task_metrics else {})
             fitted |= {(task, name): one for task, one in evaluator.fit_tasks(tasks, network).items()}
@@ -193,7 +196,7 @@ def _measure_network(
             continue  # no test sample is labelled for this task
         sizes = [len(part.y) for part in (*parts, queries)]
         for name, evaluator in evaluators.items():
-            if (one := fitted.get((task, name))) is not None:
+            if (one := fitted.get((task, name))) is not None and can_measure(name, evaluator.takes_stored, [queries.x]):
                 own = task == "class"
                 scores += [(task, name, score, sizes) for score in [*one.score(queries), *one.chosen]
                            if own or score.key in evaluator.task_metrics]  # fmt: skip
@@ -201,10 +204,7 @@ def _measure_network(
 
 
 def _measure_without_labels(
-    make_network: Callable[[], Network],
-    evaluators: Mapping[str, Evaluator],
-    data: EvaluationData,
-    begin: Callable[[int, str], None],
+    make_network: Callable[[], Network], evaluators: Mapping[str, Evaluator], data: EvaluationData, begin: OnBegin
 ) -> _Measured:
     train, val, test = (
         Part(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), samples)
@@ -231,7 +231,7 @@ def _measures(evaluator: Evaluator, network: Network, train: Part) -> bool:
 
 
 def _encoded_part(samples: "Samples", network: Network) -> Part:
-    x, places = network.encode(samples)
+    x, places = encode_stored(samples, network.encode, network.files)
     kept = samples if len(places) == len(samples) else samples[places.cpu()]
     assert kept.labels is not None, "measure() takes labelled samples"
     return Part(x, kept.labels.to(x.device), kept)

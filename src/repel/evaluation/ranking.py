@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from repel.data.samples import Samples
+from repel.evaluation.feature_files import encode_stored
 from repel.evaluation.item_rankings import RankingResult, check_ks, popularity_fifths, rank_all
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Evaluator, Fitted, Measurement, Network, Part, Score
 from repel.evaluation.ranking_plot import popularity_plot
-from repel.evaluation.top_items import CosineScorer, KnownItems, Scorer, top_items
+from repel.evaluation.stored_features import StoredFeatures
+from repel.evaluation.top_items import CosineScorer, KnownItems, Scorer, StoredScorer, top_items
 
 __all__ = ["CosineScorer", "KnownItems", "Ranking", "Scorer", "UserItemPairs", "pairs_of", "scorer_of", "top_items"]
 
@@ -56,7 +58,12 @@ def scorer_of(network: Network, store: Entities) -> Scorer:
     """A baseline's own, or cosines of the network's vectors of all users and items, each encoded once."""
     if network.scorer is not None:
         return network.scorer
-    return CosineScorer(network.encode(store.all_users())[0], network.encode(store.all_items())[0])
+    users, items = (
+        encode_stored(of, network.encode, network.files)[0] for of in (store.all_users(), store.all_items())
+    )
+    if isinstance(users, StoredFeatures) or isinstance(items, StoredFeatures):
+        return StoredScorer(users, items)
+    return CosineScorer(users, items)
 
 
 class Ranking(Evaluator):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from repel.evaluation.protocol import accuracy
+from repel.evaluation.stored_features import Features
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -75,8 +76,9 @@ class SparseClassifier(NamedTuple):
     model: Any
     converged: bool
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Features) -> Tensor:
         """Sparse features (N, F) -> classes (N,)."""
+        assert isinstance(x, Tensor), "sparse features are never stored"
         return torch.from_numpy(self.model.predict(to_csr(x))).to(x.device)
 
 

@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CosineScorer", "KnownItems", "Scorer", "top_items", "user_blocks"]
+from repel.evaluation.stored_features import ROWS, Features, numbered_blocks, row_blocks
 
+__all__ = ["CosineScorer", "KnownItems", "Scorer", "StoredScorer", "top_items", "user_blocks"]
+
+USERS = 4096  # for whom stored items are read once
 CELLS = {"cpu": 2**22, "cuda": 2**25}  # of a block of users x all items; a cell takes up to 30 bytes for a moment
 
 
@@ -37,6 +40,17 @@ class CosineScorer:
 
     def scores(self, users: Tensor) -> Tensor:
         return self.user_vectors[users] @ self.item_vectors.T
+
+
+class StoredScorer:
+    """The same, where vectors of users, of items or of both are stored."""
+
+    def __init__(self, user_vectors: Features, item_vectors: Features):
+        self.user_vectors, self.item_vectors, self.items = user_vectors, item_vectors, len(item_vectors)
+
+    def scores(self, users: Tensor) -> Tensor:
+        vectors = F.normalize(self.user_vectors[users], dim=1)
+        return torch.cat([vectors @ F.normalize(rows, dim=1).T for rows in row_blocks(self.item_vectors)], dim=1)
 
 
 class KnownItems(NamedTuple):
@@ -88,6 +102,8 @@ def top_items(scorer: Scorer, users: Tensor, known: KnownItems | None, k: int) -
     Returns:
         (n, min(k, items)) int64, best first; -1 where a user has no further item.
     """
+    if isinstance(scorer, StoredScorer):
+        return _stored_top(scorer, users, known, k)
     found = [_top(scorer.scores(block), None if known is None else known.cells(block), k)
              for block in user_blocks(scorer, users)]  # fmt: skip
     return torch.cat(found) if found else users.new_zeros(0, k)
@@ -95,9 +111,35 @@ def top_items(scorer: Scorer, users: Tensor, known: KnownItems | None, k: int) -
 
 def user_blocks(scorer: Scorer, users: Tensor) -> Iterator[Tensor]:
     """The users (n,) in blocks whose scores are as much as is held at a time."""
-    if len(users):
-        cells = CELLS["cpu" if users.device.type == "cpu" else "cuda"]
+    if isinstance(scorer, StoredScorer):
+        yield from users.split(USERS)
+    elif len(users):
+        cells = CELLS[_kind(users)]
         yield from users.split(max(1, cells // scorer.scores(users[:1]).shape[1]))
+
+
+def _stored_top(scorer: StoredScorer, users: Tensor, known: KnownItems | None, k: int) -> Tensor:
+    """In one pass through the items: the best so far, before the best of a block of items, whose numbers are higher."""
+    parts = users.split(max(1, CELLS[_kind(users)] // ROWS))
+    vectors = [F.normalize(scorer.user_vectors[part], dim=1) for part in parts]
+    cells = [(part[:0], part[:0]) if known is None else known.cells(part) for part in parts]
+    values = [vectors[0].new_zeros(len(part), 0) for part in parts]
+    items = [torch.zeros(len(part), 0, dtype=torch.int64, device=part.device) for part in parts]
+    for start, rows in numbered_blocks(scorer.item_vectors):
+        columns = F.normalize(rows, dim=1).T
+        for i, (of_user, item) in enumerate(cells):
+            scores = vectors[i] @ columns
+            here = (item >= start) & (item < start + len(rows))
+            top = _top(scores, (of_user[here], item[here] - start), k)
+            best = scores.gather(1, top.clamp(min=0)).where(top >= 0, -torch.inf)
+            values[i], order = torch.cat([values[i], best], 1).sort(dim=1, descending=True, stable=True)
+            items[i] = torch.cat([items[i], (top + start).where(top >= 0, -1)], 1).gather(1, order)[:, :k]
+            values[i] = values[i][:, :k]
+    return torch.cat(items)
+
+
+def _kind(users: Tensor) -> str:
+    return "cpu" if users.device.type == "cpu" else "cuda"
 
 
 def _top(scores: Tensor, left_out: tuple[Tensor, Tensor] | None, k: int) -> Tensor:

@@ -14,6 +14,7 @@ from repel.data.samples import Samples
 from repel.evaluation.coverage import ceiling
 from repel.evaluation.features import BATCH
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
+from repel.evaluation.stored_features import row_blocks
 
 __all__ = ["FineTune", "SGDProbe"]
 
@@ -71,6 +72,8 @@ class SGDProbe(_SGDTraining):
     All learning rates are trained at once, on the same features, standardized by a batch norm without parameters.
     """
 
+    takes_stored = True
+
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         torch.manual_seed(seeding.mix(self.seed, seeding.PROBE))
         classes, width = int(max(train.y.max(), val.y.max())) + 1, train.x.shape[1]
@@ -95,7 +98,8 @@ class SGDProbe(_SGDTraining):
 
         @torch.no_grad()
         def top1(head: nn.Module, part: Part) -> float:
-            return accuracy(head(norm(part.x.float())).argmax(1), part.y)
+            predicted = [head(norm(rows.float())).argmax(1) for rows in row_blocks(part.x)]
+            return accuracy(torch.cat(predicted), part.y)
 
         val_top1 = [top1(head, val) for head in heads]
         chosen = val_top1.index(max(val_top1))
@@ -111,6 +115,8 @@ class SGDProbe(_SGDTraining):
 
 class FineTune(_SGDTraining):
     """The whole network, trained on the labels: a copy of the encoder, in training mode, with a linear classifier."""
+
+    takes_stored = True
 
     def fit(self, train: Part, val: Part, network: Network) -> Fitted:
         best, best_top1, chosen = None, -1.0, 0.0

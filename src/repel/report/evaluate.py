@@ -42,7 +42,7 @@ def finish(cfg: DictConfig, folder: Path, data: PairData | None) -> float | None
     job = {"evaluators": run.get("evaluators"), "layers": ["h"], "evaluation": run["evaluation"]}
     paths = run_checkpoints(folder)
     contents = read_checkpoints(paths)
-    report = make_report(cfg, job, paths, contents, select_device(cfg.trainer.accelerator), data)
+    report = make_report(cfg, job, paths, contents, select_device(cfg.trainer.accelerator), data, folder)
     if any((job["evaluators"] or {}).values()):
         origins = [origin_of(folder, "What was run")]
         drawn = write_report(folder, folder.name, report, folder / "metrics.csv", origins)
@@ -154,7 +154,8 @@ def evaluate_here(folder: Path, contents: dict[str, dict[str, Any]] | None = Non
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", rank())
         torch.cuda.set_device(device)
-    report = make_report(load_config(job["run"]), job, paths, contents or read_checkpoints(paths), device, None)
+    contents = contents or read_checkpoints(paths)
+    report = make_report(load_config(job["run"]), job, paths, contents, device, None, folder)
     if rank() == 0:
         run = next(iter(paths.values())).parents[1]
         reader, root = job["run"]["data"]["datamodule"]["read"]["_target_"], job["run"]["data"].get("root")

@@ -17,6 +17,7 @@ from repel.base.drawing import attempt, legend, wrapped
 from repel.evaluation.class_names import drawn_name
 from repel.evaluation.features import evenly_spaced
 from repel.evaluation.modality import Plot
+from repel.evaluation.stored_features import Features
 from repel.evaluation.text_table import TextTable
 
 __all__ = ["curves_figure", "draw", "map_figure", "png", "rgb_array", "similarity_figure"]
@@ -45,7 +46,7 @@ def project_to_plane(x: Tensor, method: str, seed: int) -> Tensor:
 
 
 def map_figure(
-    x: Tensor, y: Tensor, classes: Sequence[str], method: str = "pca", seed: int = 0, noun: str = "images"
+    x: Features, y: Tensor, classes: Sequence[str], method: str = "pca", seed: int = 0, noun: str = "images"
 ) -> Figure:
     """A map of features (N, F) in the plane, colored by label (N,); at most 2000 of them.
 
@@ -76,12 +77,12 @@ def map_figure(
     return figure
 
 
-def similarity_figure(x: Tensor, y: Tensor, noun: str = "images") -> Figure:
+def similarity_figure(x: Features, y: Tensor, noun: str = "images") -> Figure:
     """Histograms of cosines between features (N, F) of the same label and of different labels (N,)."""
     places = evenly_spaced(len(x), MAP_POINTS).to(x.device)
-    x, y = F.normalize(x[places], dim=1), y[places]
-    upper = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1)
-    cosine, same = (x @ x.T)[upper].cpu(), (y[:, None] == y)[upper].cpu()
+    unit, y = F.normalize(x[places], dim=1), y[places]
+    upper = torch.ones(len(unit), len(unit), dtype=torch.bool, device=x.device).triu(1)
+    cosine, same = (unit @ unit.T)[upper].cpu(), (y[:, None] == y)[upper].cpu()
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for values, label in ((cosine[same], "same class"), (cosine[~same], "different classes")):

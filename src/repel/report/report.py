@@ -20,6 +20,7 @@ from repel.engine.data_identity import read_to_evaluate
 from repel.engine.modalities import modality_of
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
+from repel.evaluation.feature_files import IN_MEMORY, FeatureFiles
 from repel.evaluation.features import encode
 from repel.evaluation.modality import Baseline
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
@@ -78,6 +79,7 @@ def make_report(
     contents: dict[str, dict[str, Any]],
     device: torch.device,
     data: PairData | None,
+    folder: Path | None = None,
 ) -> Report:
     """Measure baselines and checkpoints, and print the table.
 
@@ -88,6 +90,7 @@ def make_report(
         paths: source -> checkpoint file, see run_checkpoints.
         contents: source -> its contents.
         data: read here if None.
+        folder: where features go that do not fit into memory; None: they stay there all the same.
     """
     evaluators = build_evaluators(job["evaluators"])
     if not evaluators:
@@ -104,7 +107,8 @@ def make_report(
         return Report([], [], None, [])
     headline = headline_of(contents, options.get("checkpoint"))
     of_headline, first = _OfHeadline(data, labelled, options["map"], cfg.seed), rank() == 0
-    rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"])
+    files = None if folder is None else _feature_files(options, folder, device)
+    rows = report_rows(cfg, paths, contents, headline, job["layers"], data, device, options["bank"], files)
     with Progress("evaluation", first) as progress:
         on_row = of_headline.keep if first or not labelled else None  # without labels all ranks encode
         measurements = measure(rows, evaluators, data, options["bank"], cfg.seed, on_row, progress, labelled)
@@ -115,6 +119,12 @@ def make_report(
         print_table(make_table(measurements), f"test split, {len(tested):,} {tested.modality.noun}")
         drawings += [(name, partial(evaluator.plot, measurements)) for name, evaluator in evaluators.items()]
     return Report(measurements, of_headline.drawings + drawings, of_headline.validation, of_headline.classes)
+
+
+def _feature_files(options: dict[str, Any], folder: Path, device: torch.device) -> FeatureFiles:
+    """Options of a run from before there were these are null, or not there."""
+    limit, dtype = (options.get(key) for key in ("memory", "file_dtype"))
+    return FeatureFiles(folder, IN_MEMORY if limit is None else limit, dtype or "float32", device)
 
 
 class _OfHeadline:
@@ -158,6 +168,7 @@ def report_rows(
     data: PairData,
     device: torch.device,
     bank: int | None = None,
+    files: FeatureFiles | None = None,
 ) -> list[ReportRow]:
     """The data's baselines, the untrained encoder, pretrained weights where the run started from some; checkpoints.
 
@@ -167,21 +178,22 @@ def report_rows(
         headline: the source whose metrics are called test/x.
         layers: h, z or both, of the checkpoints; z of the headline only.
         bank: baselines are fitted to at most so many training samples.
+        files: where features go that do not fit into memory; None: all fit.
     """
 
     def initial(config: dict[str, Any]) -> Network:
         module = build_module(load_config(config))
         give_info(module.encoder, train.info())  # a checkpoint has it already
-        return _network(module.encoder, "h", data, device)
+        return _network(module.encoder, "h", data, device, files)
 
     def trained(source: str, layer: str) -> Network:
         network = build_pretrained(contents[source], paths[source])
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
-        return _network(encoder, layer, data, device)
+        return _network(encoder, layer, data, device, files)
 
     config, train, val = to_container(cfg), data.splits.train, data.splits.val
     rows = [
-        ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device))
+        ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device, files))
         for b in train.modality.baselines(train, val, bank)
     ]
     rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
@@ -207,20 +219,22 @@ def _have_same_weights(contents: list[dict[str, Any]]) -> bool:
     )
 
 
-def _network(encoder: nn.Module, layer: str, data: PairData, device: torch.device) -> Network:
+def _network(
+    encoder: nn.Module, layer: str, data: PairData, device: torch.device, files: FeatureFiles | None
+) -> Network:
     encoder = encoder.to(device).eval()
 
     def encode_samples(samples):
         return encode(encoder, samples, data.normalize, device)
 
-    return Network(encode_samples, encoder if layer == "h" else None, data.normalize, device)
+    return Network(encode_samples, encoder if layer == "h" else None, data.normalize, device, files=files)
 
 
-def _baseline_network(baseline: Baseline, data: PairData, device: torch.device) -> Network:
+def _baseline_network(baseline: Baseline, data: PairData, device: torch.device, files: FeatureFiles | None) -> Network:
     def encode_samples(samples):
         assert baseline.encode is not None, "evaluators that need features are not given a scorer"
         x, places = baseline.encode(samples)
         return x if x.is_sparse else x.to(device), places  # not every device knows sparse tensors
 
     scorer, settings = (None, {}) if baseline.scorer is None else baseline.scorer(device)
-    return Network(encode_samples, None, data.normalize, device, scorer, settings)
+    return Network(encode_samples, None, data.normalize, device, scorer, settings, files)

@@ -98,7 +98,7 @@ class STS(Evaluator):
         root: a file of pairs, see read_pairs.
     """
 
-    takes_sparse = True
+    takes_sparse = takes_stored = True
     needs_labels = False
 
     def __init__(self, root: str | None):
