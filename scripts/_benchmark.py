@@ -1,5 +1,6 @@
 """Shared by the benchmark scripts: where their pages go, composed configs, medians with ranges, time and memory."""
 
+import ctypes
 import resource
 import statistics
 import sys
@@ -40,17 +41,17 @@ def versions(*packages: str) -> str:
     return ", ".join(f"{name} {version(name)}" for name in packages)
 
 
-def timed(function: Callable, argument: Any, device: str = "cpu") -> float:
-    """Seconds of one call; on an accelerator until it is done."""
+def timed(function: Callable, argument: Any, device: str = "cpu", clock: Callable = time.perf_counter) -> float:
+    """Seconds of one call by the clock; on an accelerator until it is done."""
     import torch
 
     if device != "cpu":
         torch.accelerator.synchronize()
-    started = time.perf_counter()
+    started = clock()
     function(argument)
     if device != "cpu":
         torch.accelerator.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def peak_memory() -> int:
@@ -59,6 +60,13 @@ def peak_memory() -> int:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """From here on peak_memory() counts anew, where the system can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what was freed is kept, and taken again unseen
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def write_page(name: str, text: str) -> None:

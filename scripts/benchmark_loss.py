@@ -4,6 +4,7 @@
     python scripts/benchmark_loss.py [--rounds 3] [--limit-gb 16] [--largest 65536]
 
 Each measurement runs in its own process, so peak memory is its own and running out of memory ends that process alone.
+It is forked from one that has imported the libraries, which takes longer than most of what is measured.
 The libraries take turns, round by round. All compute NT-Xent of the same random embeddings in float32, D = 128; the
 script checks that their values agree within 1e-5. Writes docs/benchmarks/loss.md and loss.png.
 """
@@ -14,14 +15,15 @@ begin_script(__name__)
 
 import argparse
 import json
+import multiprocessing
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 
-from _benchmark import PAGES, compose_config, peak_memory, spread, versions, write_page
+from _benchmark import PAGES, compose_config, forget_peak, peak_memory, spread, versions, write_page
 
 from repel.base.cores import usable_cores
 from repel.base.signals import ends_on_signal
@@ -78,8 +80,8 @@ def with_pairs(loss):
     return lambda z: loss(z, ids=ids[:, : z.shape[1]])
 
 
-def measure(name: str, rows: int, limit: int) -> None:
-    """Runs in its own process; prints a line of JSON."""
+def measure(name: str, rows: int, limit: int) -> dict:
+    """Forward and backward again and again, for two seconds; in a process of its own."""
     import torch
 
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -87,6 +89,7 @@ def measure(name: str, rows: int, limit: int) -> None:
     warm = torch.randn(2, 16, DIM, requires_grad=True)
     loss(warm).backward()  # lazy imports and thread pools are not the loss's
     z = torch.randn(2, rows // 2, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    forget_peak()  # what the data of known_popularity took
     before, times = peak_memory(), []
     try:
         while len(times) < 2 or (sum(times) < 2 and len(times) < 30):
@@ -100,20 +103,31 @@ def measure(name: str, rows: int, limit: int) -> None:
     except (RuntimeError, MemoryError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
-        print(json.dumps({"failed": "out of memory"}))
-        return
+        return {"failed": "out of memory"}
     best = times[1:] or times  # the first touches memory for the first time
-    print(json.dumps({"seconds": statistics.median(best), "bytes": peak_memory() - before, "value": value.item()}))
+    return {"seconds": statistics.median(best), "bytes": peak_memory() - before, "value": value.item()}
 
 
-def run(name: str, rows: int, limit: int) -> dict:
-    command = [sys.executable, __file__, "--measure", name, "--rows", str(rows), "--limit-gb", str(limit)]
-    result = subprocess.run(command, capture_output=True, encoding="utf-8")
-    if result.returncode < 0:
-        return {"failed": f"killed by signal {-result.returncode}"}
-    if result.returncode:
-        raise SystemExit(f"error: {name} at {rows} rows failed:\n{result.stderr}")
-    return json.loads(result.stdout.splitlines()[-1])
+def measure_into(results: Connection, name: str, rows: int, limit: int) -> None:
+    results.send(measure(name, rows, limit))
+
+
+def run(name: str, rows: int, limit_gb: float) -> dict:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(
+        ["torch", "hydra", "repel.losses", "lightly.loss", "pytorch_metric_learning.losses"]
+    )
+    here, there = processes.Pipe(duplex=False)
+    process = processes.Process(target=measure_into, args=(there, name, rows, int(limit_gb * 2**30)))
+    process.start()
+    there.close()  # else a process that was killed would not be missed
+    try:
+        return here.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode and process.exitcode < 0:
+            return {"failed": f"killed by signal {-process.exitcode}"}
+        raise SystemExit(f"error: {name} at {rows} rows failed, see above") from None
 
 
 def ratios(ours: list[dict], theirs: list[dict]) -> str:
@@ -163,11 +177,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure, options.rows, int(options.limit_gb * 2**30))
+        print(json.dumps(measure(options.measure, options.rows, int(options.limit_gb * 2**30))))
         return
     results: dict[tuple[str, int], list[dict]] = {}
     for rows in [r for r in ROWS if r <= options.largest]:
-        for number in range(options.rounds if rows < 32768 else 1):
+        for number in range(options.rounds):
             for name in NAMES:
                 if name in WEIGHED and rows > 16384:
                     continue  # takes minutes, and the line is straight by then
@@ -194,9 +208,8 @@ def write(results: dict[tuple[str, int], list[dict]], options: argparse.Namespac
         f"{usable_cores()} CPU cores ({platform.machine()}), "
         f"{versions('torch', 'lightly', 'pytorch-metric-learning')}. Each runs in its own process with "
         f"{options.limit_gb:g} GiB of address space;",
-        "median (and range) over rounds in which all take turns"
-        + ("; one round above 16,384" if options.largest > 16384 else "")
-        + ". Memory is the growth of the process's peak resident set. PML is pytorch-metric-learning.",
+        "median (and range) over rounds in which all take turns. Memory is the growth of the process's peak resident "
+        "set. PML is pytorch-metric-learning.",
         "",
         "![time and memory](loss.png)",
         "",

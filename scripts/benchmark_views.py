@@ -4,10 +4,10 @@
     python scripts/benchmark_views.py [--rounds 7] [--folder DIR]
 
 One core, the same parameters for all, from uint8 images in memory to normalized float views. All libraries take turns,
-round by round, in one process. If there is a GPU, kornia and repel are measured on it too. --folder DIR holds
-photographs, as data=image_folder takes them: the two color paths are compared on them, and training that decodes
-files is measured.
-Writes docs/benchmarks/views.md and views.png.
+round by round, in one process. Speeds on the CPU are per second of its time, which other processes disturb least. If
+there is a GPU, kornia and repel are measured on it too. --folder DIR holds photographs, as data=image_folder takes
+them: the two color paths are compared on them, and training that decodes files is measured.
+Writes docs/benchmarks/views.md and views.png; --only 224 measures views of 224 pixels and writes their tables anew.
 """
 
 from repel.base.scripts import begin_script
@@ -16,16 +16,19 @@ begin_script(__name__)
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
 import torch
 from _benchmark import PAGES, ROOT, compose_config, spread, timed, versions, write_page
+from _view_plot import plot
 from _view_rivals import IMAGE_BY_IMAGE, NAMES, PRESETS, make_images, make_rival
 from hydra.utils import instantiate
 
@@ -40,11 +43,12 @@ def measure_speeds(preset: str, source: int, size: int, batch: int, rounds: int,
     names = [n for n in NAMES if device == "cpu" or n not in IMAGE_BY_IMAGE]
     rivals = {n: (make_rival(n, preset, size), make_images(n, batch, source, device)) for n in names}
     speeds: dict[str, list[float]] = {n: [] for n in names}
+    clock = time.process_time if device == "cpu" else time.perf_counter
     for number in range(rounds + 1):
         for name, (function, images) in rivals.items():
             views = batch * (2 if name.startswith(("exact", "fused")) else 1)
             repeat = max(1, round(1024 / views)) if source < 100 and name not in IMAGE_BY_IMAGE else 1
-            seconds = min(timed(function, images, device) for _ in range(repeat))
+            seconds = min(timed(function, images, device, clock) for _ in range(repeat))
             if number:  # the first warms up
                 speeds[name].append(views / seconds)
         print(preset, size, device, number, {n: round(v[-1]) for n, v in speeds.items() if v}, flush=True)
@@ -123,25 +127,29 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder")
+    parser.add_argument("--only", type=int, choices=[size for _, size, _ in SIZES], help="views of so many pixels")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     results = {}
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for source, size, batch in SIZES:
+        for source, size, batch in (sizes for sizes in SIZES if options.only in (None, sizes[1])):
             for preset in PRESETS if size < 100 else ["simclr"]:
                 n = batch if device == "cpu" else 16 * batch
                 results[device, preset, source, size, n] = measure_speeds(
                     preset, source, size, n, options.rounds, device
                 )
-    batches = measure_batch_sizes(options.rounds)
-    gaps = {preset: compare_paths(options.folder, preset) for preset in PRESETS}
-    torch.set_num_threads(threads)
-    runs = measure_training(options.folder)
-    seconds = {path: seconds_per_batch(path) for path in ("exact", "fused")}
-    write(results, batches, gaps, runs, seconds, options)
-    plot(results)
+    if options.only:
+        replace(results, options)
+    else:
+        batches = measure_batch_sizes(options.rounds)
+        gaps = {preset: compare_paths(options.folder, preset) for preset in PRESETS}
+        torch.set_num_threads(threads)
+        runs = measure_training(options.folder)
+        seconds = {path: seconds_per_batch(path) for path in ("exact", "fused")}
+        write(results, batches, gaps, runs, seconds, options)
+    plot()
 
 
 HEAD = """# Views
@@ -149,10 +157,12 @@ HEAD = """# Views
 `python scripts/benchmark_views.py --rounds {rounds}{folder}` on one of {cores} CPU cores ({machine}),
 {versions}.
 From uint8 images in memory to normalized float32 views, the same parameters for all; median (and range) over rounds in
-which all take turns; ratios are within a round.
+which all take turns; ratios are within a round. On a CPU, seconds are of its own time.
 
 ![views per second](views.png)
 """
+
+HEADING = "## `views={}`, {} to {} pixels, batch {}, {}"
 
 DIFFERENCE = """
 ## What the fused path changes
@@ -189,7 +199,7 @@ def write(results: dict, batches: dict, gaps: dict, runs: dict, seconds: dict, o
         machine=platform.machine(), versions=versions("torch", "torchvision", "lightly", "kornia", "pillow"),
     )  # fmt: skip
     for (device, preset, source, size, batch), speeds in results.items():
-        lines = ["", f"## `views={preset}`, {source} to {size} pixels, batch {batch}, {device}", "", *table(speeds)]
+        lines = ["", HEADING.format(preset, source, size, batch, device), "", *table(speeds)]
         text += "\n".join(lines) + "\n"
     text += "\n## By batch size\n\n`views.color=exact`, `simclr_no_blur`, 32 pixels, one core:\n\n"
     text += "| images | views/s |\n|---|---|\n" + "".join(f"| {n:,} | {spread(v)} |\n" for n, v in batches.items())
@@ -202,27 +212,20 @@ def write(results: dict, batches: dict, gaps: dict, runs: dict, seconds: dict, o
     write_page("views.md", text)
 
 
-def plot(results: dict) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(results), figsize=(4.6 * len(results), 3.4), squeeze=False)
-    for axis, ((device, preset, source, size, _), speeds) in zip(axes[0], results.items(), strict=True):
-        names = [n for n in NAMES if n in speeds]
-        middle = [statistics.median(speeds[n]) for n in names]
-        error = [[m - min(speeds[n]) for n, m in zip(names, middle, strict=True)],
-                 [max(speeds[n]) - m for n, m in zip(names, middle, strict=True)]]  # fmt: skip
-        colors = ["C0" if n.startswith(("exact", "fused")) else "0.6" for n in names]
-        axis.barh(range(len(names)), middle, xerr=error, color=colors)
-        axis.set_yticks(range(len(names)), [NAMES[n].replace("`", "").replace("views.", "") for n in names], fontsize=7)
-        axis.invert_yaxis()
-        axis.set(xscale="log", xlabel="views/s", title=f"{preset}, {source} -> {size}, {device}")
-        axis.title.set_fontsize(9)
-        axis.grid(alpha=0.3, axis="x")
-    figure.tight_layout()
-    figure.savefig(PAGES / "views.png", dpi=110)
+def replace(results: dict, options: argparse.Namespace) -> None:
+    """These tables of the page, written anew, with how they were measured."""
+    text = (PAGES / "views.md").read_text(encoding="utf-8")
+    how = (
+        f"Measured apart, by `--only {options.only} --rounds {options.rounds}`; on a CPU, seconds are of its own time. "
+        f"The load average was {os.getloadavg()[2]:.0f} on {usable_cores()} cores."
+    )
+    for (device, preset, source, size, batch), speeds in results.items():
+        heading = HEADING.format(preset, source, size, batch, device)
+        if heading not in text:  # of a device that was not measured before
+            text = text.replace("## By batch size", f"{heading}\n\n## By batch size")
+        before, _, rest = text.partition(f"{heading}\n")
+        text = "\n".join([f"{before}{heading}", "", how, "", *table(speeds), "", rest[rest.index("## ") :]])
+    write_page("views.md", text)
 
 
 if __name__ == "__main__":

@@ -89,12 +89,19 @@ def test_what_a_job_prints_goes_into_its_file(job, tmp_path, capfd, monkeypatch)
         assert shared is None
 
 
-def test_a_stopped_process_begins_no_other_job(job):
+def test_a_stopped_process_begins_no_other_job(job, tmp_path):
     with pytest.raises(Stopped), job("joblib", n_jobs=2):
         signal.raise_signal(signal.SIGTERM)
+    folder = tmp_path / "3"  # Hydra makes it before the job's turn
+    folder.mkdir()
     with pytest.raises(Stopped) as stop, job("joblib", n_jobs=2):
         pytest.fail("it began")
     assert stop.value.number == signal.SIGTERM
+    assert not folder.exists()
+    (folder / "checkpoints").mkdir(parents=True)
+    with pytest.raises(Stopped), job("joblib", n_jobs=2):
+        pytest.fail("it began")
+    assert (folder / "checkpoints").exists()
 
 
 def wait_for_signal(ready) -> None:
@@ -189,7 +196,7 @@ def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     try:
         while process.poll() is None and not all((sweep / name / "checkpoints/last.ckpt").exists() for name in "01"):
             threading.Event().wait(0.05)
-        third = (sweep / "2").exists()  # where the first has ended already
+        third = (sweep / "2/config.yaml").exists()  # where the first has ended already
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate()
     finally:
@@ -198,7 +205,7 @@ def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     assert process.returncode == 130, errors
     assert f"interrupted; the same command with sweep.resume={sweep} runs what is missing" in errors
     assert left_over(tmp_path) == []
-    assert (sweep / "2").exists() == third
+    assert (sweep / "2/config.yaml").exists() == third
     result = command("train.py", "-m", *options, f"sweep.resume={sweep}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [run.state for run in compare.read(sweep)] == ["finished"] * 3

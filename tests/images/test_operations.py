@@ -55,7 +55,10 @@ def test_crop_and_flip_equal_torchvision(shape):
     got = crop.crop_resize(images, box, flip, size=16)
     for image, b, f, out in zip(images, box.tolist(), flip, got, strict=True):
         expected = TF.resized_crop(image, *b, [16, 16], interpolation=T.InterpolationMode.BILINEAR, antialias=True)
-        torch.testing.assert_close(out, TF.horizontal_flip(expected) if f else expected, atol=1e-5, rtol=0)
+        expected = TF.horizontal_flip(expected) if f else expected
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+        alone = crop.interpolate(image[None], torch.tensor([b]), f, (16, 16))
+        torch.testing.assert_close(alone[0], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("path", ["exact", "fused"])
@@ -76,7 +79,7 @@ def test_operations_of_wide_images_equal_torchvision(path):
     assert [int((holes == 0).any(axis).sum()) for axis in (-1, -2)] == [4 * 6, 4 * 6]
 
 
-@pytest.mark.parametrize(("width", "size"), [(3, 16), (9, 16), (23, 24)])
+@pytest.mark.parametrize(("width", "size"), [(3, 16), (9, 16), (23, 24), (23, 70)])
 def test_blur_equals_torchvision(width, size):
     images, sigma = torch.rand(5, 3, size, size), torch.tensor([0.1, 0.5, 1.0, 1.7, 4.0])
     table = blur.matrix(sigma, width, size)
@@ -85,6 +88,8 @@ def test_blur_equals_torchvision(width, size):
         TF.gaussian_blur(image, [width, width], [s, s]) for image, s in zip(images, sigma.tolist(), strict=True)
     ]
     torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=0)
+    alone = blur.by_strips(images[2:3], sigma[2:3], width)
+    torch.testing.assert_close(alone[0], expected[2], atol=1e-5, rtol=0)
     none = blur.matrix(torch.zeros(5), width, size)
     torch.testing.assert_close(crop.resample(images, none, none), images)
 

@@ -21,7 +21,7 @@ RUNS = {
     "moco": ["experiment=moco"],
     "hcl": ["experiment=hcl"],
     "swav": ["experiment=swav"],
-    "byol": ["experiment=byol"],
+    "byol": ["experiment=byol", "anneal.values=null"],  # whose momentum was constant in the first edition
     "multi_crop": ["views=multi_crop"],
     "mixed": ["negatives=mixed"],
     "folder": ["data=image_folder", "data.in_memory=false", "data.workers=2"],
@@ -30,7 +30,7 @@ RUNS = {
 
 
 def make_folder(root: Path) -> Path:
-    """600 small photographs of noise in three classes."""
+    """600 small photographs of noise in three classes; square, as the first edition made all."""
     import numpy as np
     from PIL import Image
 
@@ -38,7 +38,7 @@ def make_folder(root: Path) -> Path:
     for number, name in enumerate(("red", "green", "blue")):
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(200):
-            pixels = draws.integers(0, 128, (40, 48, 3), dtype=np.uint8)
+            pixels = draws.integers(0, 128, (40, 40, 3), dtype=np.uint8)
             pixels[..., number] += 100
             Image.fromarray(pixels).save(root / name / f"{i:03d}.png")
     return root

@@ -67,6 +67,8 @@ def job_beside_others(threads: str | None) -> Iterator[TextIO | None]:
         yield None
         return
     if _stopped:  # the launcher's next job in this process
+        with contextlib.suppress(OSError):  # a run to be resumed has files
+            Path(config.runtime.output_dir).rmdir()  # Hydra has made it
         raise _stopped[0]
     take_share(config.runtime.choices["hydra/launcher"], config.launcher, threads)
     with _output_in(output_of(Path(config.runtime.output_dir))) as shared, _signals_raise_once():

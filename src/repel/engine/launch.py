@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["check_devices", "launch", "start_ranks"]
 
 NEW, RESUME = "repel.engine.fit:fit_new", "repel.engine.fit:fit_resumed"  # a rank's task
-STOPPED = {Stopped(number).status: number for number in (signal.SIGINT, signal.SIGTERM)}  # by a rank's exit status
+# by a rank's exit status; a negative one is of a rank that a signal reached before or after its own handlers
+STOPPED = {status: number for number in (signal.SIGINT, signal.SIGTERM) for status in (Stopped(number).status, -number)}
 
 
 def launch(cfg: DictConfig, folder: Path, resume: bool) -> "PairData | None":
@@ -116,24 +117,24 @@ def start_ranks(folder: Path, ranks: int, task: str, shared_cores: bool) -> None
     failure_records(folder, remove=True)
     limit_threads()
     threads = max(1, usable_cores() // ranks) if shared_cores else torch.get_num_threads()
-    with tempfile.TemporaryDirectory(prefix="repel_") as place, _restored_process():
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        job = {"folder": str(folder), "task": task, "parent": os.getpid(), "store": f"{place}/ranks"}
-        job["allowed"] = allowed()
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="repel_") as place, _restored_process():
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+            for library in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # one machine: nothing listens beyond it
+            os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+            job = {"folder": str(folder), "task": task, "parent": os.getpid(), "store": f"{place}/ranks"}
+            job["allowed"] = allowed()
             elastic_launch(_launch_config(folder.name, ranks, place), sys.executable)(
                 "-P",
                 "-m",
                 "repel.engine.rank",
                 json.dumps(job),  # -P: the working directory is not on sys.path
             )
-        except SignalException as stopped:  # it was handed on to the ranks, which have ended
-            raise Stopped(stopped.sigval) from None
-        except ChildFailedError as failed:
-            raise _failure(failed, folder) from None
+    except SignalException as stopped:  # it was handed on to the ranks, which have ended
+        raise Stopped(stopped.sigval) from None
+    except ChildFailedError as failed:
+        raise _failure(failed, folder) from None
 
 
 def _launch_config(name: str, ranks: int, place: str) -> "LaunchConfig":

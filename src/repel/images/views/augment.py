@@ -108,6 +108,7 @@ class Augment:
         self.solarize, self.solarize_threshold = solarize, solarize_threshold
         self.cutout, self.cutout_size = cutout, cutout_size
         self.color, self.order, self.normalize = color, order, Normalize(mean, std)
+        self.single = False  # True: one image at a time, on a CPU, see views.apply
 
     def scaled(self, factor: float) -> "Augment":
         """The same views at another size, blurred by as much of their side.
@@ -166,15 +167,14 @@ class Augment:
         Args:
             cropped: the images are this view's crops already, flipped; they may be larger than it.
         """
-        blurring = self.blurring(p["sigma"]) if self.blur else None
         # a blur's weights sum to 1, so that it may as well come before linear colors, as part of the resampling
-        early = blurring if self.color == "fused" and not self.rotate else None
-        images = self.resampled(images, p, cropped, early)
+        early = self.blur and self.color == "fused" and not self.rotate and not self.single
+        images = self.resampled(images, p, cropped, self.blurring(p["sigma"]) if early else None)
         if self.rotate:
             images = crop.rotate(images, p["angle"])
         if self.color == "fused":
-            if early is None and blurring is not None:
-                images = crop.resample(images, *blurring)
+            if self.blur and not early:
+                images = self.blurred(images, p["sigma"])
             self.fused(images, p, out)
         else:
             images = color.jitter(images, p["factors"], p["order"])
@@ -182,8 +182,8 @@ class Augment:
                 images = color.gamma(images, p["gamma"])
             if self.grayscale:
                 images = color.to_gray(images, p["grayscale"])
-            if blurring is not None:
-                images = crop.resample(images, *blurring)
+            if self.blur:
+                images = self.blurred(images, p["sigma"])
             if self.solarize:
                 images = color.solarize(images, p["threshold"])
             self.normalize.into(out, images)
@@ -197,6 +197,11 @@ class Augment:
         rows = blur.matrix(sigma, taps, height)
         return rows, rows if height == width else blur.matrix(sigma, taps, width)
 
+    def blurred(self, images: Tensor, sigma: Tensor) -> Tensor:
+        if self.single:
+            return blur.by_strips(images, sigma, blur.taps(self.blur_kernel, min(self.size)))
+        return crop.resample(images, *self.blurring(sigma))
+
     def resampled(
         self, images: Tensor, p: dict[str, Tensor], cropped: bool, after: tuple[Tensor, Tensor] | None
     ) -> Tensor:
@@ -208,6 +213,8 @@ class Augment:
         box, flip = p["box"].to(images.dtype), p["flip"]
         if cropped:
             box, flip = torch.zeros_like(box) + box.new_tensor([0, 0, height, width]), torch.zeros_like(flip)
+        if self.single:
+            return crop.interpolate(images, box, flip, self.size)
         top, left, tall, wide = box.unbind(1)
         rows = crop.weights(top, tall, height, self.size[0])
         columns = crop.weights(left, wide, width, self.size[1], flip)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from repel.images.views.augment import Augment
 __all__ = ["Views", "apply"]
 
 BLOCK = 64  # images handled at a time on a CPU, so that what is in between stays in its cache
+SINGLE = 96  # shorter side, in pixels, from which a view fills that cache alone: then one is made at a time
 
 
 class Views:
@@ -145,14 +147,48 @@ class Views:
 def apply(augmentations: Sequence[Augment], images: Tensor, params: Params, cropped: bool = False) -> Tensor:
     """Views of one size, (V, B, C, *size), of images (B, C, H, W); or, cropped, of their crops, (V, B, C, *size)."""
     (*_, n, channels, height, width), device = images.shape, images.device
-    size, block = augmentations[0].size, BLOCK if device.type == "cpu" else n
+    size = augmentations[0].size
+    single = device.type == "cpu" and min(size) >= SINGLE
+    block = 1 if single else BLOCK if device.type == "cpu" else n
     made = torch.empty(len(augmentations), n, channels, *size, device=device)
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
-        for part in (slice(start, start + block) for start in range(0, n, block)):
+
+    def make(part: slice) -> None:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # each thread has its own settings
             shared = [] if cropped else [crop.by_lines(images[part])]
             for view, augmentation in enumerate(augmentations):
                 own = crop.by_lines(images[view, part]) if cropped else shared[0]
                 params_of_part = {name: value[part] for name, value in p[view].items()}
-                augmentation.make(own, params_of_part, cropped, made[view, part])
+                one = _of_one(augmentation, params_of_part) if single else augmentation
+                one.make(own, params_of_part, cropped, made[view, part])
+
+    parts = [slice(start, start + block) for start in range(0, n, block)]
+    _in_threads(make, parts, torch.get_num_threads() if single else 1)
     return made
+
+
+def _in_threads(work: Callable[[slice], None], parts: Sequence[slice], threads: int) -> None:
+    """Each part by one of so many threads: its operations are too short for several to share each of them."""
+    if threads == 1:
+        for part in parts:
+            work(part)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(threads)  # the pool's threads changed what later threads begin with
+
+
+def _of_one(augmentation: Augment, p: dict[str, Tensor]) -> Augment:
+    """Makes one image's view on a CPU, without the operations that it did not draw.
+
+    Not for other devices: to read what was drawn, p (1, ...) as prepared, the host would wait for them.
+    """
+    one = copy.copy(augmentation)
+    one.single = True
+    one.gamma = augmentation.gamma if bool(p["gamma"] != 1) else 0.0
+    one.grayscale, one.blur = float(p["grayscale"]), float(p["sigma"] > 0)
+    one.solarize, one.cutout = float(p["threshold"] <= 1), float(p["hole"] > 0)
+    return one
