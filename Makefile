@@ -28,7 +28,8 @@ install: .venv/installed ## create .venv with the locked versions, tests and too
 train: .venv/runtime ## train on the bundled images, evaluate, print the table (ARGS="seed=2 ..." for options)
 	$(RUN) train.py $(ARGS)
 
-TESTS = $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 10 $(if $(ROOM),tests/$(ROOM))
+# bytecode is kept, of tests too: each worker and each process of a test would compile all that it imports
+TESTS = env -u PYTHONDONTWRITEBYTECODE $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 10 $(if $(ROOM),tests/$(ROOM))
 
 test: .venv/installed ## the tests, but for the slow ones (ROOM=losses: of one folder of tests/)
 	$(TESTS) -m "not slow" $(ARGS)

@@ -107,12 +107,13 @@ def gowalla(given: Given) -> Evidence:
     """The recipe of docs/recommendation.md, LightGCN with a corrected softmax; its epoch is chosen on validation."""
     overrides = ["experiment=recommendation_large", "negatives=known_popularity"]
     overrides += [f"encoder.width={8 if given.tiny else 64}"]
+    if given.gowalla is not None:
+        overrides += ["data=interactions_lightgcn", f"data.root={given.gowalla}"]
+    elif not given.tiny:
+        raise LeftOut("name the folder of Gowalla's train.txt and test.txt by --gowalla FOLDER")
     if given.tiny:
         overrides += ["data.batch_size=64", "trainer.limit_train_batches=2", "trainer.max_epochs=1"]
-    elif given.gowalla is None:
-        raise LeftOut("name the folder of Gowalla's train.txt and test.txt by --gowalla FOLDER")
     else:
-        overrides += ["data=interactions_lightgcn", f"data.root={given.gowalla}"]
         overrides += ["data.batch_size=4096", "trainer.max_epochs=15"]
     metrics, epochs = train(overrides, given)
     head = ["test split", "found", "on a CPU", "LightGCN's paper"]

@@ -59,6 +59,7 @@ def test_every_command_makes_its_folder(name, typed, tmp_path, monkeypatch):
             assert pickle.loads(pickle.dumps(mine)).hydra[kind].dir == str(folder)  # in a launcher's process
 
 
+@pytest.mark.slow
 def test_sweeps_of_the_same_second_share_nothing(ended):
     typed = ["-m", "ckpt=x,y", "hydra.sweep.dir=${own_folder:sweeps/second}"]
     assert ended("export", *typed) == (0, ["sweeps/second/0", "sweeps/second/1"])

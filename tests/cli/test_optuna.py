@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import ranks
 from conftest import check_mistake, command, config
 from sweep_runs import BATCHES, in_process, small, steps
 
@@ -64,7 +65,7 @@ def make_study(folder: Path, params: dict[str, float], values: list[float]) -> N
 def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     from repel.cli import optuna_study as study
-    from repel.engine.launch import launch
+    from repel.engine.launch import NEW
     from repel.report.evaluate import finish
 
     folder = tmp_path / "sweep"
@@ -73,7 +74,7 @@ def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
                  "callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=1",
                  f"trainer.devices={devices}")  # fmt: skip
     runs.create(folder / "0", to_container(cfg), ["optimizer.lr=1e-3", "sweep=optuna"])
-    launch(cfg, folder / "0", resume=False)
+    assert ranks.end(ranks.start(folder / "0", devices, NEW)) == [0] * devices
     assert steps(folder / "0") == list(range(3 * BATCHES))
     assert runs.mark_finished(folder / "0", finish(cfg, folder / "0", None)) is not None
     environment = runs.read_environment(folder / "0")
@@ -84,6 +85,7 @@ def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
     assert trial.user_attrs == {"pruned": True}
 
 
+@pytest.mark.slow
 def test_without_the_extra_there_is_one_line(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, types\nsys.modules['hydra_plugins'] = types.ModuleType('hydra_plugins')\n"
@@ -94,6 +96,7 @@ def test_without_the_extra_there_is_one_line(tmp_path):
     check_mistake(result, ["sweep=optuna", "pip install -e '.[optuna]'"])
 
 
+@pytest.mark.slow
 def test_a_failed_trial_does_not_end_the_study(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     result = command("train.py", "sweep=optuna", "sweep.trials=2", "optimizer.lr=-1", cwd=tmp_path)

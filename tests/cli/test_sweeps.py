@@ -125,6 +125,7 @@ def test_a_sweep_is_not_mixed_with_runs_of_another_config(tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_failed_job_does_not_end_the_sweep(tmp_path):
     options = [*TINY, "trainer.max_epochs=1", "evaluators=[]", "hydra.sweep.dir=sweep"]
     result = command("train.py", "-m", *options, "optimizer.lr=-1,1e-3", cwd=tmp_path)

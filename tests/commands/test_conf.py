@@ -9,14 +9,14 @@ import pytest
 import tiny_graphs
 import torch
 from composing import composed
-from conftest import CONF, ROOT, config, options, options_of
+from conftest import CONF, ROOT, config, options, options_of, thinned
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from runs_here import status
 from text_runs import text_info
 
 
-@pytest.mark.parametrize("name", options("experiment"))
+@pytest.mark.parametrize("name", thinned(options("experiment"), 3))
 def test_experiments_compose_and_build(name, tmp_path):
     from repel.data.samples import give_info
     from repel.engine.build import build_module
@@ -41,7 +41,7 @@ def test_experiments_compose_and_build(name, tmp_path):
     assert module.head(module(x)).shape == (2, cfg.head.out_features)
 
 
-@pytest.mark.parametrize("name", options("data_views"))
+@pytest.mark.parametrize("name", thinned(options("data_views"), 2))
 def test_views_made_for_a_dataset_are_used_with_it_alone(name):
     data = next(d for d in sorted(options("data"), key=len, reverse=True) if name.startswith(d))
     views = name.removeprefix(f"{data}_")

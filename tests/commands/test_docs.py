@@ -134,7 +134,7 @@ def test_paths_exist(page):
     assert not missing
 
 
-@pytest.mark.parametrize("line", thinned([f"{c} {t}" for c, t in COMMANDS], 3))
+@pytest.mark.parametrize("line", thinned([f"{c} {t}" for c, t in COMMANDS], 5))
 def test_commands_compose(line, tmp_path):
     command, _, typed = line.partition(" ")
     if "loss=margin" in typed:  # the loss that the README adds
@@ -190,6 +190,7 @@ def test_the_api_page_has_every_public_name(tmp_path):
     assert page.count('<span class="doc-section-title">Examples:</span>') > 40
 
 
+@pytest.mark.slow
 def test_own_parts_of_the_docs_train(tmp_path):
     """The package of docs/adding.md, and the first command there."""
     text = read(ADDING)

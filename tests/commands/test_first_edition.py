@@ -26,6 +26,7 @@ def test_every_target_of_the_first_edition_has_a_name_today():
         check_targets(config)
 
 
+@pytest.mark.slow
 def test_resume_of_the_first_edition(old_run, tmp_path):
     result = command("train.py", f"resume={old_run}", "trainer.max_epochs=3", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -34,6 +35,7 @@ def test_resume_of_the_first_edition(old_run, tmp_path):
     assert json.loads((old_run / "metrics.json").read_text(encoding="utf-8"))["train/steps"] == 12
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_first_edition(old_run, tmp_path):
     result = command("evaluate.py", f"ckpt={old_run}", "evaluators=[knn]", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -167,7 +167,10 @@ def test_a_metric_that_cannot_change_chooses_nothing(tmp_path, capsys, folders, 
     assert line in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("limit", "steps"), [("0.01", 3), ("7", 7), ("1.0", 371)])
+@pytest.mark.parametrize(
+    ("limit", "steps"),
+    [("0.01", 3), pytest.param("7", 7, marks=pytest.mark.slow), ("1.0", 371)],
+)
 def test_limits_of_an_epoch(tmp_path, limit, steps):
     """A fraction is applied once, and every epoch has the same length, a new order and a validation."""
     seen = []
@@ -193,6 +196,7 @@ def test_limits_of_an_epoch(tmp_path, limit, steps):
             assert len([row for row in csv.DictReader(file) if row["val/loss"]]) == 3
 
 
+@pytest.mark.slow
 def test_own_images_without_labels(tmp_path, capsys):
     make_folder(tmp_path / "images", ["."], 40)
     train(
@@ -221,6 +225,7 @@ def test_labels_are_asked_for_before_training(tmp_path):
         train(tmp_path / "a", *source, "negatives=false_negatives", "negatives.labels=true")
 
 
+@pytest.mark.slow
 def test_own_images_with_labels_and_broken_files(tmp_path, capsys):
     make_folder(tmp_path / "images", ["red", "green"], 30)
     (tmp_path / "images/red/broken.jpg").write_bytes(b"nothing")

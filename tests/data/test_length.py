@@ -64,6 +64,7 @@ def test_the_length_under_a_limit_of_time():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_extended_run_has_no_jump_and_says_so(tmp_path, capsys):
     folder = tmp_path / "run"
     train(folder, *SHORT, "trainer.max_epochs=2", "schedule.final=0.1", "schedule.on_extend=hold")

@@ -121,7 +121,7 @@ def written(tmp_path):
 def test_a_bit_that_turned_over_anywhere_is_found_or_harmless(written):
     path = written / "last.ckpt"
     whole, meant, found = path.read_bytes(), checkpoint_io.load(path), 0
-    for at in range(0, len(whole), 3):
+    for at in range(0, len(whole), 7):
         faults.flip(path, at)
         try:
             loaded = checkpoint_io.load(path)
@@ -130,7 +130,7 @@ def test_a_bit_that_turned_over_anywhere_is_found_or_harmless(written):
         else:
             assert same(loaded, meant), at
         path.write_bytes(whole)
-    assert found > len(whole) / 3 * 0.2
+    assert found > len(whole) / 7 * 0.2
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, -1, -100])
@@ -190,6 +190,7 @@ def test_going_back_to_another_checkpoint(written):
     assert runs.find(str(written / "best.ckpt")) == written.parent  # resume=RUN/checkpoints/best.ckpt
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_read_once(tmp_path, monkeypatch):
     """A resumed run gives Lightning what it has read; the evaluation at its end reads each file once."""
     train(tmp_path / "a")
@@ -222,6 +223,7 @@ def test_a_checkpoint_that_was_read_is_handed_over_once(tmp_path):
     assert writer.load_checkpoint(str(path)) is not contents
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_edition_keeps_the_groups_of_its_optimizer(tmp_path, monkeypatch):
     """There, the position embeddings of a vision transformer decayed. A run that began so resumes so."""
     pytest.importorskip("timm")

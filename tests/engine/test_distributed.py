@@ -5,21 +5,30 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import made_once
-from loss_cases import with_and_without_memory
+from loss_cases import CHOSEN, FEWER, name_of
 from rank_gradients import SHAPES, Network, data, normalized, ranks_main
 from ranks import forked
 
 from repel.base.collectives import gather
 from repel.engine.batch_norm import CrossRankBatchNormSync, has_unsynced_batch_norm
 
+WORLDS = {"two": 2, "four": 4}
+CASES = pytest.mark.parametrize(  # every pair on two ranks, each loss and strategy on four, too
+    ("ranks", "pair", "memory"),
+    [pytest.param(world, *case, id=f"{world}-{name_of(*case)}",
+                  marks=() if world == "two" and case in FEWER else pytest.mark.slow)
+     for world in WORLDS for case in (CHOSEN if world == "two" else sorted(FEWER))],
+    indirect=["ranks"],
+)  # fmt: skip
 
-@pytest.fixture(scope="session", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["two", "four"])
+
+@pytest.fixture(scope="session", params=["two", pytest.param("four", marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory):
-    world = request.param
+    world = WORLDS[request.param]
 
     def make(folder: Path) -> Path:
         chosen = [item.callspec.params for item in request.session.items if "ranks" in item.fixturenames]
-        cases = {(params["pair"], params["memory"]) for params in chosen if "pair" in params}
+        cases = {(of["pair"], of["memory"]) for of in chosen if "pair" in of and of["ranks"] == request.param}
         process = forked(ranks_main, world, str(folder), sorted(cases))
         process.start()
         process.join(200)
@@ -30,7 +39,7 @@ def ranks(request, tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
-@with_and_without_memory()
+@CASES
 def test_gradient_of_several_ranks_is_that_of_one(ranks, pair, memory):
     net = Network(pair, memory)
     samples, labels, ids, target = data()

@@ -37,6 +37,7 @@ def parts(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_anothers_weights_and_needs_it_no_more(tmp_path, started, capsys):
     """Encoder and target, not the head; on other images; its record keeps where they came from."""
     started("source")

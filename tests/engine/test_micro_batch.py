@@ -11,7 +11,7 @@ import ranks
 import text_runs
 import torch
 import torch.distributed as dist
-from conftest import SMALL, TINY, config, same
+from conftest import SMALL, TINY, config, same, thinned
 from loss_cases import DIM, NO_NEGATIVES, with_and_without_memory
 from rank_gradients import TOTAL, Network, data
 from rank_processes import run_ranks
@@ -95,7 +95,7 @@ def test_gradient_is_that_of_the_whole_batch(pair, memory):
     assert expected["encoder.0.weight"].abs().sum() > 0
 
 
-@pytest.mark.parametrize("case", pair_gradients.METHODS)
+@pytest.mark.parametrize("case", thinned(pair_gradients.METHODS, 4))
 def test_gradient_on_users_and_items(case):
     """Catalogs, sums of losses on several views, drawn negatives; a graph encoder computes the same, at a cost."""
     assert_same(pair_gradients.gradients(case, micro_batch=3), pair_gradients.gradients(case))
@@ -253,6 +253,7 @@ def ranks_main(folder: str) -> None:
     run_ranks(rank_main, 2, folder)
 
 
+@pytest.mark.slow
 def test_two_ranks_take_the_gradient_of_one_and_exchange_it_once(tmp_path):
     process = ranks.forked(ranks_main, str(tmp_path))
     process.start()
@@ -284,7 +285,7 @@ def test_two_ranks_take_the_gradient_of_one_and_exchange_it_once(tmp_path):
 
 @pytest.mark.parametrize("method", [
     ["loss=ntxent", "negatives=hcl", "trainer.gradient_clip_val=0.5", "trainer.accumulate_grad_batches=2"],
-    ["loss=infonce", "target=ema", "queue.size=64", "optimizer.lr=1.0e-3"],
+    pytest.param(["loss=infonce", "target=ema", "queue.size=64", "optimizer.lr=1.0e-3"], marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_training_is_that_of_the_whole_batch(few_glosses, tmp_path, method):
     """Steps of a transformer with dropout, and validation."""

@@ -9,7 +9,7 @@ import faults
 import pytest
 import ranks
 from conftest import TINY, command, config, left_over
-from stateful_runs import EVERY, FOLDER, STATEFUL, STEPS, assert_same_run, last, losses
+from stateful_runs import EVERY, FOLDER, STATEFUL, STEPS, assert_same_run, last
 
 from repel.base.signals import Stopped
 
@@ -17,8 +17,7 @@ from repel.base.signals import Stopped
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("step", range(1, STEPS))
+@pytest.mark.parametrize(("world", "step"), [(1, 2), (1, 3), *((2, step) for step in range(1, STEPS))])
 def test_killed_after_any_step_and_resumed_is_the_same_run(tmp_path, whole, world, step):
     """The last rank is killed; its neighbors lose the connection, and end."""
     cfg, folder = config(*STATEFUL, EVERY, f"trainer.devices={world}"), tmp_path / "run"
@@ -62,7 +61,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, whole):
         (1, "INT:0:3"),
         (2, "USR1:1:3"),
         *(pytest.param(*case, marks=pytest.mark.slow)
-          for case in [(1, "TERM:0:2"), (2, "TERM:0:2"), (2, "INT:1:4"), (4, "TERM:3:2")]),
+          for case in [(1, "TERM:0:2"), (2, "TERM:0:2"), (2, "INT:1:4")]),
     ],
 )  # fmt: skip
 def test_a_signal_to_any_rank_stops_all_after_the_same_step(tmp_path, whole, world, fault):
@@ -71,12 +70,7 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(tmp_path, whole, wor
     assert ranks.run(cfg, folder, fault) == [130 if "INT" in fault else 143] * world
     assert last(folder)["global_step"] == step + 1
     assert ranks.run(cfg, folder, resume=True) == [0] * world
-    if world <= 2:
-        assert_same_run(folder, whole(world))
-    else:  # after its first step DDP groups gradients anew, and adds up those of more than two ranks in another order
-        assert last(folder)["global_step"] == STEPS
-        (one, two) = losses(folder), losses(whole(world))
-        assert {step: float(loss) for step, loss in one.items()} == pytest.approx({s: float(x) for s, x in two.items()})
+    assert_same_run(folder, whole(world))
 
 
 @pytest.mark.slow
@@ -148,7 +142,7 @@ def test_one_failing_rank_ends_the_run_and_is_named(tmp_path):
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_loss_that_is_no_number_stops_all_ranks_before_the_optimizer(tmp_path, whole, world):
     folder = tmp_path / "run"
     cfg = config(*STATEFUL, EVERY, f"trainer.devices={world}")

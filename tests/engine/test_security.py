@@ -23,6 +23,7 @@ def test_what_a_config_may_call(target):
     configs.check_targets({"_target_": "torch.optim.Adam"})
 
 
+@pytest.mark.slow
 def test_secrets_stay_out_of_the_run_folder(tmp_path):
     """By an interpolation they reach the run and no file; typed, they are refused."""
     secret = str(make_folder(tmp_path / TOKEN, ["red", "green"], 30))

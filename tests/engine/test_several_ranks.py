@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import faults
@@ -108,14 +106,14 @@ NETWORKS = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_any_number_of_ranks_trains_the_same(tmp_path, network):
     """The whole pipeline: order, views, gather, batch norm, gradients, schedule, validation. 8 steps in float64."""
-    found = {}
-    for world in (1, 2, 4):
+    found, several = {}, {"multi-crop": [2], "ring": [4]}.get(network, [2, 4])
+    for world in (1, *several):
         folder = tmp_path / str(world)
         typed = [*NETWORKS[network], f"trainer.devices={world}", *(["gather=all"] if world == 1 else [])]
         assert ranks.run(config(*SAME, *typed), folder) == [0] * world
         validated = [float(row["val/loss"]) for row in history(folder) if row["val/loss"]]
         found[world] = last(folder)["state_dict"], losses(folder), validated
-    for world in (2, 4):
+    for world in several:
         for name, one in found[1][0].items():
             torch.testing.assert_close(found[world][0][name], one, rtol=0, atol=1e-12, msg=f"{world}: {name}")
         assert found[world][1].keys() == found[1][1].keys()
@@ -127,7 +125,7 @@ def test_any_number_of_ranks_trains_the_same(tmp_path, network):
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_ranks_of_torchrun_meet_in_one_run(tmp_path, nodes):
-    """Of one machine, and of two as far as one can play both."""
+    """Of one machine, and of two as far as one can play both; `make two-machines` plays them better."""
     options = [*TINY, f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", "evaluators=[]"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -135,14 +133,9 @@ def test_ranks_of_torchrun_meet_in_one_run(tmp_path, nodes):
     start = [f"--nnodes={nodes}", f"--nproc-per-node={2 // nodes}"]
     start += ["--rdzv-backend=c10d", f"--rdzv-endpoint={address}", "--local-addr=127.0.0.1"]
     start += [str(ROOT / "train.py"), *options, "evaluation.map=null"]
-    if nodes == 1:  # as a user starts it
-        node = [sys.executable, "-m", "torch.distributed.run", *start]
-        status = subprocess.run(node, cwd=tmp_path, env=environment({}), stdout=subprocess.DEVNULL, timeout=250)
-        assert status.returncode == 0
-    else:
-        scripts = [ranks.Script([run.__file__, *start], tmp_path, environment({})) for _ in range(nodes)]
-        ended = [node.end(120) for node in scripts]
-        assert [status for status, *_ in ended] == [0] * nodes, ended
+    scripts = [ranks.Script([run.__file__, *start], tmp_path, environment({})) for _ in range(nodes)]
+    ended = [node.end(120) for node in scripts]
+    assert [status for status, *_ in ended] == [0] * nodes, ended
     (folder,) = tmp_path.glob("runs/train/*")
     assert ranks.run(config(*TINY, "trainer.devices=2"), tmp_path / "ours") == [0, 0]
     assert same(last(folder)["state_dict"], last(tmp_path / "ours")["state_dict"])
@@ -150,21 +143,16 @@ def test_ranks_of_torchrun_meet_in_one_run(tmp_path, nodes):
 
 @pytest.mark.slow
 def test_tasks_of_srun_meet_in_one_run(tmp_path):
-    """What srun sets, without it; and a config that the first task refuses ends the others too."""
+    """What srun sets, without it (`make slurm` has it); a config that the first task refuses ends the others too."""
     options = [*TINY, "trainer.devices=2", "evaluators=[]", "evaluation.map=null"]
 
     def task(job: str, rank: int) -> dict[str, str]:
         return {"SLURM_JOB_ID": job, "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(rank),
                 "SLURM_LOCALID": str(rank), "SLURM_STEP_NODELIST": "localhost"}  # fmt: skip
 
-    started = [subprocess.Popen([sys.executable, str(ROOT / "train.py"), *options], cwd=tmp_path,
-                                env=environment(task("51", rank)), stdout=subprocess.DEVNULL)
-               for rank in range(2)]  # fmt: skip
-    try:
-        assert [process.wait(200) for process in started] == [0, 0]
-    finally:
-        for process in started:
-            process.kill()
+    started = [begun("train.py", *options, cwd=tmp_path, **task("51", rank)) for rank in range(2)]
+    ended = [script.end(200) for script in started]
+    assert [status for status, *_ in ended] == [0, 0], ended
     refused = [begun("train.py", *options, "data.batch_size=7", cwd=tmp_path, **task("52", rank)) for rank in range(2)]
     first, second = [script.end(100) for script in refused]
     assert first[0] == 2, first

@@ -183,6 +183,7 @@ def test_logistic_regression_equals_scikit_learns(features, l2):
     assert ours == pytest.approx(oracle.score(queries, test.y), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_probes_own_tolerance_costs_no_accuracy(features):
     """As it is used: float32 and a looser optimum, within 0.1 point of scikit-learn's, refitted on both splits."""
     from sklearn.linear_model import LogisticRegression
@@ -201,6 +202,7 @@ def test_the_probes_own_tolerance_costs_no_accuracy(features):
     assert score.value == pytest.approx(oracle.score((rest.x - mean) / std, rest.y), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_labelings_solved_together_reach_each_ones_optimum(features):
     """Of 5 or 10, of 2 and of 3 classes, with penalties of their own: scikit-learn's weights and biases."""
     from sklearn.linear_model import LogisticRegression

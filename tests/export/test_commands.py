@@ -70,6 +70,7 @@ def test_a_folder_in_use_is_left_as_it_is(run, tmp_path):
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_commands_themselves(run, pictures, tmp_path):
     result = command("embed.py", f"ckpt={run}", *folder_data(pictures), "out=features", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

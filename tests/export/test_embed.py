@@ -109,6 +109,7 @@ def test_names_that_are_no_utf8_keep_their_bytes(run, tmp_path, done):
     assert (done(embed, *what, "format=parquet", name="parquet") / "features.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_weights_are_not_downloaded_to_be_overwritten(tmp_path, monkeypatch):
     folder = checkpoint(tmp_path / "run", "encoder=resnet18", "encoder.stem=imagenet", "data.channels=3",
                         "data.mean=[0,0,0]", "data.std=[1,1,1]")  # fmt: skip

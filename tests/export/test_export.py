@@ -149,6 +149,7 @@ def test_onnx_that_normalises_and_validation_images(run, done):
         torch.testing.assert_close(torch.from_numpy(made), trained.encoder(trained.normalize(images)))
 
 
+@pytest.mark.slow
 def test_onnx_needs_no_source(run, done, monkeypatch):
     monkeypatch.setattr(exports, "recipe", lambda *args: pytest.fail("the source was asked for"))
     assert (done(export, f"ckpt={run}", "format=[onnx]") / "encoder.onnx").is_file()

@@ -140,7 +140,7 @@ def test_several_arrays_that_could_be_meant_are_told_apart_by_keys(tmp_path):
     assert axes_of((3, 4, 4), None) == "NHW"
 
 
-@pytest.mark.parametrize("in_memory", ["auto", "false"])
+@pytest.mark.parametrize("in_memory", ["auto", pytest.param("false", marks=pytest.mark.slow)])
 def test_spectrograms_train_at_their_own_size(tmp_path, in_memory):
     """40x100 in training and evaluation, from the file's header: nothing is typed but the file."""
     np.save(tmp_path / "x.npy", RANDOM.normal(size=(48, 40, 100)).astype(np.float32))

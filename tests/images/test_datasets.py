@@ -128,7 +128,11 @@ FAKES = {
 }
 
 
-@pytest.mark.parametrize("name", options_of("data", "images"))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("imagenet", "stream", "stl10", "fashion_mnist")))
+     for name in options_of("data", "images")],
+)  # fmt: skip
 def test_every_dataset_reads_from_its_own_files(name, tmp_path, monkeypatch):
     """The real readers on files of the real format, made here; a new YAML needs a fake of its own."""
     classes = FAKES[name](tmp_path, monkeypatch)
@@ -171,7 +175,8 @@ def test_every_dataset_trains_and_evaluates_at_one_size(name, factor, tmp_path, 
     FAKES[name](tmp_path, monkeypatch)
     data = [f"data={name}", *([] if name == "fashion_mini" else [f"data.root={tmp_path}"])]
     size = int(min(config(*data).data.image_size, 64) * factor)
-    case = *data, "data.batch_size=4", "data.val_fraction=0.2"
+    here = ["data.workers=0"] if name == "imagenet" else []  # image_folder's reader, which has workers above
+    case = *data, "data.batch_size=4", "data.val_fraction=0.2", *here
     seen, _ = sizes_seen(case, size, tmp_path, monkeypatch)
     assert seen["train"] == seen["eval"] == {(size, size)}
 

@@ -104,7 +104,7 @@ def test_every_unusual_file_is_read_and_every_broken_one_named(hostile):
         assert sum(f"/{name}: " in line for line in splits.skipped) == 1, name
 
 
-@pytest.mark.parametrize("in_memory", ["true", "false"])
+@pytest.mark.parametrize("in_memory", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_training_on_hostile_files_skips_the_broken_ones_and_names_them(hostile, tmp_path, in_memory, capsys):
     root, _, bad = hostile
     typed = ["data=image_folder", f"data.root={root}", f"data.in_memory={in_memory}", "data.on_error=skip",

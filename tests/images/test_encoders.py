@@ -17,7 +17,9 @@ def encoder(name: str, *overrides: str):
 
 
 @pytest.mark.parametrize("name", options_of("encoder", "images"))
-@pytest.mark.parametrize(("data", "shape"), [("fashion_mini", (1, 28, 28)), ("cifar10", (3, 32, 32))])
+@pytest.mark.parametrize(
+    ("data", "shape"), [("fashion_mini", (1, 28, 28)), pytest.param("cifar10", (3, 32, 32), marks=pytest.mark.slow)]
+)
 def test_encoders_give_features(name, data, shape):
     made = encoder(name, f"data={data}")
     images = torch.randn(3, *shape)
@@ -27,12 +29,11 @@ def test_encoders_give_features(name, data, shape):
     assert all(p.grad is not None for p in made.parameters())  # nothing of a classifier is left over
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_the_stem_decides_the_resolution(name):
+def test_the_stem_decides_the_resolution():
     image = torch.randn(2, 3, 32, 32)
     sizes = {}
     for stem in ("small", "imagenet"):
-        net = encoder(name, "data=cifar10", f"encoder.stem={stem}").net
+        net = encoder("resnet18", "data=cifar10", f"encoder.stem={stem}").net
         net.layer4.register_forward_hook(lambda m, i, out, stem=stem: sizes.update({stem: out.shape[-1]}))
         net(image)
     assert sizes == {"small": 4, "imagenet": 1}

@@ -339,6 +339,7 @@ CLOSED = ["__MACOSX/._cat", "__MACOSX/cat/._000.png", "__MACOSX/dog/._000.png", 
           "cat/@eaDir/000.png", "$RECYCLE.BIN/1.png", "System Volume Information/x", ".Trashes/x.png"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_folder_as_other_machines_and_tools_leave_it_trains(tmp_path, capfd):
     root = make_folder(tmp_path / "images", ["cat", "dog"], 12)
     for name in [*LEFT, *CLOSED]:

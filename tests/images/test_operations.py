@@ -179,9 +179,8 @@ def test_the_test_of_distributions_can_fail():
     assert not same_distribution(a, torch.rand(20_000) * 0.97)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (20, 40)], ids=str)
-def test_boxes_are_distributed_as_torchvisions(shape):
-    scale, ratio, n = (0.2, 1.0), (3 / 4, 4 / 3), 20_000
+def test_boxes_are_distributed_as_torchvisions():
+    shape, scale, ratio, n = (20, 40), (0.2, 1.0), (3 / 4, 4 / 3), 20_000
     draws = crop.draw_boxes(n, scale, ratio, torch.Generator().manual_seed(1))
     ours = crop.boxes(*draws.values(), *shape)
     transform, blank = T.RandomResizedCrop(8, scale, ratio), torch.zeros(3, *shape)

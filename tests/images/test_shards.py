@@ -118,6 +118,7 @@ def test_the_order_of_shards_is_read_a_few_chunks_at_a_time(shards):
     assert len(taken) == 1
 
 
+@pytest.mark.slow
 def test_training_on_shards_equals_training_on_the_files(shards, tmp_path):
     """The same samples in another order make other batches, but every crop is the same."""
     views = instantiate(config("views=simclr", "data=cifar10", "data.image_size=8").views)
@@ -164,6 +165,7 @@ def test_readers_are_opened_anew_in_each_process(shards, monkeypatch):
     assert source.reader is not reader
 
 
+@pytest.mark.slow
 def test_shards_scaled_down_when_packed(tmp_path):
     make_folder(tmp_path / "images", ["a"], 12, size=(60, 40))
     result = command("scripts/pack_shards.py", f"{tmp_path}/images", f"{tmp_path}/out", "--side", "20", cwd=tmp_path)

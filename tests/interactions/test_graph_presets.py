@@ -65,11 +65,11 @@ def new_run(log: Path, folder: Path, name: str, *typed: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["simgcl", "xsimgcl"])
 def test_any_number_of_ranks_trains_the_same(name, tmp_path):
-    """20 steps in float64: the same graphs on every rank."""
+    """20 steps in float64: the same noise on every rank; SGL's graphs are in test_pair_steps.py."""
     log, found = make_log(tmp_path / "log"), {}
-    for world in (1, 2, 4):
+    for world in (1, 2):
         folder = tmp_path / str(world)
         cfg = new_run(log, folder, name, "trainer.max_epochs=4", "trainer.limit_train_batches=5",
                       f"trainer.devices={world}")  # fmt: skip
@@ -77,10 +77,9 @@ def test_any_number_of_ranks_trains_the_same(name, tmp_path):
         losses = [float(value) for row in history(folder) if (value := row["train/loss"])]
         found[world] = checkpoint_io.load(folder / "checkpoints/last.ckpt"), losses
     assert found[1][0]["global_step"] == 20
-    for world in (2, 4):
-        for key, one in found[1][0]["state_dict"].items():
-            torch.testing.assert_close(found[world][0]["state_dict"][key], one, rtol=0, atol=1e-12)
-        assert found[world][1] == pytest.approx(found[1][1], abs=1e-12)
+    for key, one in found[1][0]["state_dict"].items():
+        torch.testing.assert_close(found[2][0]["state_dict"][key], one, rtol=0, atol=1e-12)
+    assert found[2][1] == pytest.approx(found[1][1], abs=1e-12)
 
 
 @pytest.mark.slow

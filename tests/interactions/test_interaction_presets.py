@@ -11,7 +11,7 @@ from repel.report.evaluate import evaluate
 
 PRESETS = options_of("experiment", "interactions")
 SMALL = ["data=interactions_lightgcn", "encoder.width=8", "data.batch_size=32", "trainer.max_epochs=1",
-         "trainer.limit_train_batches=10", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
+         "trainer.limit_train_batches=3", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
          "callbacks.pairs=null", "callbacks.progress=null", "logger.tensorboard=null"]  # fmt: skip
 EVALUATION = ["evaluation.k=5", "evaluation.temperature=0.1"]
 
@@ -33,10 +33,10 @@ def test_it_trains_and_its_checkpoint_is_evaluated(name, log, tmp_path):
     code, line = status(tmp_path / "run", f"experiment={name}", *SMALL, f"data.root={log}")
     assert code == 0, line
     losses = [float(row["train/loss"]) for row in history(tmp_path / "run") if row["train/loss"]]
-    assert len(losses) == len(set(losses)) == 10
+    assert len(losses) == len(set(losses)) == 3
     for source in ("last", "best"):
         checkpoint = torch.load(tmp_path / f"run/checkpoints/{source}.ckpt", weights_only=True)
-        assert checkpoint["global_step"] == 10
+        assert checkpoint["global_step"] == 3
     typed = [f"ckpt={tmp_path / 'run'}", *EVALUATION]
     evaluate(config(*typed, name="evaluate"), tmp_path / "evaluation", typed)
     metrics = runs.read_metrics(tmp_path / "evaluation")

@@ -4,19 +4,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import made_once
-from loss_cases import each_once
+from conftest import made_once, thinned
+from loss_cases import covering
 from pair_gradients import ALLOWED, METHODS, gradients, ranks_main
 from ranks import forked
 
+WORLDS = {"two": 2, "four": 4}
+FEWER = covering(ALLOWED)
+CASES = pytest.mark.parametrize(  # every pair on two ranks, each loss and strategy on four, too
+    ("pair_ranks", "case"),
+    [pytest.param(world, case, id=f"{world}-{'-'.join(case)}",
+                  marks=pytest.mark.slow)
+     for world in WORLDS for case in (ALLOWED if world == "two" else FEWER)],
+    indirect=["pair_ranks"],
+)  # fmt: skip
 
-@pytest.fixture(scope="session", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=["two", "four"])
+
+@pytest.fixture(scope="session", params=["two", pytest.param("four", marks=pytest.mark.slow)])
 def pair_ranks(request, tmp_path_factory):
-    world = request.param
+    world = WORLDS[request.param]
 
     def make(folder: Path) -> Path:
         chosen = [item.callspec.params for item in request.session.items if "pair_ranks" in item.fixturenames]
-        cases = sorted({params["case"] for params in chosen}, key=str)
+        cases = sorted({of["case"] for of in chosen if of["pair_ranks"] == request.param}, key=str)
         process = forked(ranks_main, cases, world, str(folder))
         process.start()
         process.join(200)
@@ -33,12 +43,12 @@ def check(alone: dict[str, torch.Tensor], apart: dict[str, torch.Tensor]) -> Non
         torch.testing.assert_close(apart[name], one, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("case", each_once(ALLOWED))
+@CASES
 def test_a_loss_with_a_strategy(pair_ranks, case):
     check(gradients(case), pair_ranks[case])
 
 
-@pytest.mark.parametrize("case", METHODS)
+@pytest.mark.parametrize("case", thinned(METHODS, 2))
 def test_a_method(pair_ranks, case):
     """SGL's graphs, the catalog, with a target too, drawn negatives, a queue of items, texts of items with dropout."""
     check(gradients(case), pair_ranks[case])

@@ -68,6 +68,7 @@ def test_records_say_what_was_chosen_and_on_how_many(run):
     assert "95 % interval over users" in page
 
 
+@pytest.mark.slow
 def test_evaluate_ranks_by_default(run, tmp_path, capsys):
     folder, _ = run
     job = config(f"ckpt={folder}", *KNN, name="evaluate")

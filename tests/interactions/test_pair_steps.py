@@ -44,14 +44,14 @@ def state(folder: Path) -> dict:
 @pytest.mark.parametrize("name", RUNS)
 def test_any_number_of_ranks_trains_the_same(tmp_path, name):
     """20 steps in float64: order, draws of graphs and items, gather, gradients, schedule, validation."""
-    found = {}
-    for world in (1, 2, 4):
+    found, several = {}, [2, 4] if name == "table" else [2]
+    for world in (1, *several):
         folder = tmp_path / str(world)
         cfg = new_run(folder, name, "trainer.precision=64-true", f"trainer.devices={world}")
         on_ranks(fit_pairs, cfg, folder, world)
         found[world] = state(folder), [(row["train/loss"], row["val/loss"]) for row in history(folder)]
     assert found[1][0]["global_step"] == 20
-    for world in (2, 4):
+    for world in several:
         for key, one in found[1][0]["state_dict"].items():
             torch.testing.assert_close(
                 found[world][0]["state_dict"][key], one, rtol=0, atol=1e-12, msg=f"{world}: {key}"

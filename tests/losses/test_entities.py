@@ -6,7 +6,7 @@ In the batch, in the queue, for crops and among explicit negatives. test_distrib
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_cases import DIM, LABELS, NO_NEGATIVES, ROWWISE, assert_equal, batch, each_once, make
+from loss_cases import DIM, LABELS, NO_NEGATIVES, ROWWISE, assert_equal, batch, covering, make
 
 from repel.losses import LogRatioLoss
 from repel.losses.base import Batch, unit
@@ -15,8 +15,14 @@ IDS = torch.tensor([10, 11, 12, 13, 10, 15])  # sample 4 shows what sample 0 sho
 FIRST, COPY = 0, 4
 FAR = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
 CASES = [pair for pair in ROWWISE if pair[0] != "align_uniform"]  # a mean over pairs, not over anchors
-EVERY = pytest.mark.parametrize("pair", each_once(CASES))
-DENSE_AND_CHUNKED = pytest.mark.parametrize("row_chunk", [None, 5], ids=["dense", "chunked"])
+FEWER = covering(CASES)
+# in blocks of rows each loss and each strategy: test_losses.py compares the two forms of every pair
+EVERY = pytest.mark.parametrize(
+    ("pair", "row_chunk"),
+    [pytest.param(pair, rows, id=f"{'-'.join(pair)}-{'chunked' if rows else 'dense'}",
+                  marks=() if pair in FEWER else pytest.mark.slow)
+     for rows in (None, 5) for pair in (FEWER if rows else CASES)],
+)  # fmt: skip
 # their value of an anchor depends on statistics of the whole batch, or on draws for it, so that a smaller batch is
 # another one for them; the test by rotation holds them
 OF_THE_WHOLE_BATCH = {"macl", "decoupled_weighted", "mixed", "random"}
@@ -43,7 +49,6 @@ def made(pair, queue: int = 0, **changes):
     return make(*pair, queue=queue, **changes)
 
 
-@DENSE_AND_CHUNKED
 @EVERY
 def test_a_copy_in_the_batch_is_no_negative(pair, row_chunk):
     """Turned to another place with both its views, so that cosines within the sample stay, it changes nothing."""
@@ -58,7 +63,6 @@ def test_a_copy_in_the_batch_is_no_negative(pair, row_chunk):
         assert not torch.allclose(*with_distinct)
 
 
-@DENSE_AND_CHUNKED
 @EVERY
 def test_with_a_copy_the_loss_is_that_of_the_batch_without_it(pair, row_chunk):
     if OF_THE_WHOLE_BATCH & set(pair):
@@ -71,7 +75,6 @@ def test_with_a_copy_the_loss_is_that_of_the_batch_without_it(pair, row_chunk):
         assert_equal([both[:, kept]], [alone[:, rest.tolist().index(kept)]])
 
 
-@DENSE_AND_CHUNKED
 @EVERY
 def test_an_own_entity_in_the_queue_is_no_negative(pair, row_chunk):
     loss = made(pair, queue=8, row_chunk=row_chunk)
@@ -89,7 +92,6 @@ def test_an_own_entity_in_the_queue_is_no_negative(pair, row_chunk):
     assert_equal([with_own[:, FIRST]], [per_anchor(without, z, ids)[:, FIRST]])
 
 
-@DENSE_AND_CHUNKED
 @EVERY
 def test_an_own_entity_among_explicit_negatives_is_no_negative(pair, row_chunk):
     """It shows what the anchor's second view shows. With it and without it, for anchors and for crops."""
@@ -154,7 +156,7 @@ def test_a_loss_that_takes_no_explicit_negatives_says_so(name):
         make(name)(batch(), negatives=batch(1))
 
 
-@EVERY
+@pytest.mark.parametrize("pair", FEWER)
 def test_ids_for_all_views_or_for_each(pair):
     """(N,) stands for the same row V times."""
     z, values = batch(3).detach(), []

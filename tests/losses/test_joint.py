@@ -110,6 +110,7 @@ def test_two_members_share_nothing():
     assert queues[0] is not queues[1]
 
 
+@pytest.mark.slow
 def test_weights_and_members_numbers_can_be_annealed(tmp_path):
     first, second = "loss.members.labels.weight", "loss.members.samples.loss.temperature"
     annealed = f"anneal.values={{{first}:[1.0,0.0],{second}:[0.5,0.1]}}"

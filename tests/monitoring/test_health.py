@@ -87,6 +87,7 @@ def test_a_learning_rate_100_times_too_high(tmp_path, capsys):
     assert any(re.search(r"one step moves the weights by \d+% .* Divide optimizer.lr by 10", line) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_temperature_100_times_too_low(tmp_path, capsys):
     lines = said(tmp_path / "a", capsys, "loss.temperature=0.005", "negatives=debiased")
     words = r"temperature of 0.005 is too low for 8 dimensions: .* 30 negatives were spread evenly, only 1\.\d+ would"
@@ -129,7 +130,7 @@ def test_runs_that_are_well_say_nothing(tmp_path, capsys, overrides):
 @pytest.mark.timeout(700)
 def test_the_default_run_says_nothing(tmp_path):
     result = command(
-        "train.py", "trainer.max_epochs=2", "evaluators=[]", "evaluation.map=null", cwd=tmp_path, timeout=600
+        "train.py", "trainer.max_epochs=1", "evaluators=[]", "evaluation.map=null", cwd=tmp_path, timeout=600
     )
     assert result.returncode == 0, result.stderr
     assert "health" not in result.stdout
@@ -199,6 +200,7 @@ def test_a_loss_that_rises_diverges():
     assert not risen([5.0] * size + [6.0] * 2 * size, module)
 
 
+@pytest.mark.slow
 def test_what_was_told_is_told_once_a_run(tmp_path, capsys):
     said(tmp_path / "a", capsys, "data.batch_size=2")
     state = checkpoint_io.load(tmp_path / "a/checkpoints/last.ckpt")["callbacks"]["Health"]

@@ -14,7 +14,10 @@ STATEFUL = ["loss=infonce", "target=ema", "queue.size=50", "negatives=mixed", "l
             "trainer.accumulate_grad_batches=2", "head=linear"]  # fmt: skip
 
 
-@pytest.mark.parametrize("overrides", [["negatives=hcl", "loss.temperature=0.5"], STATEFUL])
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param(["negatives=hcl", "loss.temperature=0.5"], marks=pytest.mark.slow), STATEFUL],
+)
 def test_weights_are_the_same_bits_with_and_without(tmp_path, overrides):
     watched = train(tmp_path / "a", *overrides)
     alone = train(tmp_path / "b", *overrides, "callbacks.monitor=null", "callbacks.health=null")

@@ -33,10 +33,10 @@ def measured(folder) -> dict[str, float]:
 
 @pytest.fixture(scope="session")
 def whole(finished, tmp_path_factory):
-    """The whole default table of a run, in its folder."""
+    """The whole default table of a run, in its folder, by a thousand training images."""
 
     def make(cwd: Path) -> Path:
-        result = command("evaluate.py", f"ckpt={finished}", "evaluation.bank=5400", cwd=cwd, OMP_NUM_THREADS="1")
+        result = command("evaluate.py", f"ckpt={finished}", BANK, cwd=cwd)
         assert result.returncode == 0, result.stderr
         folder = run_folder(result, cwd)
         (folder / "printed.txt").write_text(result.stdout, encoding="utf-8")
@@ -47,16 +47,18 @@ def whole(finished, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_reproduces_the_runs_numbers(finished, whole, tmp_path):
-    """Of a run that was measured as it is by default; it trained as `finished` did."""
-    result = command(
-        "train.py", *SMALL, "evaluators=[knn,linear]", "evaluation.bank=5400", cwd=tmp_path, OMP_NUM_THREADS="1"
-    )
+def test_it_reproduces_the_runs_numbers(tmp_path):
+    """With the evaluators of a run by default."""
+    typed = [*QUICK, BANK]
+    result = command("train.py", *[option for option in SMALL if "evaluators" not in option], *typed, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    run = measured(run_folder(result, tmp_path))
+    folder = run_folder(result, tmp_path)
+    run = measured(folder)
+    again = command("evaluate.py", f"ckpt={folder}", *typed, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
     known = {n: v for n, v in run.items() if re.match("test/|baseline/|val/.*linear", n)}
     assert {"val/linear_top1", "test/linear_top1", "test/best_linear_top1", "baseline/raw_linear_top1"} <= set(known)
-    found = measured(whole[0])
+    found = measured(run_folder(again, tmp_path))
     assert len(known) > 20
     assert {name: found[name] for name in known} == known
 
@@ -86,11 +88,11 @@ def test_what_it_leaves(finished, whole):
     for r in records:
         assert {"normalize"} <= set(r["settings"])
         if r["split"] == "val":
-            assert (r["fitted_on"], r["scored_on"]) == (5400, 600)
+            assert (r["fitted_on"], r["scored_on"]) == (1000, 600)
         else:
             assert r["scored_on"] == (500 if r["evaluator"] == "corruptions" else 2000)
-            assert r["fitted_on"] == {"few_label": r["settings"].get("labels"), "episodes": 5400}.get(
-                r["evaluator"], 6000
+            assert r["fitted_on"] == {"few_label": r["settings"].get("labels"), "episodes": 1000}.get(
+                r["evaluator"], 1600
             )
     page = (folder / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == page.count("<img") >= 5
@@ -105,31 +107,24 @@ def test_what_it_leaves(finished, whole):
 def test_raw_pixels_on_the_bundled_images_are_what_they_are(whole):
     """Known values, so that a change of the protocol does not go unnoticed."""
     found = measured(whole[0])
-    assert found["baseline/raw_knn_top1"] == pytest.approx(0.7935, abs=5e-4)
-    assert found["baseline/raw_knn10_top1"] == pytest.approx(0.8100, abs=5e-4)
-    assert found["baseline/raw_linear_top1"] == pytest.approx(0.8510, abs=2e-3)
+    assert found["baseline/raw_knn_top1"] == pytest.approx(0.7455, abs=5e-4)
+    assert found["baseline/raw_knn10_top1"] == pytest.approx(0.7605, abs=5e-4)
+    assert found["baseline/raw_linear_top1"] == pytest.approx(0.8150, abs=2e-3)
 
 
 @pytest.mark.slow
 def test_two_devices_and_a_second_time_give_the_same_numbers(finished, whole, tmp_path):
-    few = [
-        "evaluation.bank=5400",
-        "evaluators=[knn,linear,retrieval,corruptions]",
-        "evaluators.corruptions.images=60",
-        "layers=[h]",
-    ]
-    found = []
-    for devices in (1, 2):
-        result = command("evaluate.py", f"ckpt={finished}", *few, f"devices={devices}", cwd=tmp_path,
-                         OMP_NUM_THREADS="1")  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count("test split") == 1
-        found.append(measured(run_folder(result, tmp_path)))
-    assert found[0] == found[1]
-    one = measured(whole[0])  # the first time
-    assert {n: v for n, v in found[0].items() if "corrupted" not in n}.items() <= one.items()
+    """On two devices the second time; `whole` was measured on one."""
+    few = [BANK, "evaluators=[knn,linear,retrieval]", "layers=[h]", "devices=2"]
+    result = command("evaluate.py", f"ckpt={finished}", *few, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("test split") == 1
+    found = measured(run_folder(result, tmp_path))
+    assert {"test/knn_top1", "test/linear_top1", "test/map_at_r"} <= set(found)
+    assert found.items() <= measured(whole[0]).items()
 
 
+@pytest.mark.slow
 def test_other_data_with_columns_of_labels(finished, tmp_path):
     """Transfer to coloured images of other classes, with two further columns of labels from a table."""
     make_folder(tmp_path / "images", ["red", "green", "blue"], 40)
@@ -152,6 +147,7 @@ def test_other_data_with_columns_of_labels(finished, tmp_path):
     assert run["data"]["datamodule"]["read"]["channels"] == 1
 
 
+@pytest.mark.slow
 def test_a_table_labels_a_flat_folder(finished, tmp_path):
     make_folder(tmp_path / "images", ["."], 40)
     rows = "".join(f"{i:03d}.png,{'ab'[i % 2]}\n" for i in range(40))

@@ -38,7 +38,8 @@ def test_evaluators_for_other_data_are_left_out_unless_they_were_typed(capsys):
 @pytest.mark.slow
 def test_a_run_on_texts_from_training_to_search(tmp_path):
     quick = [option for option in SMALL if "vocabulary" not in option and "split_by" not in option]
-    few = ["trainer.max_epochs=1", "data.batch_size=512", "encoder.width=16", "encoder.buckets=999", "evaluators=[knn]"]
+    few = ["trainer.max_epochs=1", "data.batch_size=512", "encoder.width=16", "encoder.buckets=999", "evaluators=[knn]",
+           "evaluation.bank=1500"]  # fmt: skip
 
     def done(script: str, *typed: str):
         result = command(script, *typed, cwd=tmp_path)
@@ -50,7 +51,7 @@ def test_a_run_on_texts_from_training_to_search(tmp_path):
     assert {"views/pairs", "embedding/neighbours"} <= set(events.Tags()["tensors"])
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count('<tr class="query">') == 10
-    measured = done("evaluate.py", f"ckpt={run}", "data=wordnet_mini", "evaluators=[knn]")
+    measured = done("evaluate.py", f"ckpt={run}", "data=wordnet_mini", "evaluators=[knn]", "evaluation.bank=1500")
     scores = [json.loads((folder / "metrics.json").read_text())["test/knn_top1"] for folder in (run, measured)]
     assert scores[0] == scores[1] > 0.2
     embedded = done("embed.py", f"ckpt={run}")

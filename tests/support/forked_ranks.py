@@ -1,7 +1,7 @@
 """A command's ranks, and torchrun's, are forked from it, rather than Pythons that import everything again.
 
 The rest is torch's launcher: it watches them, and ends all when one fails. Ranks that start as a user's do are in
-tests/commands/test_several_devices.py and test_wheel.py; torchrun's in tests/engine/test_several_ranks.py.
+tests/commands/test_several_devices.py and test_wheel.py; torchrun's and srun's by `make two-machines`, `make slurm`.
 """
 
 import multiprocessing

@@ -33,11 +33,11 @@ def cases() -> list[tuple[str, ...]]:
     return [(f"{group}={name}",) for group in groups for name in options_of(group, "images")]
 
 
-def watch(monkeypatch) -> dict[str, set]:
+def watch(monkeypatch, fewer: int = 1) -> dict[str, set]:
     """Fewer bundled images; gives height and width of what an encoder gets in training and in evaluation mode."""
     seen: dict[str, set] = {"train": set(), "eval": set()}
     bundled = datasets.fashion_mini(1)
-    few = replace(bundled, train=bundled.train[::60], test=bundled.test[::40])
+    few = replace(bundled, train=bundled.train[:: 60 * fewer], test=bundled.test[:: 40 * fewer])
     monkeypatch.setattr(datasets, "fashion_mini", lambda channels: few)
     for kind in (encoders.SmallResNet, vit.SmallViT, encoders.TorchvisionResNet, encoders.TimmEncoder):
 
@@ -54,9 +54,11 @@ def sizes_of(views, size: Size) -> set:
     return {height_width(size)} | {augmentation.size for augmentation in views.augmentations}
 
 
-def sizes_seen(case: tuple[str, ...], size: Size, folder: Path, monkeypatch) -> tuple[dict[str, set], set]:
+def sizes_seen(
+    case: tuple[str, ...], size: Size, folder: Path, monkeypatch, fewer: int = 1
+) -> tuple[dict[str, set], set]:
     """The sizes that the encoder got in a run and in its report, and those that views have."""
-    seen = watch(monkeypatch)
+    seen = watch(monkeypatch, fewer)
     overrides = overrides_of(case, size)
     cfg = config(*overrides)
     runs.create(folder / "run", to_container(cfg), list(overrides))

@@ -34,18 +34,18 @@ GUIDE = (torch.tensor([10, 11, 12, 13, 15, 32, 33, 34]), torch.randn(8, 3, gener
 def node(group: str, name: str):
     """The group's part of `train.py group=name`: composed for one choice, the others are put in its place."""
     cfg = OmegaConf.create(_one_choice())
-    cfg[group] = _merged(group, name)
+    cfg[group] = merged(group, name)
     return OmegaConf.create(OmegaConf.to_container(cfg[group], resolve=True))
 
 
-def _merged(group: str, name: str):
+def merged(group: str, name: str):
     """A file of conf/ with those that it builds on, some of them at a place of their own."""
     own, whole = OmegaConf.load(CONF / group / f"{name}.yaml"), OmegaConf.create()
     for other, _, place in (part.partition("@") for part in own.pop("defaults", []) if part != "_self_"):
         if place:
-            OmegaConf.update(whole, place, _merged(group, other), merge=True)
+            OmegaConf.update(whole, place, merged(group, other), merge=True)
         else:
-            whole = OmegaConf.merge(whole, _merged(group, other))
+            whole = OmegaConf.merge(whole, merged(group, other))
     return OmegaConf.merge(whole, own)
 
 
@@ -73,16 +73,6 @@ PAIRS = [pair for pair in MATRIX if pair not in REFUSED]
 ROWWISE = [pair for pair in PAIRS if "negatives" in node("loss", pair[0])]  # no sum of such
 
 
-def in_make_test(loss: str, strategy: str, memory: bool) -> bool:
-    """Whether a case is not left to make test-all.
-
-    In make test is every pair, and every loss and every strategy both with a memory and without: where a pair is
-    tested with one, the next pair is tested without. A loss without strategies is tested both ways.
-    """
-    alternate = (options("loss").index(loss) + options("negatives").index(strategy)) % 2
-    return loss in NO_NEGATIVES or alternate == memory
-
-
 def each_once(pairs) -> list:
     """The pairs as parameters of a test: in make test each loss and each strategy once, the others marked slow."""
     fewer = covering(pairs)
@@ -105,21 +95,22 @@ def _with_a_part_that_is_new(cases: list) -> set:
     return kept
 
 
-def with_and_without_memory(every_pair: bool = False):
-    """Parameters `pair` and `memory` of a test: the whole product, most of it marked slow.
+# each loss and each strategy, without a memory and with one, which is there for InfoNCE above all
+INFONCE_FIRST = sorted(PAIRS, key=lambda pair: pair[0] != "infonce")
+FEWER = _with_a_part_that_is_new([(pair, False) for pair in PAIRS] + [(pair, True) for pair in INFONCE_FIRST])
+CHOSEN = [(pair, False) for pair in PAIRS] + [case for case in sorted(FEWER) if case[1]]  # and every pair without
 
-    In make test is every pair (half of the product), or every loss and every strategy, both ways.
-    """
-    cases = [(pair, memory) for pair in PAIRS for memory in (False, True)]
-    fewer = {(p, m) for p, m in cases if in_make_test(*p, m)} if every_pair else _with_a_part_that_is_new(cases)
+
+def name_of(pair: tuple[str, str], memory: bool) -> str:
+    return f"{'-'.join(pair)}-{'queue and target' if memory else 'batch'}"
+
+
+def with_and_without_memory():
+    """Parameters `pair` and `memory` of a test: every pair; those that are not in FEWER are marked slow."""
     return pytest.mark.parametrize(
         ("pair", "memory"),
-        [
-            pytest.param(pair, memory, id=f"{'-'.join(pair)}-{'queue and target' if memory else 'batch'}",
-                         marks=() if (pair, memory) in fewer else pytest.mark.slow)
-            for pair, memory in cases
-        ],
-    )  # fmt: skip
+        [pytest.param(*case, id=name_of(*case), marks=() if case in FEWER else pytest.mark.slow) for case in CHOSEN],
+    )
 
 
 OWN_STOP_GRADIENT = {"macl", "decoupled_weighted"}  # part of the loss's definition: no finite difference sees it

@@ -3,8 +3,12 @@
 Imports alone: a process that has run a backward pass cannot be forked.
 """
 
+import atexit
+import gc
 import importlib
 import pkgutil
+
+gc.disable()  # all of it stays
 
 import faults  # noqa: F401
 import timm  # noqa: F401
@@ -15,3 +19,6 @@ import repel
 for found in pkgutil.walk_packages(repel.__path__, "repel."):
     importlib.import_module(found.name)
 Plugins.instance()  # Hydra looks for them in every module of hydra_plugins
+gc.freeze()  # so that no process that is forked looks through it, and copies it by that
+gc.enable()
+atexit.register(gc.unfreeze)  # of the server: what is forked ends without

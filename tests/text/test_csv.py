@@ -160,6 +160,7 @@ QUICK = ["experiment=text", "data=text_csv", "data.batch_size=8", "data.vocabula
          "evaluators=[]"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_on_pairs_and_hard_negatives_and_its_mistakes(write, tmp_path):
     rows = "Review Text,yes,no\n" + "".join(f"word {i},other {i},not {i}\n" for i in range(40))
     options = [*QUICK, f"data.root={write(rows)}", "views=pair", "data.text=Review Text"]

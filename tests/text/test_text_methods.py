@@ -1,17 +1,19 @@
-"""Every loss with every strategy learns from texts."""
+"""Every loss and every strategy learns from texts."""
 
 import copy
 
 import pytest
 import torch
 from conftest import config, options
-from loss_cases import REFUSED, make
+from loss_cases import MATRIX, REFUSED, covering, make
 from text_runs import ENCODERS, SMALL, text_info
 
 from repel.data.pair import Pair
 from repel.engine.build import build_module
 
 VOCABULARY, STEPS, B = 30, 20, 8
+TRAINED = covering([pair for pair in MATRIX if pair not in REFUSED
+                    and (pair[1] != "own_negatives" or make(pair[0]).takes_negatives)])  # fmt: skip
 
 
 def batches(negatives: bool) -> list[Pair]:
@@ -29,15 +31,16 @@ def batches(negatives: bool) -> list[Pair]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", options("loss"))
-def test_every_loss_with_every_strategy_learns_from_texts(loss):
-    """20 steps of the bag, with explicit negatives where the loss takes them; what is refused is in test_methods.py."""
+def test_every_loss_and_every_strategy_learns_from_texts(loss):
+    """20 steps of the bag, with explicit negatives where the loss takes them; what is refused is in test_methods.py.
+
+    Of all pairs value and gradient are in test_losses.py, over ranks in test_distributed.py.
+    """
     around = ["predictor=mlp", "target=ema"] if loss == "byol" else []
     first = build_module(config(*SMALL, *ENCODERS["bag"], *around))
     first.give_data_info(text_info(VOCABULARY))
     takes = make(loss).takes_negatives
-    for strategy in options("negatives"):
-        if (loss, strategy) in REFUSED or (strategy == "own_negatives" and not takes):
-            continue
+    for strategy in (name for of, name in TRAINED if of == loss):
         module = copy.deepcopy(first)
         module.loss = make(loss, strategy, **({"dim": 4} if loss == "swav" else {})).float()
         before = copy.deepcopy(module.encoder.state_dict())

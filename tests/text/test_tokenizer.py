@@ -106,6 +106,7 @@ def test_the_vocabulary_is_of_training_texts_alone(few_glosses):
     assert words(data.splits.val.texts) - known
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_tokenizer(few_glosses, tmp_path, monkeypatch):
     """In its folder and in its checkpoints; a resumed run and one that starts from its weights take it."""
     folder = tmp_path / "run"

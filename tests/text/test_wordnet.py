@@ -108,6 +108,7 @@ def test_check_compares_and_writes_nothing(change, status, word, build, tmp_path
     assert build.TARGET.read_bytes() == bundled
 
 
+@pytest.mark.slow
 def test_rebuilt_from_debians_package_bit_for_bit(build, tmp_path, monkeypatch):
     """WORDNET_DEB says where the package is; else apt's cache is looked in."""
     places = [os.environ.get("WORDNET_DEB", ""), "/var/cache/apt/archives/wordnet-base_1%3a3.0-37_all.deb"]
