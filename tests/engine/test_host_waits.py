@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from conftest import options_of
 from gpu_steps import Step
-from loss_cases import DIM, IDS, LABELS, NO_NEGATIVES, PAIRS, covering, in_make_test, make, remember
+from loss_cases import DIM, IDS, LABELS, NO_NEGATIVES, make, remember, with_and_without_memory
 from pretended_gpu import GPU, HostWait, pretended_gpu
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.nn.parallel import DistributedDataParallel
@@ -77,14 +77,7 @@ def case_of_losses(gpu, pair, memory: bool) -> None:
     assert z.grad is not None
 
 
-ONCE = [(pair, memory) for pair in PAIRS for memory in (False, True) if in_make_test(*pair, memory)]
-FEW = covering(PAIRS)
-
-
-@pytest.mark.parametrize(("pair", "memory"), [
-    pytest.param(pair, memory, id=f"{'-'.join(pair)}-{memory}", marks=() if pair in FEW else pytest.mark.slow)
-    for pair, memory in ONCE
-])  # fmt: skip
+@with_and_without_memory()
 def test_no_loss_with_any_strategy_waits(pair, memory):
     with pretended_gpu() as gpu:
         case_of_losses(gpu, pair, memory)

@@ -98,10 +98,14 @@ def test_threads_make_the_same_views():
     assert not made[1].requires_grad
 
 
-def test_a_thread_that_fails_is_heard(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    with pytest.raises(ValueError, match="channels"):
-        apply([augment(size=SINGLE)], torch.rand(2, 1, 100, 100), [augment(size=SINGLE).draw(2, torch.Generator())])
+def test_a_thread_that_fails_is_heard():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="channels"):
+            apply([augment(size=SINGLE)], torch.rand(2, 1, 100, 100), [augment(size=SINGLE).draw(2, torch.Generator())])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_other_devices_take_whole_batches(monkeypatch):
