@@ -184,7 +184,8 @@ PROTECTIONS = [
          f"{LINKS}::test_gloo_uses_the_interface_over_which_the_ranks_meet"),
     # ----------------------------------------------------------------------------------------------- waits for a GPU
     _one("the queue's count on the host", "src/repel/losses/queue.py", "slots = (self._count +",
-         "slots = (int(self.written) +", f"{WAITS}::test_no_loss_with_any_strategy_waits[infonce-hcl-queue and target]"),
+         "slots = (int(self.written) +",
+         f"{WAITS}::test_no_loss_with_any_strategy_waits[infonce-hcl-queue and target]"),
     _one("weights of rows are not asked for", "src/repel/losses/chunking.py", 'return tensor.device.type == "cpu"',
          "return True", f"{WAITS}::test_no_loss_with_any_strategy_waits[align_uniform-annulus-queue and target]"),
     _one("known pairs in a fixed shape", "src/repel/negatives/known.py", 'if block.logits.device.type == "cpu":',
