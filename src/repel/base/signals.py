@@ -4,8 +4,11 @@ Nothing is done inside a signal handler: a collective there would wait for ranks
 """
 
 import functools
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -17,7 +20,7 @@ __all__ = [
     "Stopped",
     "active_signals",
     "ends_on_signal",
-    "ignore_in_worker",
+    "follow_parent",
     "raise_on_signal",
 ]
 
@@ -100,7 +103,18 @@ class DeferredSignals:
         self.number, self.since = self.number or number, self.since or now
 
 
-def ignore_in_worker(worker: int) -> None:
-    """In a data worker: a signal to the whole process group is for its parent to handle."""
+def follow_parent(worker: int) -> None:
+    """In a data worker: a signal to the whole process group is for its parent to handle; it ends when that one ends.
+
+    torch's own watch looks at the process that forked the worker. From Python 3.14 on that is a fork server, which
+    lives as long as the workers do: after a kill -9 of the run all would stay.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(process: Any) -> None:
+    process.join()
+    os._exit(1)

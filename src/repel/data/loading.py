@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from repel.base.signals import ignore_in_worker
+from repel.base.signals import follow_parent
 from repel.data.sampler import BatchIndices
 from repel.data.samples import Fetched, Samples, UnreadableSample
 from repel.data.views import ViewDraws
@@ -69,7 +69,7 @@ def make_loader(
         num_workers=workers,
         batch_size=None,
         collate_fn=_unchanged,
-        worker_init_fn=ignore_in_worker,
+        worker_init_fn=follow_parent,
         pin_memory=pin_memory,
         persistent_workers=keep_workers and workers > 0,
     )
