@@ -119,7 +119,8 @@ PROTECTIONS = [
          "worker_init_fn=follow_parent", "worker_init_fn=None",
          "data/test_data.py::test_workers_ignore_the_signals_that_their_parent_handles"),
     _one("workers end with their run", "src/repel/base/signals.py",
-         "    process.join()\n    os._exit(1)\n", "    pass\n", "base/test_workers.py::test_a_worker_ends_with_its_run"),
+         "    process.join()\n    os._exit(1)\n", "    pass\n",
+         "base/test_workers.py::test_a_worker_ends_with_its_run"),
     # ----------------------------------------------------------------------------------------------- order and resume
     _one("position counted", "src/repel/data/datamodule.py",
          "position=lambda: progress.total.processed,",
