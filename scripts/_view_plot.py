@@ -11,6 +11,7 @@ def plot() -> None:
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     parts = (PAGES / "views.md").read_text(encoding="utf-8").split("\n## `views=")[1:]
     figure, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts), 3.4), squeeze=False)
@@ -24,6 +25,10 @@ def plot() -> None:
         axis.set_yticks(range(len(rows)), names, fontsize=7)
         axis.invert_yaxis()
         axis.set(xscale="log", xlabel="views/s", title=part.partition("\n")[0].replace("`", ""))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))  # powers of ten alone are too few
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(axis="x", labelsize=7)
         axis.title.set_fontsize(9)
         axis.grid(alpha=0.3, axis="x")
     figure.tight_layout()
