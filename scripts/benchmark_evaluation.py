@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _benchmark import PAGES, versions, write_page
+from _benchmark import PAGES, forget_peak, peak_memory, versions, write_page
 from torch import Tensor
 
 from repel.base.cores import usable_cores
@@ -78,12 +78,6 @@ def make_file(path: Path, rows: int, options: argparse.Namespace) -> None:
             file.write(made.to(getattr(torch, options.dtype)).numpy().data)
 
 
-def resident(key: str = "VmHWM") -> float:
-    """MB of this process: its largest so far, or with VmRSS that of now."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
-
-
 def seconds(function: Callable[[], object]) -> float:
     began = time.process_time()
     function()
@@ -124,8 +118,8 @@ def probe(x: Features, classes: int, setup: bool) -> dict[str, float]:
 def measure(options: argparse.Namespace, path: Path, rows: int, evaluator: str, form: str, found: SimpleQueue) -> None:
     """One row, in a process of its own."""
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)  # what is freed goes back: holes of the heap do not count
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the largest size counts from here on
-    before = resident("VmRSS")
+    forget_peak()
+    before = peak_memory()
     with path.open("rb") as file:
         stored = StoredFeatures([FileRows(file, options.dtype, rows, options.features)], torch.device("cpu"), limit=0)
         x = stored[:] if form == "memory" else stored
@@ -134,7 +128,7 @@ def measure(options: argparse.Namespace, path: Path, rows: int, evaluator: str, 
         else:
             counts = (options.queries // 2, options.queries)
             times = {f"{n:,} queries": searches(x, evaluator, n, options.classes) for n in counts}
-    found.put((times, resident() - before))
+    found.put((times, (peak_memory() - before) / 2**20))
 
 
 def measure_size(rows: int, options: argparse.Namespace, found: dict[str, Row]) -> Iterator[None]:
