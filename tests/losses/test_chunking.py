@@ -24,7 +24,8 @@ from repel.negatives import Mixed
 def test_auto_chunks_by_the_memory_there_is(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**40)
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert memory.auto_chunk(256, 256, 4, cpu) is None
+    assert memory.auto_chunk(1024, 1024, 4, cpu) is None
+    assert memory.auto_chunk(2048, 2048, 4, cpu) == 512  # what fits the caches: all at once takes up to twice the time
     assert memory.auto_chunk(2**14, 2**14, 4, gpu) is None
     small = memory.auto_chunk(2**14, 2**14, 4, cpu)
     assert 1 <= small < 2**14

@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 # views, 2 more for each further view of a pair loss; what a strategy holds beside them is its extra_elements()
 PEAK_MATRICES = 8
 ALWAYS_DENSE = 2**19  # anchors x candidates for which auto_chunk need not be asked: a few megabytes
-# on a CPU: all at once up to DENSE_MAX_BYTES; else blocks of BLOCK_BYTES, or of MIN_BLOCK_ROWS where that is more
-DENSE_MAX_BYTES, BLOCK_BYTES, MIN_BLOCK_ROWS = 2**28, 2**25, 64
+# on a CPU, for its caches: all at once up to DENSE_MAX_BYTES; else blocks of BLOCK_BYTES, or MIN_BLOCK_ROWS if more
+DENSE_MAX_BYTES, BLOCK_BYTES, MIN_BLOCK_ROWS = 2**26, 2**25, 64
 
 
 _Losses = TypeVar("_Losses", bound=Callable[..., Tensor])
