@@ -8,7 +8,8 @@ from repel.data.datamodule import pair_data
 from repel.data.samples import Samples
 from repel.evaluation.coverage import count_new
 from repel.evaluation.features import encode, subset
-from repel.evaluation.knn import knn_top1
+from repel.evaluation.knn import predict_on_all_ranks
+from repel.evaluation.protocol import accuracy
 from repel.module import Contrastive
 
 __all__ = ["ValidationKNN"]
@@ -49,7 +50,8 @@ class ValidationKNN(Callback):
             return
         bank, bank_places = encode(module.encoder, train, data.normalize, module.device)
         labels, truth = train.labels.to(bank.device)[bank_places], val.labels.to(bank.device)[places]
-        module.log("val/knn_top1", knn_top1(bank, labels, self.features, truth, self.k, self.temperature))
+        predicted = predict_on_all_ranks(bank, labels, self.features, self.k, self.temperature)
+        module.log("val/knn_top1", accuracy(predicted, truth))
 
 
 def _validated(trainer: Trainer) -> Samples:
