@@ -189,13 +189,29 @@ def test_a_limit_of_work_is_an_option_and_logits_of_all_are_not_held(tmp_path, m
     train, val, test = parts(tmp_path)
     monkeypatch.setattr("repel.evaluation.logistic.LOGITS", 40 * 5)
     assert LinearProbe([1e-1]).fit(*parts(None)[:2], None).score(test) == []  # in memory
-    assert capsys.readouterr().out.startswith("linear   left out: ")
+    printed = capsys.readouterr().out
+    assert printed.startswith("linear   left out: ")
+    assert "evaluation.memory=0" in printed
+    assert "linear.work" not in printed  # which would change nothing
+    few = FewLabels([0.4], 1, [1e-1], 0)  # of 60 samples, more than a block of 40
+    assert few.fit(*parts(None)[:2], None).score(test) == []
+    fits = Part(stored(train.x[:], tmp_path, limit=4 * 60 * WIDTH), train.y, train.samples)
+    assert few.fit(fits, val, None).score(test) == []  # the share is in memory
+    assert few.fit(train, val, None).score(test)
+    capsys.readouterr()
     assert LinearProbe([1e-1]).fit(train, val, None).score(test)
     assert not capsys.readouterr().out
     assert LinearProbe([1e-1], work=10 * 2 * N * WIDTH * 5).fit(train, val, None).score(test) == []
     assert "or a larger evaluators.linear.work" in capsys.readouterr().out
     with pytest.raises(ValueError, match="work must be a number > 0"):
         LinearProbe([1e-1], work=0)
+
+
+def test_labelings_are_solved_one_by_one_where_all_together_would_take_too_long():
+    train, val, test = parts(None)
+    tasks = dict.fromkeys(("class", "other"), (train, val))
+    fitted = LinearProbe([1e-1], work=22 * 2 * N * WIDTH * 5).fit_tasks(tasks, None)
+    assert all(fitted[task].score(test) for task in tasks)
 
 
 def test_every_evaluator_has_the_numbers_of_memory(tmp_path):
