@@ -29,8 +29,13 @@ BANK = "evaluation.bank=1000"  # of `finished`
 TINY = [*SMALL, "evaluation.bank=64", "data.val_fraction=0.01", "evaluation.map=null"]
 
 
+def runs_tests(config) -> bool:
+    """Whether this process does, rather than hand them out to workers."""
+    return hasattr(config, "workerinput") or config.getoption("dist", "no") == "no"
+
+
 def pytest_configure(config):
-    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+    if runs_tests(config):
         gc.disable()  # what is imported and collected stays; looking through it took a third of the collection's time
         for name in FIXTURES:
             config.pluginmanager.import_plugin(name)
@@ -40,6 +45,18 @@ def pytest_collection_finish():
     gc.freeze()  # nor do the tests look through it
     gc.enable()
     atexit.register(gc.unfreeze)  # so that it is freed in the end
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around those that watch outputs, which the server should not have
+def pytest_runtestloop(session):
+    if runs_tests(session.config):
+        import fork_server
+
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        capture.resume_global_capture()  # what ranks print is shown where a test fails
+        fork_server.start()
+        capture.suspend_global_capture()
+    return (yield)
 
 
 def thinned(cases, every: int) -> list:
