@@ -5,6 +5,7 @@ torch is imported where it is used: the process that hands out the tests to work
 
 import atexit
 import contextlib
+import functools
 import gc
 import os
 import re
@@ -41,6 +42,23 @@ def pytest_configure(config):
             config.pluginmanager.import_plugin(name)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc):
+    """make test has no slow tests: half of all are not made, rather than made in each worker and left out."""
+    if metafunc.config.option.markexpr != "not slow":
+        return
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        cases = mark.args[1] if len(mark.args) > 1 else None
+        quick = [case for case in cases if not is_slow(case)] if isinstance(cases, list) else []
+        if quick:
+            cases[:] = quick
+
+
+def is_slow(case) -> bool:
+    """Of one of the parameters of a test."""
+    return any(mark.name == "slow" for mark in getattr(case, "marks", ()))
+
+
 def pytest_collection_finish():
     gc.freeze()  # nor do the tests look through it
     gc.enable()
@@ -71,23 +89,26 @@ def options(group: str) -> list[str]:
 
 def options_of(group: str, modality: str) -> list[str]:
     """The choices of a group of conf/ that are for images, or for texts, and those that are for both."""
+    return [name for name in options(group) if (room_of(group, name) or modality) == modality]
+
+
+@functools.cache
+def room_of(group: str, name: str) -> str | None:
+    """The modality of a choice, by what its file and those that it is made from name; None where it is for all."""
     import yaml
 
-    def room(group: str, name: str) -> str:
-        text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-        if found := re.search(r"repel\.(images|text|interactions)\.", text):
-            return found[1]
-        if re.search(r"_target_: repel\.\w+\.(validation_)?ranking\.", text):
-            return "interactions"
-        if data := re.search(r"override /data: (\w+)", text):
-            return room("data", data[1])
-        listed = (yaml.safe_load(text) or {}).get("defaults", [])
-        bases = [base for base in listed if isinstance(base, str) and base != "_self_"]
-        if group == "experiment" and not bases:
-            return "images"
-        return next((room(group, base) for base in bases), modality)
-
-    return [name for name in options(group) if room(group, name) == modality]
+    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+    if found := re.search(r"repel\.(images|text|interactions)\.", text):
+        return found[1]
+    if re.search(r"_target_: repel\.\w+\.(validation_)?ranking\.", text):
+        return "interactions"
+    if data := re.search(r"override /data: (\w+)", text):
+        return room_of("data", data[1])
+    listed = (yaml.safe_load(text) or {}).get("defaults", [])
+    bases = [base for base in listed if isinstance(base, str) and base != "_self_"]
+    if group == "experiment" and not bases:
+        return "images"
+    return room_of(group, bases[0]) if bases else None
 
 
 def config(*overrides: str, name: str = "train") -> DictConfig:
@@ -257,7 +278,13 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _same_random_numbers():
+def _same_random_numbers(_seed):
+    _seed(0)
+
+
+@pytest.fixture(scope="session")
+def _seed():
+    """Of torch: without a GPU its manual_seed keeps one for later, with a traceback, at each call."""
     import torch
 
-    torch.manual_seed(0)
+    return torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed

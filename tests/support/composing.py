@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import omegaconf.base
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,6 +39,8 @@ def _load(file: Any) -> Any:
 
 
 OmegaConf.load = staticmethod(_load)
+for module in (omegaconf.base, omegaconf._utils):
+    module.parse = functools.cache(module.parse)  # of an interpolation; what it gives is only read
 
 
 @functools.cache
