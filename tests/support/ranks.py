@@ -31,6 +31,7 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     import faults
     import torch
     from forked_ranks import fork_ranks
+    from joblib.externals.loky import reusable_executor
 
     os.setsid()
     for number, path in ((1, out), (2, err)):
@@ -45,7 +46,11 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     if fault := env.get("REPEL_FAULT"):
         faults.arm(fault)  # here, and in the ranks
     sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent)
-    runpy.run_path(argv[0], run_name="__main__")
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    finally:
+        if reusable_executor._executor is not None:  # joblib's jobs: ended at a process's exit, which forked ones skip
+            reusable_executor._executor.shutdown()
 
 
 class Script:
