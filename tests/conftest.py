@@ -69,7 +69,11 @@ def pytest_collection_finish():
 def pytest_runtestloop(session):
     if runs_tests(session.config):
         import fork_server
+        import torch
 
+        for kind in (torch.cuda, torch.xpu, torch.mtia):
+            if not kind.is_available():  # each torch.manual_seed would keep a seed for later, with a traceback
+                kind.manual_seed_all = lambda seed: None
         capture = session.config.pluginmanager.getplugin("capturemanager")
         capture.resume_global_capture()  # what ranks print is shown where a test fails
         fork_server.start()
@@ -278,13 +282,7 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _same_random_numbers(_seed):
-    _seed(0)
-
-
-@pytest.fixture(scope="session")
-def _seed():
-    """Of torch: without a GPU its manual_seed keeps one for later, with a traceback, at each call."""
+def _same_random_numbers():
     import torch
 
-    return torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+    torch.manual_seed(0)
