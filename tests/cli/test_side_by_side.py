@@ -184,7 +184,7 @@ def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     What a job of several ranks does then is in test_reliability.py; a resume side by side is in the test above.
     """
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    options = [*small(tmp_path), "trainer.max_epochs=12", "seed=1,2,3"]
+    options = [*small(tmp_path), "trainer.max_epochs=8", "seed=1,2,3"]
     sweep = tmp_path / "sweep"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "-m", *options, "sweep=parallel", f"hydra.sweep.dir={sweep}"],
@@ -209,4 +209,4 @@ def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     result = command("train.py", "-m", *options, f"sweep.resume={sweep}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [run.state for run in compare.read(sweep)] == ["finished"] * 3
-    assert [steps(sweep / name) for name in "012"] == [list(range(12 * BATCHES))] * 3
+    assert [steps(sweep / name) for name in "012"] == [list(range(8 * BATCHES))] * 3
