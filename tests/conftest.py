@@ -3,9 +3,8 @@
 torch is imported where it is used: the process that hands out the tests to workers (make test) needs none.
 """
 
-import atexit
 import contextlib
-import gc
+import functools
 import os
 import re
 import signal
@@ -17,9 +16,15 @@ from pathlib import Path
 import pytest
 from composing import CONF, resolved
 from filelock import FileLock
+from hooks import (  # noqa: F401 - which pytest finds here
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_generate_tests,
+    pytest_runtestloop,
+)
 from omegaconf import DictConfig, OmegaConf
 
-FIXTURES = ["export_runs", "hostile_texts", "own_package", "stateful_runs", "view_cases"]  # modules of tests/support
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs, as these may be, ignore
 ROOT = Path(__file__).parents[1]
 # a run of a second: trained on 128 images, and not validated and measured on thousands
@@ -27,19 +32,6 @@ SMALL = ["experiment=debug", "encoder.width=4", "head.out_features=8", "data.bat
          "evaluators=[knn]"]  # fmt: skip
 BANK = "evaluation.bank=1000"  # of `finished`
 TINY = [*SMALL, "evaluation.bank=64", "data.val_fraction=0.01", "evaluation.map=null"]
-
-
-def pytest_configure(config):
-    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
-        gc.disable()  # what is imported and collected stays; looking through it took a third of the collection's time
-        for name in FIXTURES:
-            config.pluginmanager.import_plugin(name)
-
-
-def pytest_collection_finish():
-    gc.freeze()  # nor do the tests look through it
-    gc.enable()
-    atexit.register(gc.unfreeze)  # so that it is freed in the end
 
 
 def thinned(cases, every: int) -> list:
@@ -54,23 +46,26 @@ def options(group: str) -> list[str]:
 
 def options_of(group: str, modality: str) -> list[str]:
     """The choices of a group of conf/ that are for images, or for texts, and those that are for both."""
+    return [name for name in options(group) if (room_of(group, name) or modality) == modality]
+
+
+@functools.cache
+def room_of(group: str, name: str) -> str | None:
+    """The modality of a choice, by what its file and those that it is made from name; None where it is for all."""
     import yaml
 
-    def room(group: str, name: str) -> str:
-        text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-        if found := re.search(r"repel\.(images|text|interactions)\.", text):
-            return found[1]
-        if re.search(r"_target_: repel\.\w+\.(validation_)?ranking\.", text):
-            return "interactions"
-        if data := re.search(r"override /data: (\w+)", text):
-            return room("data", data[1])
-        listed = (yaml.safe_load(text) or {}).get("defaults", [])
-        bases = [base for base in listed if isinstance(base, str) and base != "_self_"]
-        if group == "experiment" and not bases:
-            return "images"
-        return next((room(group, base) for base in bases), modality)
-
-    return [name for name in options(group) if room(group, name) == modality]
+    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+    if found := re.search(r"repel\.(images|text|interactions)\.", text):
+        return found[1]
+    if re.search(r"_target_: repel\.\w+\.(validation_)?ranking\.", text):
+        return "interactions"
+    if data := re.search(r"override /data: (\w+)", text):
+        return room_of("data", data[1])
+    listed = (yaml.safe_load(text) or {}).get("defaults", [])
+    bases = [base for base in listed if isinstance(base, str) and base != "_self_"]
+    if group == "experiment" and not bases:
+        return "images"
+    return room_of(group, bases[0]) if bases else None
 
 
 def config(*overrides: str, name: str = "train") -> DictConfig:
@@ -224,11 +219,6 @@ def few_glosses(monkeypatch):
     import text_runs
 
     monkeypatch.setattr("repel.text.datasets.wordnet_glosses", text_runs.few_glosses)
-
-
-def pytest_collection_modifyitems(items):
-    """Rooms of quick tests last: idle workers (make test) take what is left of others, best in small pieces."""
-    items.sort(key=lambda item: item.path.parent.name in ("data", "evaluation", "losses", "model", "negatives"))
 
 
 @pytest.fixture(autouse=True, scope="session")

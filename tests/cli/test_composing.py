@@ -1,11 +1,14 @@
 """What the tests' quick compose gives is what Hydra's gives."""
 
+import composing
 import pytest
 from composing import CONF, composed
-from conftest import config
+from conftest import config, options
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from loss_cases import DIM, node
+from hydra.utils import instantiate
+from loss_cases import DIM, built, node
+from omegaconf import OmegaConf
 
 
 @pytest.mark.parametrize(("name", "overrides"), [
@@ -36,3 +39,26 @@ def test_it_refuses_what_hydra_refuses(typed):
 def test_a_part_alone_is_that_of_the_whole(choice):
     group, name = choice.split("=")
     assert node(group, name) == config(choice, f"head.out_features={DIM}")[group]
+
+
+def test_a_file_that_is_parsed_once_stays_as_it_is():
+    for path in CONF.glob("*.yaml"):
+        with path.open(encoding="utf-8") as file:
+            read = OmegaConf.load(file)
+        assert read == composing._parse(path)
+        read["changed"] = True
+        assert OmegaConf.load(path) == OmegaConf.load(str(path)) == composing._parse(path)
+
+
+def all_of(part) -> dict:
+    """Types and attributes of a module, its members' too."""
+    return {name: (type(module), {key: repr(value) for key, value in vars(module).items() if key[0] != "_"})
+            for name, module in part.named_modules()}  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "name"), [("loss", name) for name in options("loss")] + [
+    ("negatives", name) for name in options("negatives") if name != "guide"  # whose embeddings are of a file
+])  # fmt: skip
+def test_a_part_is_what_hydra_instantiates(group, name):
+    cfg = node(group, name)
+    assert all_of(built(OmegaConf.to_container(cfg))) == all_of(instantiate(cfg))

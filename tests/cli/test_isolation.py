@@ -109,7 +109,7 @@ def test_the_memory_of_a_job_that_failed_is_free(sweep):
     assert len(weights) == 2
 
 
-@pytest.mark.parametrize("status", [0, CRASHED, DIVERGED, 143])
+@pytest.mark.parametrize("status", [0, CRASHED, *(pytest.param(n, marks=pytest.mark.slow) for n in (DIVERGED, 143))])
 def test_loggers_are_closed_with_the_outcome_of_their_job(sweep, monkeypatch, status):
     class Logged(DummyLogger):
         def finalize(self, status):

@@ -70,7 +70,7 @@ def test_a_run_that_does_worse_is_pruned_and_ends_well(tmp_path, devices):
 
     folder = tmp_path / "sweep"
     make_study(folder, {"optimizer.lr": 0.001}, [0.0, 0.0, 1.1, 1.1])  # accuracies that nothing reaches
-    cfg = config(*small(tmp_path), "sweep=optuna", "optimizer.lr=0.001", "trainer.max_epochs=4",
+    cfg = config(*small(tmp_path), "evaluators=[knn]", "sweep=optuna", "optimizer.lr=0.001", "trainer.max_epochs=4",
                  "callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=1",
                  f"trainer.devices={devices}")  # fmt: skip
     runs.create(folder / "0", to_container(cfg), ["optimizer.lr=1e-3", "sweep=optuna"])

@@ -155,7 +155,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
     """The same bits; a failed job named; a sweep that is resumed with more jobs gives each its folder."""
     pytest.importorskip(f"hydra_plugins.hydra_{name}_launcher")
-    options, sweep = [*small(tmp_path), "trainer.max_epochs=1", "evaluators=[]"], tmp_path / "sweep"
+    options, sweep = [*small(tmp_path), "trainer.max_epochs=1"], tmp_path / "sweep"
     one = command("train.py", *options, "seed=1", "optimizer.lr=1e-3", "hydra.run.dir=one", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
     typed = ["train.py", "-m", *options, *LAUNCHERS[name]]
@@ -168,7 +168,7 @@ def test_jobs_side_by_side_are_the_jobs_one_after_another(tmp_path, name):
     assert all(torch.equal(ours[key], alone[key]) for key in alone)
     values[0] = "seed=4,5,1"
     values[1] = "optimizer.lr=1e-3"
-    second = command(*typed, *values, f"sweep.resume={sweep}", cwd=tmp_path, timeout=400, PYTHONHASHSEED="0")
+    second = command(*typed, *values, f"sweep.resume={sweep}", cwd=tmp_path, timeout=400)  # joblib's jobs are forked
     assert second.returncode == 0, second.stderr
     assert [(run.folder.name, run.seed, run.state) for run in compare.read(sweep)] == [
         ("0", 1, "diverged"), ("1", 1, "finished"), ("2", 4, "finished"), ("3", 5, "finished"),
@@ -184,7 +184,7 @@ def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     What a job of several ranks does then is in test_reliability.py; a resume side by side is in the test above.
     """
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    options = [*small(tmp_path), "trainer.max_epochs=12", "evaluators=[]", "seed=1,2,3"]
+    options = [*small(tmp_path), "trainer.max_epochs=8", "seed=1,2,3"]
     sweep = tmp_path / "sweep"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "-m", *options, "sweep=parallel", f"hydra.sweep.dir={sweep}"],
@@ -209,4 +209,4 @@ def test_a_stopped_sweep_side_by_side_goes_on(tmp_path):
     result = command("train.py", "-m", *options, f"sweep.resume={sweep}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [run.state for run in compare.read(sweep)] == ["finished"] * 3
-    assert [steps(sweep / name) for name in "012"] == [list(range(12 * BATCHES))] * 3
+    assert [steps(sweep / name) for name in "012"] == [list(range(8 * BATCHES))] * 3

@@ -70,13 +70,13 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path):
     found = compare.read(folder)
     assert sorted((run.seed, run.state) for run in found) == [(seed, "finished") for seed in (1, 2, 3, 4)]
     assert all(steps(run.folder) == list(range(2 * BATCHES)) for run in found)
-    assert script.report(folder, ["test/knn_top1"], None).startswith("4 runs: 4 finished\n")
+    assert script.report(folder, ["val/knn_top1"], None).startswith("4 runs: 4 finished\n")
 
 
 @pytest.mark.slow
 def test_killed_where_a_run_begins_and_where_it_ends(tmp_path):
     """Before environment.json, between training and metrics.json, before the evaluation: the results are complete."""
-    options, folder = [*small(tmp_path), "trainer.max_epochs=1", "seed=1"], tmp_path / "sweep"
+    options, folder = [*small(tmp_path), "evaluators=[knn]", "trainer.max_epochs=1", "seed=1"], tmp_path / "sweep"
     folder.mkdir()
     for kill_in, trained in (("claim", 0), ("add_metrics", BATCHES), ("finish", 0), (None, 0)):
         status, batches = in_process(["-m", *options, f"sweep.resume={folder}"], tmp_path, kill_in=kill_in)

@@ -137,10 +137,9 @@ def test_a_default_in_python_is_the_one_in_conf():
 
 @pytest.mark.parametrize(("typed", "channels"), [
     (["data=image_folder", "data.root=x"], 1),
-    (["data=imagenet", "data.root=x"], 1),
-    (["data=stream", "data.root=x"], 1),
     (["data=fashion_mini"], 3),
-    (["data=fashion_mnist"], 3),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (["data=imagenet", "data.root=x"], 1), (["data=stream", "data.root=x"], 1), (["data=fashion_mnist"], 3))),
 ])  # fmt: skip
 def test_another_number_of_channels_needs_no_other_option(typed, channels, tmp_path):
     cfg = config(*typed, f"data.channels={channels}")

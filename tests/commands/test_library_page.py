@@ -4,7 +4,6 @@ import library_page
 import pytest
 import torch
 import torch.multiprocessing as mp
-from ranks import start_server
 
 
 @pytest.mark.parametrize(("options", "code"), library_page.blocks(), ids=lambda part: str(part)[:40].split("\n")[0])
@@ -15,7 +14,6 @@ def test_blocks_run(options, code):
 
 
 def test_the_step_on_two_ranks_is_that_on_one(tmp_path):
-    start_server()
     arguments = 2, f"file://{tmp_path}/store", str(tmp_path)
     mp.start_processes(library_page.rank_main, arguments, nprocs=2, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

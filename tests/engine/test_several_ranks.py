@@ -24,14 +24,15 @@ from repel.module import Contrastive
 def test_a_requeued_job_finds_its_run(tmp_path):
     """SLURM asks it to stop, and starts the same command again: other times, the same job."""
     job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
-    first = command("train.py", *TINY, cwd=tmp_path, **job, **faults.injected("USR1:parent:4"))
+    typed = [*TINY, "evaluators=[]"]
+    first = command("train.py", *typed, cwd=tmp_path, **job, **faults.injected("USR1:parent:4"))
     assert first.returncode == 143, first.stderr
-    again = command("train.py", *TINY, cwd=tmp_path, **job, SLURM_RESTART_COUNT="1")
+    again = command("train.py", *typed, cwd=tmp_path, **job, SLURM_RESTART_COUNT="1")
     assert again.returncode == 0, again.stderr
     assert "from step 5" in again.stdout
     (folder,) = (path for path in tmp_path.glob("runs/train/*") if path.name != ".slurm")
     assert last(folder)["global_step"] == 8
-    other = command("train.py", *TINY, "seed=2", "trainer.max_epochs=0", cwd=tmp_path, **job, SLURM_RESTART_COUNT="1")
+    other = command("train.py", *typed, "seed=2", "trainer.max_epochs=0", cwd=tmp_path, **job, SLURM_RESTART_COUNT="1")
     assert other.returncode == 2  # another command of the job is another run
 
 

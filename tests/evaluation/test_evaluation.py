@@ -161,7 +161,7 @@ def chosen(train: Part, val: Part, grid: list[float]) -> tuple[float, float]:
     return choose_l2(train.x, [train.y], val.x, [val.y], grid)[0][:2]
 
 
-@pytest.mark.parametrize("l2", [1e-3, 1e-1])
+@pytest.mark.parametrize("l2", [1e-3, pytest.param(1e-1, marks=pytest.mark.slow)])
 def test_logistic_regression_equals_scikit_learns(features, l2):
     from sklearn.linear_model import LogisticRegression
 

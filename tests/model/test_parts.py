@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import config, options
+from conftest import config, options, thinned
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -62,7 +62,7 @@ def test_targets_make_embeddings_without_gradient_and_follow(name):
     assert after["encoder.1.num_batches_tracked"].dtype == torch.int64
 
 
-@pytest.mark.parametrize("name", options("optimizer"))
+@pytest.mark.parametrize("name", thinned(options("optimizer"), 3))
 def test_optimizers_decay_weights_only(name):
     net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
     cfg = config(f"optimizer={name}", "optimizer.weight_decay=0.1", "optimizer.lr=0.5", "encoder.width=2")
@@ -123,7 +123,7 @@ def test_lars_says_which_number_it_does_not_take(changed):
         LARS([torch.zeros(1)], **{"lr": 0.1} | changed)
 
 
-@pytest.mark.parametrize("name", options("optimizer"))
+@pytest.mark.parametrize("name", thinned(options("optimizer"), 3))
 def test_the_learning_rate_is_scaled_with_the_global_batch(name):
     rates = []
     for rule in ("off", "linear", "sqrt"):
@@ -219,11 +219,12 @@ def test_the_momentum_of_byol_rises_to_one_by_a_cosine():
 
 @pytest.mark.parametrize(
     ("typed", "key"),
-    [("negatives=tilt", "negatives.beta"), ("negatives=hcl", "negatives.beta"), ("negatives=topk", "negatives.k"),
-     ("negatives=semi_hard", "negatives.margin"), ("negatives=annulus", "negatives.high"),
-     ("loss=triplet", "loss.margin"), ("target=ema", "target.momentum"),
-     ("negatives=chain", "negatives.strategies.1.beta"),
-     ("negatives=debiased", "negatives.tau_plus"), ("loss=ntxent", "loss.temperature")],
+    [("target=ema", "target.momentum"), ("negatives=chain", "negatives.strategies.1.beta"),
+     ("loss=ntxent", "loss.temperature"),
+     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+         ("negatives=tilt", "negatives.beta"), ("negatives=hcl", "negatives.beta"), ("negatives=topk", "negatives.k"),
+         ("negatives=semi_hard", "negatives.margin"), ("negatives=annulus", "negatives.high"),
+         ("loss=triplet", "loss.margin"), ("negatives=debiased", "negatives.tau_plus")))],
 )  # fmt: skip
 def test_these_can_be_annealed(typed, key):
     """And what is set is what the loss then computes with."""

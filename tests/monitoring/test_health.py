@@ -35,7 +35,8 @@ def images(root, pixels) -> list[str]:
     for i, image in enumerate(pixels):
         (root / f"{i % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).save(root / f"{i % 2}/{i:03d}.png")
-    return ["data=image_folder", f"data.root={root}", "data.val_fraction=0.1", "trainer.limit_train_batches=1.0"]
+    return ["data=image_folder", f"data.root={root}", "data.image_size=12", "data.val_fraction=0.1",
+            "trainer.limit_train_batches=1.0"]  # fmt: skip
 
 
 @pytest.mark.slow

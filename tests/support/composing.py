@@ -1,6 +1,7 @@
 """Hydra's compose, quicker: what a choice of groups gives is composed once, the values typed beside it are set in that.
 
-tests/commands/test_composing.py compares it with Hydra's own.
+And what Hydra itself composes, here or in a forked command, comes of files of conf/ that are parsed once a process: a
+command composes four times, of some forty files. tests/cli/test_composing.py compares both with Hydra's own.
 """
 
 import atexit
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import omegaconf.base
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +24,23 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import repel.cli.resolvers  # noqa: F401 - which conf/ uses
 
 CONF = Path(__file__).parents[2] / "conf"
+_parse = OmegaConf.load
+
+
+@functools.cache
+def _parsed(path: str) -> DictConfig:
+    return _parse(path)
+
+
+def _load(file: Any) -> Any:
+    """OmegaConf.load of a path, or of an open file."""
+    path = str(file if isinstance(file, str | Path) else getattr(file, "name", ""))
+    return copy.deepcopy(_parsed(path)) if path.startswith(f"{CONF}{os.sep}") else _parse(file)
+
+
+OmegaConf.load = staticmethod(_load)
+for module in (omegaconf.base, omegaconf._utils):
+    module.parse = functools.cache(module.parse)  # of an interpolation; what it gives is only read
 
 
 @functools.cache

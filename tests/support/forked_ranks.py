@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from joblib.externals.loky.backend import context as loky
 from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
 
 
@@ -47,7 +48,7 @@ def rank_main(command: tuple[str, ...], environment: dict[str, str]) -> None:
 
 
 def fork_ranks() -> None:
-    """From here on, in this process."""
+    """From here on, in this process; joblib's jobs too."""
 
     def start(handler: SubprocessHandler, command: tuple[str, ...], environment: dict[str, str]) -> ForkedRank:
         assert command[0] == sys.executable
@@ -56,3 +57,4 @@ def fork_ranks() -> None:
         return process
 
     SubprocessHandler._popen = start
+    loky.set_start_method("fork", force=True)

@@ -1,4 +1,4 @@
-"""Processes that start in no time: forked from a server that has imported everything once.
+"""Processes that start in no time: forked from a server that has imported everything once (fork_server.py).
 
 Ranks, on the code path of engine/rank.py from there on; and commands, as `python train.py ...` from there on.
 """
@@ -11,7 +11,6 @@ import signal
 import sys
 import tempfile
 import time
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -21,29 +20,18 @@ from repel.engine.launch import NEW, RESUME
 
 NOTICE = 10  # seconds in which a rank notices that another one is gone
 server = multiprocessing.get_context("forkserver")  # of this process, for everything that is started here
-server.set_forkserver_preload(["preloaded"])
 
 
 def forked(target, *args) -> multiprocessing.Process:
     """Of target(*args), forked from the server once it is started."""
-    start_server()
     return server.Process(target=target, args=args)
-
-
-def start_server() -> None:
-    """Once; its imports find this folder by PYTHONPATH alone."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
 def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     import faults
     import torch
     from forked_ranks import fork_ranks
+    from joblib.externals.loky import reusable_executor
 
     os.setsid()
     for number, path in ((1, out), (2, err)):
@@ -58,7 +46,11 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     if fault := env.get("REPEL_FAULT"):
         faults.arm(fault)  # here, and in the ranks
     sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent)
-    runpy.run_path(argv[0], run_name="__main__")
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    finally:
+        if reusable_executor._executor is not None:  # joblib's jobs: ended at a process's exit, which forked ones skip
+            reusable_executor._executor.shutdown()
 
 
 class Script:

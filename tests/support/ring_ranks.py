@@ -3,8 +3,7 @@
 import torch
 import torch.distributed as dist
 from conftest import options
-from hydra.utils import instantiate
-from loss_cases import PAIRS, make, node
+from loss_cases import PAIRS, built, make, plain
 from rank_gradients import TOTAL, Network, data
 from rank_processes import run_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +23,7 @@ def allowed(loss: torch.nn.Module) -> bool:
 
 # of a pair it depends on the loss and on the strategy, each by itself; test_others_are_refused_in_a_line tries the rest
 _LOSSES = {name for name in options("loss") if allowed(make(name))}
-_STRATEGIES = {name for name in options("negatives") if instantiate(node("negatives", name)).needs_whole() is None}
+_STRATEGIES = {name for name in options("negatives") if built(plain("negatives", name)).needs_whole() is None}
 ALLOWED = [pair for pair in PAIRS if pair[0] in _LOSSES and pair[1] in _STRATEGIES]
 LARGE = 2, 16, 64  # V, B and D of a rank, so that logits of tiles are smaller than embeddings
 

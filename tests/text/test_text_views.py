@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import config, options_of
+from conftest import config, options_of, thinned
 from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -76,7 +76,7 @@ def test_every_operation_is_that_of_a_loop_over_texts(name):
     assert not torch.equal(made[0], made[1])
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", thinned(PRESETS, 2))
 def test_presets(name):
     views, x = instantiate(config(f"views={name}", f"+data.max_tokens={LONGEST}").views), batch(positives=texts(seed=1))
     made = views(x, generator())

@@ -137,4 +137,5 @@ def png(picture: Figure | Image.Image) -> bytes:
 
 def rgb_array(picture: Figure | Image.Image) -> np.ndarray:
     """(H, W, 3) uint8."""
-    return np.array(Image.open(io.BytesIO(png(picture))).convert("RGB"))
+    drawn = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(png(picture)))
+    return np.array(drawn.convert("RGB"))
