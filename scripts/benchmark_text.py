@@ -53,7 +53,8 @@ NEEDED = ("sentence_transformers", "datasets", "accelerate", "transformers")
 def write_texts(folder: Path, pairs: str, limit: int | None) -> None:
     """texts.json: a tenth of the training texts is for validation, which repel-whole alone makes use of.
 
-    Halves that several texts have ("a of") are no pairs: this project takes equal texts for no negatives of each other.
+    A pair of halves is left out where another text has one of them too ("a of"): sentence-transformers would take equal
+    texts for negatives of each other, and this project does not.
     """
     from repel.text.datasets import wordnet_glosses
 

@@ -100,3 +100,25 @@ def test_both_trainings_come_to_the_same_features(encoder, script, scripts, tmp_
     (before, after), (our_before, our_after) = found
     torch.testing.assert_close(our_before, before, rtol=0, atol=1e-5)
     assert (our_after - after).norm() < 1e-3 * (after - before).norm()
+
+
+def test_both_drop_the_same_with_the_same_random_numbers(script, scripts, tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    from tokenizers import Tokenizer
+
+    from repel.text.hf import HuggingFaceEncoder
+
+    texts = ["a small bird", "fish", "a tree with needles"]
+    (tmp_path / "texts.json").write_text(json.dumps({"all": texts}), encoding="utf-8")
+    script.write_weights(tmp_path, script.write_tokenizer(tmp_path), seed=1)
+    case = scripts("_text_rivals").Case("", "bert", 1, 1, 3, 1e-3, str(tmp_path))
+    model = library.SentenceTransformer(modules=scripts("_text_rivals")._st_modules(case), device="cpu").train()
+    cut = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode_batch(texts, add_special_tokens=False)
+    tokens = nn.utils.rnn.pad_sequence([1 + torch.tensor(text.ids) for text in cut], batch_first=True)
+    encoder = HuggingFaceEncoder(str(tmp_path))
+    torch.manual_seed(3)
+    theirs = model(model.preprocess(texts))["sentence_embedding"]
+    other = model(model.preprocess(texts))["sentence_embedding"]
+    torch.manual_seed(3)
+    torch.testing.assert_close(encoder.features(tokens), theirs, rtol=0, atol=1e-5)
+    assert (other - theirs).abs().max() > 0.1
