@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from _benchmark import peak_memory
-from torch import Tensor
+from torch import Tensor, nn
 
 from repel.base.cores import limit_threads
 
@@ -56,7 +56,14 @@ class Clock:
     def start(self) -> None:
         self.before, self.started = peak(), time.perf_counter()
 
-    def step(self) -> None:
+    def step(self, network: nn.Module) -> None:
+        """A step of this network has ended.
+
+        Raises:
+            RuntimeError: a part of it is in evaluation mode, where there is no dropout.
+        """
+        if not self.ends and not all(part.training for part in network.modules()):
+            raise RuntimeError("the network, or a part of it, trains in evaluation mode: without dropout")
         if len(self.ends) == WARM_UP - 1 and self.cuda:
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
@@ -116,8 +123,8 @@ def train_repel(case: Case, texts: dict[str, Any], clock: Clock, folder: Path) -
     from repel.text.texts import RawTexts
 
     class Steps(Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
-            clock.step()
+        def on_train_batch_end(self, _: Any, module: Any, *__: Any) -> None:
+            clock.step(module)
 
     width = json.loads(Path(case.folder, "config.json").read_text(encoding="utf-8"))["hidden_size"]
     encoder = ["encoder=bag", "encoder.token_weights=none", f"encoder.width={width}"]
@@ -153,8 +160,8 @@ def train_st(case: Case, texts: dict[str, Any], clock: Clock, folder: Path) -> t
     from transformers import TrainerCallback
 
     class Steps(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.step()
+        def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+            clock.step(model)
 
     model = SentenceTransformer(modules=_st_modules(case))
     arguments = SentenceTransformerTrainingArguments(

@@ -8,6 +8,7 @@ from _benchmark import compose_config
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from repel.base.modes import evaluation_mode
 from repel.data.datamodule import PairData
 from repel.data.samples import Splits
 from repel.engine.build import build_data, build_module
@@ -32,14 +33,16 @@ def prepare(cfg: Any, splits: Splits) -> tuple[Contrastive, PairData]:
 
 
 def text_encoder(encoder: nn.Module, tokenize: Callable[[RawTexts], Any]) -> Callable[[Sequence[str]], Tensor]:
-    """Texts (N,) -> features (N, F)."""
+    """Texts (N,) -> features (N, F), without dropout; the encoder stays in the mode in which it is.
+
+    Lightning trains a network in the mode in which it gets it: one that was left in evaluation mode has no dropout.
+    """
     device = next(encoder.parameters()).device
 
     @torch.no_grad()
     def encode(texts: Sequence[str]) -> Tensor:
-        encoder.eval()
-        samples = tokenize(RawTexts.of(texts))
-        places = torch.arange(len(texts)).split(BLOCK)
-        return torch.cat([encoder(x.to(device)).cpu() for x, _ in samples.plain(list(places))])
+        batches = tokenize(RawTexts.of(texts)).plain(list(torch.arange(len(texts)).split(BLOCK)))
+        with evaluation_mode(encoder):
+            return torch.cat([encoder(x.to(device)).cpu() for x, _ in batches])
 
     return encode

@@ -7,8 +7,8 @@ The same texts (the bundled definitions), tokenizer, encoder, initial weights, l
 scale 20), batch, learning rate, AdamW and epochs in both; neither logs, validates nor writes checkpoints. A third
 training is this project's with all that train.py does besides: kNN on the validation split, monitoring, TensorBoard,
 checkpoints. Each runs in a process of its own, in turns. The script checks that both have the same features before
-training. Pairs are the halves of a text, into which its words are divided at random, or the text twice, of which
-dropout makes two (SimCSE). Writes docs/benchmarks/text.md and text.json.
+training, and that dropout is on in training. Pairs are the halves of a text, into which its words are divided at
+random, or the text twice, of which dropout makes two (SimCSE). Writes docs/benchmarks/text.md and text.json.
 """
 
 from repel.base.scripts import begin_script
@@ -23,7 +23,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from importlib.util import find_spec
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -49,7 +51,11 @@ NEEDED = ("sentence_transformers", "datasets", "accelerate", "transformers")
 
 
 def write_texts(folder: Path, pairs: str, limit: int | None) -> None:
-    """texts.json: a tenth of the training texts is for validation, which repel-whole alone makes use of."""
+    """texts.json: a tenth of the training texts is for validation, which repel-whole alone makes use of.
+
+    A pair of halves is left out where another text has one of them too ("a of"): sentence-transformers would take equal
+    texts for negatives of each other, and this project does not.
+    """
     from repel.text.datasets import wordnet_glosses
 
     texts, labels, test, test_labels, classes = wordnet_glosses()
@@ -61,8 +67,13 @@ def write_texts(folder: Path, pairs: str, limit: int | None) -> None:
     )
     val, val_labels = ([x for x, out in zip(column, held, strict=True) if out] for column in (texts, labels.tolist()))
     divided = [(text, text) if pairs == "same" else halves(text) for text in kept]
+    often = Counter(half for pair in divided for half in set(pair))
+    alone = [max(often[half] for half in pair) == 1 for pair in divided]
+    first, second, train_labels = (
+        list(compress(column, alone)) for column in (*zip(*divided, strict=True), kept_labels)
+    )
     found = {
-        "first": [a for a, _ in divided], "second": [b for _, b in divided], "train_labels": kept_labels,
+        "first": first, "second": second, "train_labels": train_labels,
         "val": val, "val_labels": val_labels, "test": test, "test_labels": test_labels.tolist(),
         "all": kept, "labels": kept_labels, "classes": classes,
     }  # fmt: skip
