@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 SEARCH_TOLERANCE, FINAL_TOLERANCE = 3e-4, 1e-5  # of the gradient, while l2 is chosen, and of the probe
-ROWS = 256  # standardized at a time, in float64: they stay in the cores' caches
+ROWS = 256  # taken to float64 at a time: they stay in the cores' caches
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -71,12 +71,14 @@ def number_of_classes(*labels: Tensor) -> int:
 
 def mean_and_std(x: Features) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) float64; 1 for features that do not vary."""
-    mean, std = stored_moments(x) if isinstance(x, StoredFeatures) else _moments(x.double())
+    mean, std = stored_moments(x) if isinstance(x, StoredFeatures) else _moments(x)
     return mean, std.where(std > 1e-8 * std.max().clamp(min=1e-30), 1.0)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.mean(0), x.std(0, correction=0)
+    mean = torch.stack([rows.double().sum(0) for rows in x.split(ROWS)]).sum(0) / len(x)
+    squares = torch.stack([(rows.double() - mean).square().sum(0) for rows in x.split(ROWS)]).sum(0)
+    return mean, (squares / len(x)).sqrt()
 
 
 def _along_axes(x: Features, mean: Tensor, std: Tensor, known: Tensor | None = None) -> Axes:
