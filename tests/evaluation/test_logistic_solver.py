@@ -141,4 +141,5 @@ def test_a_limit_ends_it_and_so_does_a_gradient_that_is_wrong():
 
     assert not minimize(function, torch.ones(3), 1e-9, 4)[1]
     assert len(evaluations) == 4
-    assert not minimize(lambda x: (x.square().sum(), -x), torch.ones(3), 1e-9, 1000)[1]
+    for wrong in (-1.0, torch.nan):
+        assert not minimize(lambda x, wrong=wrong: (x.square().sum(), wrong * x), torch.ones(3), 1e-9, 1000)[1]

@@ -37,7 +37,7 @@ def minimize(
     """
     (value, gradient), evaluations = function(x), 1
     pairs: deque[Pair] = deque(maxlen=MEMORY)
-    while bool(gradient.abs().max() > tolerance):
+    while not bool(gradient.abs().max() <= tolerance):  # NaN is not
         move = -_newton_step(gradient, pairs)
         start, length, accepted = float(move.dot(gradient)), 1.0, False
         for _ in range(TRIALS):
@@ -48,7 +48,7 @@ def minimize(
             end = float(move.dot(slope))
             if accepted := end <= -FLATTER * start and bool(new <= value + ROUNDING * value.abs()):
                 break
-            length *= max(0.1, min(0.5, start / (start - end)))  # where a straight slope is 0
+            length *= max(0.1, min(0.5, start / (start - end))) if end > 0 else 0.1  # where a straight slope is 0
         if not accepted:
             if not pairs:  # nothing but rounding
                 return x, False
