@@ -1,61 +1,51 @@
-"""The final evaluation of a run, by the code of one checkout: prints its seconds and metrics as a line of JSON.
+"""The default run by the code of one checkout: seconds and metrics of the evaluation at its end, as a line of JSON.
 
-python scripts/_final_evaluation.py CHECKOUT RUN
+python scripts/_final_evaluation.py CHECKOUT [key=value ...]
 """
 
 import contextlib
 import io
 import json
-import shutil
+import runpy
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+CLOCKS = {"wall": time.perf_counter, "CPU": time.process_time}
 
-def edition() -> tuple[Any, Any, Any, Any]:
-    """What reads a run's config, what makes it whole, what builds the data, and what evaluates at the end."""
-    if find_spec("repel.engine"):
-        return (
-            import_module("repel.engine.runs").read_config,
-            import_module("repel.engine.configs").load_config,
-            import_module("repel.engine.build").build_data,
-            import_module("repel.report.evaluate").finish,
-        )
-    config = import_module("repel.config")  # version 0.1
-    return (
-        import_module("repel.runs").read_config,
-        config.saved,
-        config.build_data,
-        import_module("repel.evaluation.report").finish,
-    )
+
+def timed(finish: Callable[..., Any], found: dict[str, Any]) -> Callable[..., Any]:
+    """What evaluates a run at its end, and keeps its seconds and the run's folder."""
+
+    def timed_finish(config: Any, folder: Path, data: Any) -> Any:
+        started = {name: clock() for name, clock in CLOCKS.items()}
+        objective = finish(config, folder, data)
+        found.update({name: clock() - started[name] for name, clock in CLOCKS.items()}, folder=folder)
+        return objective
+
+    return timed_finish
 
 
 def main() -> None:
-    checkout, run = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
+    checkout, found = Path(sys.argv[1]).resolve(), {}
     sys.path.insert(0, str(checkout / "src"))
-    import lightning.pytorch  # noqa: F401 - which training has imported by then
-    import torch.utils.tensorboard  # noqa: F401
-
-    read, load, build, finish = edition()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / run.name
-        shutil.copytree(run, folder)
-        config = load(read(folder))
-        data = build(config)
-        data.setup()
-        clocks = time.perf_counter, time.process_time
-        started = [clock() for clock in clocks]
+    # version 0.1 had another module
+    report = import_module("repel.report.evaluate" if find_spec("repel.report") else "repel.evaluation.report")
+    report.finish = timed(report.finish, found)
+    sys.argv = [str(checkout / "train.py"), *sys.argv[2:]]
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         with contextlib.redirect_stdout(io.StringIO()):
-            finish(config, folder, data)
-        seconds = [clock() - start for clock, start in zip(clocks, started, strict=True)]
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        folder = found.pop("folder")
+        found["metrics"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         records = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["records"]
-    l2 = {one["metric"]: one["settings"]["l2"] for one in records if "l2" in one["settings"]}
-    print(json.dumps({"wall": seconds[0], "CPU": seconds[1], "metrics": metrics, "l2": l2}))
+    found["l2"] = {one["metric"]: one["settings"]["l2"] for one in records if "l2" in one["settings"]}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

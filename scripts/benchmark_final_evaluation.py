@@ -1,10 +1,10 @@
 """Time of the evaluation at the end of the default run, by two checkouts in turns: docs/benchmarks/final_evaluation.md
 
-    python scripts/benchmark_final_evaluation.py OLD_CHECKOUT [--rounds 3] [--threads 1] [--run RUN] [--epochs 2]
+    python scripts/benchmark_final_evaluation.py OLD_CHECKOUT [--rounds 3] [--threads 1] [--epochs 1]
 
-OLD_CHECKOUT is of version 0.1 or later. It trains the default run, or RUN is a run of its; both evaluate its
-checkpoints, each in a process of its own. Then experiment=debug runs by both: seconds from its last step to its end.
-Two minutes on one core.
+OLD_CHECKOUT is of version 0.1 or later. Both train the default run for a few epochs, each in a process of its own, and
+the seconds after training count. Then experiment=debug runs by both: seconds from its last step to its end. Four
+minutes on one core.
 """
 
 from repel.base.scripts import begin_script
@@ -31,8 +31,8 @@ HEAD = """# The evaluation at the end of the default run
 
 `{command}`, {threads} thread(s), {cores} CPU cores, {versions}. From the end of training to the end of the run:
 encoding 5,400 + 600 + 2,000 images, kNN and linear probes of three labelings, for raw pixels, the untrained encoder and
-the checkpoints; figures, report.html, TensorBoard. Median and range of {rounds} rounds, old and new in turns, of the
-checkpoints of a run of {epochs} epoch(s). Shares are of each round.
+the last epoch; figures, report.html, TensorBoard. Median and range of {rounds} rounds, old and new in turns, each after
+{epochs} epoch(s) of training. Shares are of each round.
 
 | seconds | old | new | share |
 |---|---|---|---|
@@ -47,15 +47,13 @@ def environment(threads: int, checkout: Path = ROOT) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
 
 
-def trained(checkout: Path, folder: Path, epochs: int, threads: int) -> Path:
-    """A run of the old checkout's."""
-    command = [sys.executable, str(checkout / "train.py"), f"trainer.max_epochs={epochs}"]
-    subprocess.run(command, cwd=folder, env=environment(threads, checkout), check=True, stdout=subprocess.DEVNULL)
-    return next((folder / "runs/train").iterdir())
-
-
-def evaluated(checkout: Path, run: Path, threads: int) -> Result:
-    command = [sys.executable, str(ROOT / "scripts/_final_evaluation.py"), str(checkout), str(run)]
+def evaluated(checkout: Path, threads: int, epochs: int) -> Result:
+    command = [
+        sys.executable,
+        str(ROOT / "scripts/_final_evaluation.py"),
+        str(checkout),
+        f"trainer.max_epochs={epochs}",
+    ]
     output = subprocess.run(command, env=environment(threads), check=True, stdout=subprocess.PIPE, encoding="utf-8")
     return json.loads(output.stdout.splitlines()[-1])
 
@@ -113,18 +111,18 @@ def main() -> None:
     parser.add_argument("old", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     options = parser.parse_args()
     old_checkout, results, ends = options.old.resolve(), ([], []), ([], [])
-    with tempfile.TemporaryDirectory() as place:
-        run = options.run or trained(old_checkout, Path(place), options.epochs, options.threads)
-        for number in range(options.rounds):
-            for found, ended, checkout in zip(results, ends, (old_checkout, ROOT), strict=True):
-                found.append(evaluated(checkout, run, options.threads))
-                ended.append(debugged(checkout, options.threads))
-            print(f"round {number + 1}: " + ", ".join(f"{found[-1]['CPU']:.1f}" for found in results) + " CPU seconds; "
-                  "debug " + ", ".join(f"{ended[-1]['CPU']:.1f}" for ended in ends), flush=True)  # fmt: skip
+    for number in range(options.rounds):
+        for found, ended, checkout in zip(results, ends, (old_checkout, ROOT), strict=True):
+            found.append(evaluated(checkout, options.threads, options.epochs))
+            ended.append(debugged(checkout, options.threads))
+        last = [f"{found[-1]['CPU']:.1f}" for found in (*results, *ends)]
+        print(
+            f"round {number + 1}, CPU seconds, old and new: {last[0]}, {last[1]}; debug {last[2]}, {last[3]}",
+            flush=True,
+        )
     text = HEAD.format(command=f"python scripts/benchmark_final_evaluation.py OLD_CHECKOUT --rounds {options.rounds} "
                        f"--threads {options.threads}", threads=options.threads, cores=usable_cores(),
                        versions=versions("torch"), rounds=options.rounds, epochs=options.epochs)  # fmt: skip

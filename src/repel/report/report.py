@@ -1,6 +1,6 @@
 """Which rows a report has: baselines and checkpoints, measured by the evaluation protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from repel.engine.modalities import modality_of
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.feature_files import IN_MEMORY, FeatureFiles
-from repel.evaluation.features import encode
+from repel.evaluation.features import Encoded, encode_unless_known
 from repel.evaluation.modality import Baseline
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
 from repel.report.drawings import Drawing, feature_drawings, shown_drawings
@@ -189,7 +189,7 @@ def report_rows(
     def trained(source: str, layer: str) -> Network:
         network = build_pretrained(contents[source], paths[source])
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
-        return _network(encoder, layer, data, device, files)
+        return _network(encoder, layer, data, device, files, data.encoded if layer == "h" else ())
 
     config, train, val = to_container(cfg), data.splits.train, data.splits.val
     rows = [
@@ -220,12 +220,17 @@ def _have_same_weights(contents: list[dict[str, Any]]) -> bool:
 
 
 def _network(
-    encoder: nn.Module, layer: str, data: PairData, device: torch.device, files: FeatureFiles | None
+    encoder: nn.Module,
+    layer: str,
+    data: PairData,
+    device: torch.device,
+    files: FeatureFiles | None,
+    known: Sequence[Encoded] = (),
 ) -> Network:
     encoder = encoder.to(device).eval()
 
     def encode_samples(samples):
-        return encode(encoder, samples, data.normalize, device)
+        return encode_unless_known(encoder, samples, data.normalize, device, known)
 
     return Network(encode_samples, encoder if layer == "h" else None, data.normalize, device, files=files)
 
