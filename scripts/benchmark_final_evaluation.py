@@ -3,8 +3,8 @@
     python scripts/benchmark_final_evaluation.py OLD_CHECKOUT [--rounds 3] [--threads 1] [--epochs 1]
 
 OLD_CHECKOUT is of version 0.1 or later. Both train the default run for a few epochs, each in a process of its own, and
-the seconds after training count. Then experiment=debug runs by both: seconds from its last step to its end. Four
-minutes on one core.
+the seconds after training count. Then experiment=debug runs: seconds from its last step to its end. Three minutes on
+one core.
 """
 
 from repel.base.scripts import begin_script
@@ -42,8 +42,8 @@ TASKS = ("", "worn_on_", "season_")
 Result = dict[str, Any]
 
 
-def environment(threads: int, checkout: Path = ROOT) -> dict[str, str]:
-    paths = os.pathsep.join([str(checkout / "src"), str(ROOT / "scripts")])
+def environment(threads: int) -> dict[str, str]:
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "scripts")])
     return os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
 
 
@@ -58,26 +58,29 @@ def evaluated(checkout: Path, threads: int, epochs: int) -> Result:
     return json.loads(output.stdout.splitlines()[-1])
 
 
-def debugged(checkout: Path, threads: int) -> Result:
+def debugged(threads: int) -> Result:
     """Seconds from the last step of experiment=debug to the end of its process."""
     with tempfile.TemporaryDirectory() as place:
         clocks = Path(place) / "clocks.json"
         callback = f"+callbacks.last_step={{_target_: _last_step.LastStep, file: {clocks}}}"
-        command = [sys.executable, str(checkout / "train.py"), "experiment=debug", callback]
+        command = [sys.executable, str(ROOT / "train.py"), "experiment=debug", callback]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, cwd=place, env=environment(threads, checkout), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, cwd=place, env=environment(threads), check=True, stdout=subprocess.DEVNULL)
         ended, after = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
         then = json.loads(clocks.read_text(encoding="utf-8"))
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"CPU": used - then["cpu"], "wall": ended - then["time"]}
 
 
-def rows(what: str, old: list[Result], new: list[Result]) -> str:
+CLOCKS = {"CPU": "CPU", "wall": "by the clock"}
+
+
+def rows(old: list[Result], new: list[Result]) -> str:
     text = ""
-    for clock, name in (("CPU", "CPU"), ("wall", "by the clock")):
+    for clock, name in CLOCKS.items():
         a, b = ([result[clock] for result in results] for results in (old, new))
         shares = [now / before for before, now in zip(a, b, strict=True)]
-        text += f"| {what}, {name} | {spread(a, 1)} | {spread(b, 1)} | {spread(shares, 2)} |\n"
+        text += f"| {name} | {spread(a, 1)} | {spread(b, 1)} | {spread(shares, 2)} |\n"
     return text
 
 
@@ -113,21 +116,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1)
     options = parser.parse_args()
-    old_checkout, results, ends = options.old.resolve(), ([], []), ([], [])
+    old, new, ends = [], [], []
     for number in range(options.rounds):
-        for found, ended, checkout in zip(results, ends, (old_checkout, ROOT), strict=True):
-            found.append(evaluated(checkout, options.threads, options.epochs))
-            ended.append(debugged(checkout, options.threads))
-        last = [f"{found[-1]['CPU']:.1f}" for found in (*results, *ends)]
-        print(
-            f"round {number + 1}, CPU seconds, old and new: {last[0]}, {last[1]}; debug {last[2]}, {last[3]}",
-            flush=True,
-        )
+        old.append(evaluated(options.old.resolve(), options.threads, options.epochs))
+        new.append(evaluated(ROOT, options.threads, options.epochs))
+        ends.append(debugged(options.threads))
+        last = [f"{found[-1]['CPU']:.1f}" for found in (old, new, ends)]
+        print(f"round {number + 1}, CPU seconds: old {last[0]}, new {last[1]}, debug {last[2]}", flush=True)
     text = HEAD.format(command=f"python scripts/benchmark_final_evaluation.py OLD_CHECKOUT --rounds {options.rounds} "
                        f"--threads {options.threads}", threads=options.threads, cores=usable_cores(),
                        versions=versions("torch"), rounds=options.rounds, epochs=options.epochs)  # fmt: skip
-    text += rows("evaluation", *results) + rows("`experiment=debug`, after its last step", *ends)
-    write_page("final_evaluation.md", text + accuracies(results[0][0], results[1][0]) + NOTE)
+    text += rows(old, new) + accuracies(old[0], new[0]) + NOTE
+    seconds = ", ".join(f"{spread([end[clock] for end in ends], 1)} {name}" for clock, name in CLOCKS.items())
+    write_page(
+        "final_evaluation.md", text + f"\n`experiment=debug`, from its last step to its end, in seconds: {seconds}.\n"
+    )
 
 
 NOTE = """
