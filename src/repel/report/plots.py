@@ -89,8 +89,9 @@ def similarity_figure(x: Features, y: Tensor, noun: str = "images") -> Figure:
     axes = figure.subplots()
     for values, label in ((cosine[same], "same class"), (cosine[~same], "different classes")):
         if len(values):
-            # one shape to draw, where bars are a hundred
-            axes.hist(values.numpy(), 100, (-1, 1), density=True, histtype="stepfilled", alpha=0.6, label=label)
+            axes.hist(
+                values.numpy(), bins=100, range=(-1, 1), density=True, alpha=0.6, label=label, histtype="stepfilled"
+            )  # one shape to draw, where bars are a hundred
     axes.set(xlabel=f"cosine of two {noun}' features", ylabel="density")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
