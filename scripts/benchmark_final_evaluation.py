@@ -123,14 +123,17 @@ def main() -> None:
         ends.append(debugged(options.threads))
         last = [f"{found[-1]['CPU']:.1f}" for found in (old, new, ends)]
         print(f"round {number + 1}, CPU seconds: old {last[0]}, new {last[1]}, debug {last[2]}", flush=True)
-    text = HEAD.format(command=f"python scripts/benchmark_final_evaluation.py OLD_CHECKOUT --rounds {options.rounds} "
-                       f"--threads {options.threads}", threads=options.threads, cores=usable_cores(),
-                       versions=versions("torch"), rounds=options.rounds, epochs=options.epochs)  # fmt: skip
-    text += rows(old, new) + accuracies(old[0], new[0]) + NOTE
+        write_page("final_evaluation.md", page(options, old, new, ends))
+
+
+def page(options: argparse.Namespace, old: list[Result], new: list[Result], ends: list[Result]) -> str:
+    typed = f"OLD_CHECKOUT --rounds {len(old)} --threads {options.threads} --epochs {options.epochs}"
+    head = HEAD.format(command=f"python scripts/benchmark_final_evaluation.py {typed}", threads=options.threads,
+                       cores=usable_cores(), versions=versions("torch"), rounds=len(old),
+                       epochs=options.epochs)  # fmt: skip
     seconds = ", ".join(f"{spread([end[clock] for end in ends], 1)} {name}" for clock, name in CLOCKS.items())
-    write_page(
-        "final_evaluation.md", text + f"\n`experiment=debug`, from its last step to its end, in seconds: {seconds}.\n"
-    )
+    end = f"\n`experiment=debug`, from its last step to its end, in seconds: {seconds}.\n"
+    return head + rows(old, new) + accuracies(old[0], new[0]) + NOTE + end
 
 
 NOTE = """

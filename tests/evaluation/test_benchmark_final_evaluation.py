@@ -1,5 +1,7 @@
 """scripts/benchmark_final_evaluation.py: its page, from results that are made up."""
 
+import argparse
+
 import pytest
 from conftest import ROOT
 
@@ -33,3 +35,13 @@ def test_a_last_epoch_is_found_by_either_name_and_another_l2_is_named(script):
     assert "| linear | 0.5000, 0.5000 | 0.5000, 0.5000 | 0.7500, 0.7505 (l2 0.001, 0.0001) |" in lines
     assert lines[-1].startswith("| season linear | ")
     assert len(lines) == 3 + 6
+
+
+def test_the_page_has_what_was_measured(script):
+    options = argparse.Namespace(threads=1, epochs=2)
+    old, new = result(script, "test/last_", 0.75, 1e-3), result(script, "test/", 0.7505, 1e-4)
+    text = script.page(options, [old, old], [new, new], [{"CPU": 3.0, "wall": 4.0}])
+    assert "OLD_CHECKOUT --rounds 2 --threads 1 --epochs 2`" in text
+    assert "| CPU | 4.0 (4.0 to 4.0) | 4.0 (4.0 to 4.0) | 1.00 (1.00 to 1.00) |" in text
+    assert text.endswith("in seconds: 3.0 (3.0 to 3.0) CPU, 4.0 (4.0 to 4.0) by the clock.\n")
+    assert "{" not in text

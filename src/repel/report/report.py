@@ -181,8 +181,8 @@ def report_rows(
         files: where features go that do not fit into memory; None: all fit.
     """
 
-    def initial(config: dict[str, Any]) -> Network:
-        module = build_module(load_config(config))
+    def initial(config: DictConfig) -> Network:
+        module = build_module(config)
         give_info(module.encoder, train.info())  # a checkpoint has it already
         return _network(module.encoder, "h", data, device, files)
 
@@ -196,9 +196,11 @@ def report_rows(
         ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device, files))
         for b in train.modality.baselines(train, val, bank)
     ]
-    rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
+    random = without_weights(config)
+    untrained = cfg if random == config else load_config(random)
+    rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(untrained)))
     if cfg.encoder.get("weights") or cfg.encoder.get("pretrained"):
-        rows.append(ReportRow("pretrained", "pretrained weights", "h", lambda: initial(config)))
+        rows.append(ReportRow("pretrained", "pretrained weights", "h", lambda: initial(cfg)))
     same = "checkpoints" if _have_same_weights(list(contents.values())) else None
     for layer in layers:
         for source in contents if layer == "h" else [headline]:
