@@ -32,6 +32,7 @@ def minimize(
         limit: of evaluations of the function.
 
     Example:
+        >>> import torch
         >>> minimize(lambda x: ((x - 2).square().sum() / 2, x - 2), torch.zeros(3), 1e-5, 100)
         (tensor([2., 2., 2.]), True)
     """
