@@ -15,7 +15,7 @@ from repel.base.collectives import share_blocks
 from repel.evaluation import feature_files, knn, linear_classifier, retrieval, stored_features, stored_search, top_items
 from repel.evaluation.feature_files import FeatureFiles, encode_stored
 from repel.evaluation.item_rankings import rank_all
-from repel.evaluation.knn import KNN, nearest_neighbors
+from repel.evaluation.knn import KNN, knn_predict, nearest_neighbors
 from repel.evaluation.linear import FewLabels, LinearProbe
 from repel.evaluation.linear_classifier import Choice, choose_l2, fit_classifiers, mean_and_std
 from repel.evaluation.logistic_stored import stored_axes
@@ -81,6 +81,13 @@ def test_rows_are_those_that_were_written(tmp_path):
     again = torch.tensor([[3, 170], [31, 3]])
     assert torch.equal(both[again], plain[again])
     assert torch.equal(held[::7], x[::7])
+    assert torch.equal(both[torch.tensor([-1, 3])], plain[torch.tensor([-1, 3])])
+    for rows, of in ((held, x), (both, plain)):
+        mask = torch.arange(len(of)) % 3 == 1
+        assert torch.equal(rows[mask], of[mask])
+        assert torch.equal(rows.subset(mask)[:], of[mask])
+        with pytest.raises(IndexError):
+            rows[torch.tensor([len(of)])]
     assert torch.equal(stored(x, tmp_path, limit=4 * WIDTH * 90).subset(places[:90]), x[places[:90]])
     assert torch.equal(stored(x, tmp_path, "float16")[:], x.half().float())
     turns = [list(held.blocks(turn, 3)) for turn in range(3)]
@@ -99,7 +106,7 @@ def test_a_full_disk_and_large_values_are_said_in_one_line(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_sets_are_encoded_in_parts_and_what_cannot_be_read_is_left_out(tmp_path):
+def test_sets_are_encoded_in_parts_and_what_cannot_be_read_is_left_out(tmp_path, monkeypatch):
     x, _ = mixture()
     samples, asked = images(N, 0).with_labels(torch.arange(N)), []
 
@@ -109,8 +116,11 @@ def test_sets_are_encoded_in_parts_and_what_cannot_be_read_is_left_out(tmp_path)
         return x[some.labels[good]], good.nonzero().squeeze(1)
 
     expected, kept = encode(samples)
-    for limit, parts_of in ((0, [1, *[20] * 7, 10]), (4 * WIDTH * N, [1, N]), (float("inf"), [N])):
+    whole = 4 * WIDTH * N
+    cases = [(0, 20, [1, *[20] * 7, 10]), (whole, 20, [1, N]), (float("inf"), 20, [N]), (0, N, [N]), (whole, N, [N])]
+    for limit, chunk, parts_of in cases:
         asked.clear()
+        monkeypatch.setattr(feature_files, "CHUNK", chunk)
         found, places = encode_stored(samples, encode, FeatureFiles(tmp_path, limit, "float32", CPU))
         assert isinstance(found, StoredFeatures) == (limit == 0)
         assert torch.equal(found[:], expected)
@@ -185,13 +195,29 @@ def test_a_limit_of_work_is_an_option_and_logits_of_all_are_not_held(tmp_path, m
     train, val, test = parts(tmp_path)
     monkeypatch.setattr("repel.evaluation.logistic.LOGITS", 40 * 5)
     assert LinearProbe([1e-1]).fit(*parts(None)[:2], None).score(test) == []  # in memory
-    assert capsys.readouterr().out.startswith("linear   left out: ")
+    printed = capsys.readouterr().out
+    assert printed.startswith("linear   left out: ")
+    assert "evaluation.memory=0" in printed
+    assert "linear.work" not in printed  # which would change nothing
+    few = FewLabels([0.4], 1, [1e-1], 0)  # of 60 samples, more than a block of 40
+    assert few.fit(*parts(None)[:2], None).score(test) == []
+    fits = Part(stored(train.x[:], tmp_path, limit=4 * 60 * WIDTH), train.y, train.samples)
+    assert few.fit(fits, val, None).score(test) == []  # the share is in memory
+    assert few.fit(train, val, None).score(test)
+    capsys.readouterr()
     assert LinearProbe([1e-1]).fit(train, val, None).score(test)
     assert not capsys.readouterr().out
     assert LinearProbe([1e-1], work=10 * 2 * N * WIDTH * 5).fit(train, val, None).score(test) == []
     assert "or a larger evaluators.linear.work" in capsys.readouterr().out
     with pytest.raises(ValueError, match="work must be a number > 0"):
         LinearProbe([1e-1], work=0)
+
+
+def test_labelings_are_solved_one_by_one_where_all_together_would_take_too_long():
+    train, val, test = parts(None)
+    tasks = dict.fromkeys(("class", "other"), (train, val))
+    fitted = LinearProbe([1e-1], work=22 * 2 * N * WIDTH * 5).fit_tasks(tasks, None)
+    assert all(fitted[task].score(test) for task in tasks)
 
 
 def test_every_evaluator_has_the_numbers_of_memory(tmp_path):
@@ -263,13 +289,22 @@ def everything(folder: Path) -> dict:
     return found
 
 
+def knn_predict_of(rank: int) -> torch.Tensor:
+    """What anyone's own loop may call: on one rank alone, or with what no other rank has."""
+    train, _, test = parts(None)
+    return knn_predict(train.x, train.y, test.x[: 4 + rank], 5, 0.1)
+
+
 def rank_main(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     set_small_blocks()
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     files = Path(folder) / "files"
     files.mkdir(exist_ok=True)
-    torch.save(everything(files), f"{folder}/{rank}.pt")
+    if rank == 0:
+        knn_predict_of(rank)
+    own = knn_predict_of(rank)
+    torch.save(everything(files) | {"own": own}, f"{folder}/{rank}.pt")
     dist.barrier()
     assert not list(files.iterdir())
     dist.destroy_process_group()
@@ -289,6 +324,7 @@ def test_ranks_share_the_work_and_find_what_one_does(tmp_path):
     assert alone["blocks"] == [3 * place for place in range(23)]
     for rank in range(3):
         found = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(found["own"], knn_predict_of(rank))
         for key, values in alone.items():
             assert found[key] == pytest.approx(values, abs=1e-12), key
         for name in ("knn", "retrieval", "linear", "few", "ranking"):

@@ -115,3 +115,21 @@ def test_other_devices_take_whole_batches(monkeypatch):
     params = make.draw(3, torch.Generator().manual_seed(0))
     made = apply([make], torch.empty(3, 3, 100, 100, dtype=torch.uint8, device="meta"), [params])
     assert made.shape == (1, 3, 3, SINGLE, SINGLE)
+
+
+class Brighter(Augment):
+    """What a user may write."""
+
+    def make(self, *args):
+        super().make(*args)
+        args[-1].add_(100)
+
+
+@pytest.mark.parametrize("size", [8, SINGLE])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_augmentation_of_ones_own_makes_its_views(size, compiled, monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda function, **options: function)
+    views, own = (kind(size, mean=[0.5], std=[0.25], color="fused") for kind in (Augment, Brighter))
+    images, params = torch.rand(3, 1, size, size), views.draw(3, torch.Generator().manual_seed(0))
+    usual, brighter = (apply([one], images, [params], compiled=compiled) for one in (views, own))
+    assert torch.equal(brighter, usual + 100)

@@ -18,6 +18,7 @@ from loss_cases import (
 
 from repel.losses import AlignUniform, InfoNCE, NTXent, Queue, SupCon, ratio, rowwise
 from repel.losses import chunking as memory
+from repel.losses.base import Loss
 from repel.negatives import Mixed
 
 
@@ -120,7 +121,7 @@ class Weighed(NTXent):
     """What a user may write: no mean over anchors."""
 
     def losses(self, batch):
-        values = super().losses(batch)
+        values = NTXent.losses(self, batch)
         return values * torch.arange(len(values))
 
 
@@ -137,6 +138,34 @@ def test_a_mean_over_anchors_is_computed_once(device_kind, kind, blocks, monkeyp
         counted.clear()
     assert_equal(*results, rtol=1e-12, atol=1e-14)
     assert seen == blocks[0] * (1 + (kind is AlignUniform))
+
+
+class OfAnother(Loss):
+    """What a user may write: another loss's values, weighed."""
+
+    def __init__(self, row_chunk):
+        super().__init__()
+        self.inner = NTXent(row_chunk=row_chunk)
+
+    def losses(self, batch):
+        values = self.inner.losses(batch)
+        return values * torch.arange(len(values))
+
+
+class Weighing:
+    def losses(self, batch):
+        return Weighed.losses(self, batch)
+
+
+class Mixin(Weighing, NTXent):
+    pass
+
+
+@pytest.mark.parametrize("kind", [OfAnother, Mixin])
+def test_values_that_another_class_weighs_have_their_own_gradients(device_kind, kind):
+    """The mean that a loss takes of its own values says nothing of those of another, or of the one that it extends."""
+    results = [value_and_gradient(kind(row_chunk=chunk), batch()) for chunk in (None, 5)]
+    assert_equal(*results, rtol=1e-12, atol=1e-14)
 
 
 def test_without_gradient_blocks_are_only_values():

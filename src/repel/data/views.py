@@ -65,7 +65,7 @@ class BringsNegatives(Protocol):
 class Compilable(Protocol):
     """Views that torch.compile can make, with the same values within rounding."""
 
-    def compile(self) -> str:
+    def compile_views(self) -> str:
         """Have it make them from now on. Returns why not, in words; empty: it does."""
 
 

@@ -40,7 +40,7 @@ class Compilation(Callback):
         self.limit, config.recompile_limit = config.recompile_limit, FORMS  # beyond it torch would go on uncompiled
         warnings.filterwarnings("ignore", ".*Dynamo detected a call to a `functools.lru_cache`-wrapped function.*")
         views: Any = pair_data(trainer).views
-        reason = views.compile() if isinstance(views, Compilable) else "only those of images have a compiled form"
+        reason = views.compile_views() if isinstance(views, Compilable) else "only those of images have a compiled form"
         if trainer.is_global_zero:
             named = "encoder, heads" + (f"; views are made as always: {reason}" if reason else " and views")
             print(f"compile  the first steps compile {named}; this takes a minute or two", flush=True)

@@ -52,5 +52,5 @@ def _check_fused(options: dict[str, Any], cfg: DictConfig) -> None:
     elif options["fused"] and cfg.trainer.get("gradient_clip_val") and str(cfg.trainer.precision).endswith("-mixed"):
         raise ValueError(
             f"trainer.gradient_clip_val: with trainer.precision={cfg.trainer.precision} Lightning does not clip for "
-            "fused optimizers; type optimizer.fused=false"
+            "fused optimizers; type optimizer.fused=null"
         )

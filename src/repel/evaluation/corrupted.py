@@ -8,7 +8,7 @@ from repel.base import seeding
 from repel.data.samples import Samples
 from repel.evaluation.coverage import ceiling
 from repel.evaluation.features import subset
-from repel.evaluation.knn import knn_predict
+from repel.evaluation.knn import predict_on_all_ranks
 from repel.evaluation.modality import Plot
 from repel.evaluation.protocol import Evaluator, Fitted, Measurement, Network, Part, Score, accuracy
 from repel.evaluation.stored_features import join
@@ -50,7 +50,7 @@ class CorruptedKNN(Evaluator):
             x, places = network.encode(samples)
             assert samples.labels is not None
             truth = samples.labels[places.cpu()].to(x.device)
-            return accuracy(knn_predict(bank, labels, x, self.k, self.temperature), truth)
+            return accuracy(predict_on_all_ranks(bank, labels, x, self.k, self.temperature), truth)
 
         def score(test: Part) -> list[Score]:
             few = subset(test.samples, self.most)

@@ -61,9 +61,10 @@ class FeatureFiles:
         if rank() == 0:
             path.unlink()
         if free < size:
+            smaller = "" if self.dtype == "float16" else "use evaluation.file_dtype=float16 or "
             raise ValueError(
                 f"evaluation: the features of {rows:,} samples take {size / 1e9:,.1f} GB in {self.folder}, which has "
-                f"{free / 1e9:,.1f} GB left; use evaluation.file_dtype=float16 or a smaller evaluation.bank"
+                f"{free / 1e9:,.1f} GB left; {smaller}make room there"
             )
         return file
 
@@ -71,13 +72,16 @@ class FeatureFiles:
         """Append rows (n, F), on rank 0.
 
         Raises:
-            ValueError: float16 cannot hold them.
+            ValueError: float16 cannot hold them, or the disk.
         """
         values = rows.to(getattr(torch, self.dtype)).cpu()
         if self.dtype == "float16" and bool(values.isinf().any()):
             raise ValueError("evaluation.file_dtype=float16: features above 65,504 do not fit; use float32")
         if rank() == 0:
-            file.write(values.contiguous().numpy().view(np.uint8).data)
+            try:
+                file.write(values.contiguous().numpy().view(np.uint8).data)
+            except OSError as error:
+                raise ValueError(f"evaluation: writing features to {self.folder}: {error.strerror}") from error
 
     def open(self, file: BinaryIO, rows: int, width: int) -> StoredFeatures:
         """What was written, once all of it is."""
@@ -99,13 +103,15 @@ def encode_stored(
     """
     if files is None or not len(samples) or math.isinf(files.limit):
         return encode(samples)
-    first, _ = encode(samples[torch.tensor([0])])
-    width = first.shape[1]
-    if first.is_sparse or 4 * len(samples) * width <= files.limit:
-        return encode(samples)
+    few = len(samples) <= CHUNK  # else one sample says how many features there are
+    x, good = encode(samples if few else samples[torch.tensor([0])])
+    width = x.shape[1]
+    if x.is_sparse or 4 * len(samples) * width <= files.limit:
+        return (x, good) if few else encode(samples)
     file, places = files.create(len(samples), width), []
     for part in torch.arange(len(samples)).split(CHUNK):
-        x, good = encode(samples[part])
+        if not few:
+            x, good = encode(samples[part])
         files.write(file, x)
         places.append(part[good.cpu()])
     read = torch.cat(places)

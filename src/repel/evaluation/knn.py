@@ -13,7 +13,7 @@ from repel.evaluation.sparse import sparse_neighbors
 from repel.evaluation.stored_features import Features, StoredFeatures, join, rows_of
 from repel.evaluation.stored_search import stored_neighbors
 
-__all__ = ["KNN", "knn_predict", "knn_top1", "nearest_neighbors"]
+__all__ = ["KNN", "knn_predict", "knn_top1", "nearest_neighbors", "predict_on_all_ranks"]
 
 QUERY_BLOCK = 1024  # queries handled at a time: their similarities to the bank take 4 * 1024 * M bytes
 
@@ -49,10 +49,13 @@ def _vote(similarity: Tensor, labels: Tensor, temperature: float) -> Tensor:
 
 
 class _Bank:
-    """Features (M, F) and the neighbors that were last searched in them, which several labelings ask for."""
+    """Features (M, F) and the neighbors that were last searched in them, which several labelings ask for.
 
-    def __init__(self, x: Features):
-        self.x = x
+    shared: all ranks have the same features and ask for the same queries, and share the search.
+    """
+
+    def __init__(self, x: Features, shared: bool = True):
+        self.x, self.shared = x, shared
         self.last: tuple[Features, int, tuple[Tensor, Tensor]] | None = None
 
     def neighbors(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
@@ -61,8 +64,8 @@ class _Bank:
         return self.last[2]
 
     def _search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
-        """The ranks share the queries, by blocks that each rounds as one rank would."""
-        if world_size() == 1 or queries.is_sparse:
+        """Shared, each rank takes some of the queries, by blocks that each rounds as one rank would."""
+        if not self.shared or world_size() == 1 or queries.is_sparse:
             return nearest_neighbors(self.x, queries, k)
 
         def search(places: Tensor) -> Tensor:
@@ -87,7 +90,8 @@ def knn_predict(
 ) -> Tensor:
     """The class with the largest vote among the k most similar bank features, each voting exp(cosine / temperature).
 
-    Wu, Xiong, Yu, Lin 2018 (instance discrimination), arXiv:1805.01978, sec. 3.4.
+    Wu, Xiong, Yu, Lin 2018 (instance discrimination), arXiv:1805.01978, sec. 3.4. Of several ranks each computes its
+    own call.
 
     Args:
         bank: (M, F) features, a tensor or an array, of any scale.
@@ -107,8 +111,14 @@ def knn_predict(
     tensor([0, 1])
     """
     _check("kNN", [k], temperature)
-    searched = _Bank(bank if isinstance(bank, StoredFeatures) else torch.as_tensor(bank))
+    searched = _Bank(bank if isinstance(bank, StoredFeatures) else torch.as_tensor(bank), shared=False)
     return _predictions(searched, torch.as_tensor(labels).long(), torch.as_tensor(queries), [k], temperature)[k]
+
+
+def predict_on_all_ranks(bank: Features, labels: Tensor, queries: Features, k: int, temperature: float) -> Tensor:
+    """knn_predict, the same on all ranks, which all call it with the same arguments and share the queries."""
+    _check("kNN", [k], temperature)
+    return _predictions(_Bank(bank), labels.long(), queries, [k], temperature)[k]
 
 
 def knn_top1(bank: Array, labels: Array, queries: Array, truth: Array, k: int = 20, temperature: float = 0.1) -> float:

@@ -1,5 +1,6 @@
 """Evaluators of linear classifiers on frozen features: multinomial logistic regression, solved to its optimum."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from repel.evaluation.linear_classifier import (
 from repel.evaluation.logistic import evaluations_allowed, no_limit_is_felt
 from repel.evaluation.protocol import Evaluator, Fitted, Network, Part, Score, accuracy
 from repel.evaluation.sparse import WEIGHTS, SparseClassifier, choose_c, fit_sparse
-from repel.evaluation.stored_features import Features, join, rows_of
+from repel.evaluation.stored_features import Features, StoredFeatures, join, rows_of
 
 __all__ = ["FewLabels", "LinearProbe"]
 
@@ -47,7 +48,7 @@ class LinearProbe(Evaluator):
 
     def fit_tasks(self, tasks: Mapping[str, tuple[Part, Part]], network: Network) -> dict[str, Fitted]:
         fitted: dict[str, Fitted] = {}
-        for group in _solved_together(tasks):
+        for group in _solved_together(tasks, self.work):
             fitted |= self._fit_group(group)
         return {task: fitted[task] for task in tasks}
 
@@ -58,13 +59,12 @@ class LinearProbe(Evaluator):
         if isinstance(x, Tensor) and x.is_sparse:
             return {task: _fit_sparse(*parts) for task, parts in group.items()}
         classes = [number_of_classes(train.y, val.y) for train, val in group.values()]
-        x_and_val = join([x, val_x])
-        if _is_too_large("linear", x_and_val, len(x_and_val), sum(classes), self.work):
+        if _is_too_large("linear", [x, val_x], len(x) + len(val_x), sum(classes), self.work):
             return {task: Fitted(lambda test: []) for task in group}
         progress = FitProgress("linear", len(self.l2) + 1)
         choices = choose_l2(x, [t.y for t in trains], val_x, [v.y for v in vals], self.l2, progress, self.work)
         labels = [torch.cat([train.y, val.y]) for train, val in group.values()]
-        found = fit_classifiers(x_and_val, labels, choices, progress, self.work)
+        found = fit_classifiers(join([x, val_x]), labels, choices, progress, self.work)
         return {
             task: _fitted({"l2": choice.l2, "normalize": "standardised"}, choice.top1, classifier, train.y, both)
             for task, train, choice, classifier, both in zip(group, trains, choices, found, labels, strict=True)
@@ -100,7 +100,7 @@ def _fitted(
     )
 
 
-def _solved_together(tasks: Mapping[str, tuple[Part, Part]]) -> list[dict[str, tuple[Part, Part]]]:
+def _solved_together(tasks: Mapping[str, tuple[Part, Part]], work: float | None) -> list[dict[str, tuple[Part, Part]]]:
     """The tasks in groups that label the same samples, and are small enough; else one by one."""
     groups: dict[tuple[int, int], dict[str, tuple[Part, Part]]] = {}
     for task, parts in tasks.items():
@@ -109,7 +109,9 @@ def _solved_together(tasks: Mapping[str, tuple[Part, Part]]) -> list[dict[str, t
     for group in groups.values():
         train, val = next(iter(group.values()))
         classes = sum(number_of_classes(a.y, b.y) for a, b in group.values())
-        together = no_limit_is_felt(len(train.x) + len(val.x), train.x.shape[1], classes)
+        samples = len(train.x) + len(val.x)
+        held = _held([train.x, val.x], samples)
+        together = no_limit_is_felt(samples, train.x.shape[1], classes, work, held)
         kept += [group] if together else [{task: parts} for task, parts in group.items()]
     return kept
 
@@ -138,7 +140,7 @@ class FewLabels(Evaluator):
         classes = number_of_classes(train.y, val.y)
         classifiers: dict[float, list[tuple[float, int, LinearClassifier]]] = {}
         most = max(classes, round(max(self.fractions) * len(train.y)))
-        if _is_too_large("few_label", train.x, most, classes):
+        if _is_too_large("few_label", [train.x], most, classes):
             return Fitted(lambda test: [])
         progress = FitProgress("few_label", len(self.fractions) * self.draws * (len(self.l2) + 1))
         for fraction in self.fractions:
@@ -164,17 +166,25 @@ class FewLabels(Evaluator):
         return Fitted(score)
 
 
-def _is_too_large(name: str, x: Features, samples: int, classes: int, work: float | None = None) -> bool:
-    """Whether a fit of so many of the samples is left out, which a line says."""
-    held = samples if isinstance(x, Tensor) else min(samples, x.block)
-    if evaluations_allowed(samples, x.shape[1], classes, work, held):
+def _is_too_large(name: str, parts: Sequence[Features], samples: int, classes: int, work: float | None = None) -> bool:
+    """Whether a fit of so many samples of these features is left out, which a line says."""
+    features, held = parts[0].shape[1], _held(parts, samples)
+    if evaluations_allowed(samples, features, classes, work, held):
         return False
     if rank() == 0:
-        size = f"{samples:,} samples, {x.shape[1]:,} features and {classes:,} classes"
+        size = f"{samples:,} samples, {features:,} features and {classes:,} classes"
         more = ", or a larger evaluators.linear.work, which takes long" * (name == "linear")
+        if not evaluations_allowed(samples, features, classes, math.inf, held):  # memory is the limit
+            more = ", or evaluation.memory=0, which holds a part of the logits at a time" * (held == samples)
         print(f"{name:8} left out: {size} are too many for L-BFGS; use evaluators=[sgd_probe], or a smaller "
               f"evaluation.bank{more}", flush=True)  # fmt: skip
     return True
+
+
+def _held(parts: Sequence[Features], samples: int) -> int:
+    """How many of so many samples' logits a fit holds at once: of stored features those of a block."""
+    stored = [x for x in parts if isinstance(x, StoredFeatures) and 4 * samples * x.shape[1] > x.limit]
+    return min(samples, stored[0].block) if stored else samples
 
 
 def _stopped(classifiers: Sequence[LinearClassifier | SparseClassifier]) -> dict[str, bool]:

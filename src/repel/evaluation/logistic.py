@@ -90,13 +90,15 @@ def evaluations_allowed(
     [4000, 292, 0]
     """
     rank = min(samples, features)
-    allowed = int(min(EVALUATIONS, (WORK if work is None else work) // (samples * rank * classes)))
+    allowed = int(min(EVALUATIONS, (WORK if work is None else work) / (samples * rank * classes)))
     return 0 if allowed < LEAST or (samples if held is None else held) * classes > LOGITS else allowed
 
 
-def no_limit_is_felt(samples: int, features: int, classes: int) -> bool:
-    """Whether a fit of this size may compute value and gradient as often as any."""
-    return evaluations_allowed(samples, features, classes) == EVALUATIONS
+def no_limit_is_felt(
+    samples: int, features: int, classes: int, work: float | None = None, held: int | None = None
+) -> bool:
+    """Whether a fit of this size may compute value and gradient as often as any; see evaluations_allowed."""
+    return evaluations_allowed(samples, features, classes, work, held) == EVALUATIONS
 
 
 def logistic_regression(

@@ -65,7 +65,11 @@ class StoredFeatures:
         return self.shape[0]
 
     def __getitem__(self, places: Tensor | slice) -> Tensor:
-        """Rows as a tensor (*places.shape, F): of a slice, or of places of any shape, on any device."""
+        """Rows as a tensor (*places.shape, F): of a slice, of places of any shape, or of a mask (N,), on any device.
+
+        Raises:
+            IndexError: there are not so many rows.
+        """
         if isinstance(places, slice):
             start, stop, step = places.indices(len(self))
             if step != 1 or self.places is not None:
@@ -73,8 +77,8 @@ class StoredFeatures:
             found = [self._read(piece[max(0, start - first) : max(0, stop - first)])
                      for piece, first in zip(self.pieces, self.starts[:-1], strict=True)]  # fmt: skip
             return torch.cat([part for part in found if len(part)] or found[:1])
-        at = places.flatten().cpu()
-        at = at if self.places is None else self.places[at]
+        places = self._numbers(places)
+        at = places.flatten()
         rows = torch.empty(len(at), self.shape[1], device=self.device)
         for piece, first in zip(self.pieces, self.starts[:-1], strict=True):
             here = (at >= first) & (at < first + len(piece))
@@ -83,7 +87,11 @@ class StoredFeatures:
                 rows[here.to(self.device)] = self._read(
                     piece[own.to(piece.device) if isinstance(piece, Tensor) else own]
                 )
-        return rows.unflatten(0, places.shape)
+        return rows.view(*places.shape, self.shape[1])
+
+    def _numbers(self, places: Tensor) -> Tensor:
+        """Of the pieces' rows, of these places or of a mask."""
+        return (torch.arange(len(self)) if self.places is None else self.places)[places.cpu()]
 
     def _read(self, rows: Tensor) -> Tensor:
         return rows.to(self.device).float()
@@ -105,11 +113,11 @@ class StoredFeatures:
         return self.subset(places)
 
     def subset(self, places: Tensor) -> "Tensor | StoredFeatures":
-        """Rows at places (n,): a tensor, or where they take more than the limit, these rows of the same file."""
-        if 4 * len(places) * self.shape[1] <= self.limit:
+        """Rows at places (n,) or of a mask: a tensor, or if larger than the limit, these rows of the same file."""
+        numbers = self._numbers(places)
+        if 4 * len(numbers) * self.shape[1] <= self.limit:
             return self[places]
-        places = places.cpu() if self.places is None else self.places[places.cpu()]
-        return StoredFeatures(self.pieces, self.device, self.limit, places)
+        return StoredFeatures(self.pieces, self.device, self.limit, numbers)
 
 
 Features: TypeAlias = Tensor | StoredFeatures

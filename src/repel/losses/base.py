@@ -35,7 +35,7 @@ class Batch:
         catalog: (E, D), candidates only, or None.
         catalog_ids: (E,), the entities that it shows, or None.
         raw: (V, N, D), the anchors as they were given.
-        averaged: whether the mean of losses(batch) is taken, as a call of the loss does.
+        averaged_by: the loss whose call takes the mean of its losses(batch), or None.
     """
 
     z: Tensor
@@ -49,7 +49,7 @@ class Batch:
     raw: Tensor | None = None
     catalog: Tensor | None = None
     catalog_ids: Tensor | None = None
-    averaged: bool = False
+    averaged_by: "Loss | None" = None
 
     def anchors_and_keys(self) -> tuple[Tensor, Tensor]:
         """z and keys, normalized a second time: for a term beside the logits, whose gradient is then summed with
@@ -88,6 +88,12 @@ class Loss(nn.Module):
     takes_crops = False  # whether it takes further crops, which are anchors only
     takes_catalog = False  # whether its candidates are all items of a catalog, without which it is not called
     normalizes = True  # whether it sees embeddings on the sphere
+    weighs_alike = False  # whether all anchors weigh the same in losses(batch); a class that overrides it says so
+
+    def __init_subclass__(cls, **kwargs: object):
+        super().__init_subclass__(**kwargs)
+        said = filter(None, ({"losses", "weighs_alike"} & vars(parent).keys() for parent in cls.__mro__))
+        cls.weighs_alike &= next(said) != {"losses"}
 
     def __init__(self, dims: Dims = None):
         super().__init__()
@@ -147,20 +153,15 @@ class Loss(nn.Module):
             if target is not None:
                 further = [None if t is None else t.detach() for t in further]
             others = further[0], negative_ids, raw, further[1], catalog_ids
-            batch = Batch(z, keys, labels, ids, local, crops, *others, averaged=True)
+            batch = Batch(z, keys, labels, ids, local, crops, *others, averaged_by=self)
             if self.dims is None:
                 return self.losses(batch).mean()
             return torch.stack([self.losses(batch.cut(dims)).mean() for dims in self.dims]).sum()
 
     def _check_further(
-        self,
-        ids: Tensor | None,
-        crops: Tensor | None,
-        negatives: Tensor | None,
-        negative_ids: Tensor | None,
-        catalog: Tensor | None,
-        catalog_ids: Tensor | None,
-    ) -> None:
+        self, ids: Tensor | None, crops: Tensor | None, negatives: Tensor | None, negative_ids: Tensor | None,
+        catalog: Tensor | None, catalog_ids: Tensor | None,
+    ) -> None:  # fmt: skip
         """Raises ValueError where a batch has more than views, and the loss does not take it, or ids are missing."""
         if crops is not None and not self.takes_crops:
             raise ValueError(f"{type(self).__name__} takes no crops that are anchors only; set views.local=null")

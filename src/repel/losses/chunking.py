@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,6 @@ PEAK_MATRICES = 8
 ALWAYS_DENSE = 2**19  # anchors x candidates for which auto_chunk need not be asked: a few megabytes
 # on a CPU, for its caches: all at once up to DENSE_MAX_BYTES; else blocks of BLOCK_BYTES, or MIN_BLOCK_ROWS if more
 DENSE_MAX_BYTES, BLOCK_BYTES, MIN_BLOCK_ROWS = 2**26, 2**25, 64
-
-
-_Losses = TypeVar("_Losses", bound=Callable[..., Tensor])
-WEIGH_ALIKE: set[Callable[..., Tensor]] = set()
 
 
 def in_blocks(
@@ -45,12 +41,6 @@ def in_blocks(
     if not (torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)):
         return torch.cat([block(part, *(t[part] for t in rows), *shared) for part in _parts(len(rows[0]), chunk)])
     return _Blocks.apply(block, chunk, len(rows), len(shared), alike, *inputs)
-
-
-def weighs_alike(losses: _Losses) -> _Losses:
-    """Marks a method losses(batch) in which all anchors weigh the same; one that overrides it says so itself."""
-    WEIGH_ALIKE.add(losses)
-    return losses
 
 
 class _Blocks(torch.autograd.Function):

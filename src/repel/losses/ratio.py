@@ -8,7 +8,6 @@ from torch import Tensor
 
 from repel.losses.anchor_groups import AnchorGroup, of_other_views
 from repel.losses.base import Batch, Dims
-from repel.losses.chunking import weighs_alike
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk
 from repel.losses.tiles import LogZLoss
@@ -121,7 +120,7 @@ class DecoupledWeighted(Decoupled):
     0.1905
     """
 
-    takes_crops = False
+    takes_crops, weighs_alike = False, True
 
     def __init__(
         self, sigma: float = 0.5, *, temperature: float = 0.2, learn_temperature: bool = False,
@@ -133,7 +132,6 @@ class DecoupledWeighted(Decoupled):
             raise ValueError(f"loss.sigma must be > 0, got {sigma}")
         self.sigma = sigma
 
-    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         plain = super().losses(batch)
         z, keys = batch.anchors_and_keys()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from repel.losses.anchor_groups import AnchorGroup, Candidates, check_catalog, own_block
 from repel.losses.base import Batch, Dims, Loss, first_dims, shows_another, unit
-from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, WEIGH_ALIKE, auto_chunk, in_blocks, weighs_alike
+from repel.losses.chunking import ALWAYS_DENSE, PEAK_MATRICES, auto_chunk, in_blocks
 from repel.losses.queue import Queue
 from repel.negatives.strategy import LogitBlock, Strategy
 from repel.negatives.uniform import Uniform
@@ -55,6 +55,7 @@ class RowwiseLoss(Loss):
     takes_own_only = False  # whether negatives that are own_only have a form without all other candidates
     compares_queue = True  # whether the queue's entries are candidates
     compares_catalog = True  # whether candidates=catalog has a meaning
+    weighs_alike = True
 
     def __init__(
         self, temperature: float = 0.2, learn_temperature: bool = False, candidates: CandidateSet = "all",
@@ -109,7 +110,6 @@ class RowwiseLoss(Loss):
             keys: (m, P, D), these views' embeddings.
         """
 
-    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         """The loss of every local anchor, (views that are anchors * local samples,), view by view, then the crops."""
         values = []
@@ -130,7 +130,7 @@ class RowwiseLoss(Loss):
                 block, positives = self.logit_block(group, slice(None), *rows, *shared)
                 values.append(self.per_anchor(block, positives, group.positives))
             else:
-                part, alike = partial(self._block_losses, group), batch.averaged and type(self).losses in WEIGH_ALIKE
+                part, alike = partial(self._block_losses, group), self.weighs_alike and batch.averaged_by is self
                 values.append(in_blocks(part, chunk, rows, shared, self.parameters(), alike))
         return torch.cat(values)
 

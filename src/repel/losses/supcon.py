@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repel.losses.base import Batch, Dims, shows_another
-from repel.losses.chunking import weighs_alike
 from repel.losses.queue import Queue
 from repel.losses.rowwise import CandidateSet, RowChunk, RowwiseLoss
 from repel.negatives.strategy import LogitBlock, Strategy, same_class
@@ -39,6 +38,7 @@ class SupCon(RowwiseLoss):
 
     supervised = True
     compares_catalog = False  # of which items have no labels
+    weighs_alike = True
     takes_correction = False  # the labels say which candidates are false negatives; there is no prior to subtract
 
     def __init__(
@@ -57,7 +57,6 @@ class SupCon(RowwiseLoss):
         self.positives = positives
         self.takes_crops = positives != "pairwise"
 
-    @weighs_alike
     def losses(self, batch: Batch) -> Tensor:
         if batch.labels is None:
             raise ValueError("loss=supcon needs labels; use data that has them, or loss=ntxent")

@@ -9,7 +9,8 @@ from repel.data.samples import Samples
 from repel.evaluation.coverage import count_new
 from repel.evaluation.feature_files import IN_MEMORY
 from repel.evaluation.features import Encoded, encode, subset
-from repel.evaluation.knn import knn_top1
+from repel.evaluation.knn import predict_on_all_ranks
+from repel.evaluation.protocol import accuracy
 from repel.module import Contrastive
 
 __all__ = ["ValidationKNN"]
@@ -52,7 +53,8 @@ class ValidationKNN(Callback):
         labels, truth = train.labels.to(bank.device)[bank_places], val.labels.to(bank.device)[places]
         if trainer.current_epoch + 1 == trainer.max_epochs and 4 * bank.numel() <= IN_MEMORY:
             data.encoded = [Encoded(train, bank, bank_places), Encoded(val, self.features, places)]  # for the report
-        module.log("val/knn_top1", knn_top1(bank, labels, self.features, truth, self.k, self.temperature))
+        predicted = predict_on_all_ranks(bank, labels, self.features, self.k, self.temperature)
+        module.log("val/knn_top1", accuracy(predicted, truth))
 
 
 def _validated(trainer: Trainer) -> Samples:

@@ -94,7 +94,7 @@ class Views:
         """
         return self.first if self.progressive is not None and done < self.progressive["until"] else self
 
-    def compile(self) -> str:
+    def compile_views(self) -> str:
         """From now on torch.compile makes the views, with the same values within rounding.
 
         Returns:
@@ -158,9 +158,9 @@ class Views:
 
 
 @functools.cache
-def _compiled_make() -> Callable[..., None]:
-    """Augment.make by torch.compile; not held by the views, which data workers are sent."""
-    return torch.compile(Augment.make, dynamic=False)
+def _compiled_make(kind: type[Augment]) -> Callable[..., None]:
+    """A class's `make` by torch.compile; not held by the views, which data workers are sent."""
+    return torch.compile(kind.make, dynamic=False)
 
 
 @torch.no_grad()
@@ -173,7 +173,6 @@ def apply(
     single = device.type == "cpu" and min(size) >= SINGLE and not compiled  # what is compiled is the same for all
     block = 1 if single else BLOCK if device.type == "cpu" else n
     made = torch.empty(len(augmentations), n, channels, *size, device=device)
-    make_view = _compiled_make() if compiled else Augment.make
     with torch.autocast(device.type, enabled=False):
         p = [a.prepared(q, channels, height, width, device) for a, q in zip(augmentations, params, strict=True)]
 
@@ -184,6 +183,7 @@ def apply(
                 own = crop.by_lines(images[view, part]) if cropped else shared[0]
                 params_of_part = {name: value[part] for name, value in p[view].items()}
                 one = _of_one(augmentation, params_of_part) if single else augmentation
+                make_view = _compiled_make(type(one)) if compiled else type(one).make  # type: ignore[arg-type]
                 make_view(one, own, params_of_part, cropped, made[view, part])
 
     parts = [slice(start, start + block) for start in range(0, n, block)]
