@@ -155,7 +155,7 @@ def test_a_planted_leak_is_caught(what):
             test = self.one.splits.test
             x, _ = network.encode(test)
             if what == "labels":
-                l2, top1, _ = choose_l2(train.x, [train.y], x, [test.labels], self.l2)[0]
+                l2, top1, *_ = choose_l2(train.x, [train.y], x, [test.labels], self.l2)[0]
                 return Fitted(lambda part: [Score("l2", "", l2, {"top1": top1})])
             scale = x.std(0).square()
             return super().fit(train._replace(x=train.x * scale), val._replace(x=val.x * scale), network)

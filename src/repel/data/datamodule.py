@@ -80,6 +80,7 @@ class PairData(LabeledSplits, LightningDataModule):
         self.repeats_batches = False  # those of the first epoch in every epoch, see trainer.overfit_batches
         self.cache: TensorSamples | None = None  # the training samples, on the device
         self.skipped: set[str] = set()
+        self.encoded: Sequence[Any] = ()  # features of the last epoch, see evaluation.features.Encoded
         self.fetched_at = perf_counter()
 
     @property

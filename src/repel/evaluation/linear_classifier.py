@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from repel.evaluation.fit_progress import FitProgress
-from repel.evaluation.logistic import Axes, logistic_regression, principal_axes
-from repel.evaluation.logistic_stored import stored_axes, stored_moments
+from repel.evaluation.logistic import Axes, PrincipalAxes, logistic_regression, principal_axes
+from repel.evaluation.logistic_stored import StoredAxes, stored_axes, stored_moments
 from repel.evaluation.protocol import Array, accuracy
 from repel.evaluation.stored_features import Features, StoredFeatures, row_blocks
 
@@ -24,7 +24,8 @@ __all__ = [
     "number_of_classes",
 ]
 
-SEARCH_TOLERANCE, FINAL_TOLERANCE = 3e-4, 1e-4  # of the gradient, while l2 is chosen, and of the probe
+SEARCH_TOLERANCE, FINAL_TOLERANCE = 3e-4, 1e-5  # of the gradient, while l2 is chosen, and of the probe
+ROWS = 256  # taken to float64 at a time: they stay in the cores' caches
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -53,11 +54,15 @@ class LinearClassifier(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A labeling's l2, the validation accuracy that it was chosen by, and the classifier of the training split."""
+    """A labeling's l2, the validation accuracy that it was chosen by, and the classifier of the training split.
+
+    axes: (F, R) of the training split's features, for fit_classifiers.
+    """
 
     l2: float
     top1: float
     classifier: LinearClassifier
+    axes: Tensor | None = None
 
 
 def number_of_classes(*labels: Tensor) -> int:
@@ -66,19 +71,24 @@ def number_of_classes(*labels: Tensor) -> int:
 
 def mean_and_std(x: Features) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) float64; 1 for features that do not vary."""
-    mean, std = stored_moments(x) if isinstance(x, StoredFeatures) else _moments(x.double())
+    mean, std = stored_moments(x) if isinstance(x, StoredFeatures) else _moments(x)
     return mean, std.where(std > 1e-8 * std.max().clamp(min=1e-30), 1.0)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.mean(0), x.std(0, correction=0)
+    mean = torch.stack([rows.double().sum(0) for rows in x.split(ROWS)]).sum(0) / len(x)
+    squares = torch.stack([(rows.double() - mean).square().sum(0) for rows in x.split(ROWS)]).sum(0)
+    return mean, (squares / len(x)).sqrt()
 
 
-def _along_axes(x: Features, mean: Tensor, std: Tensor) -> Axes:
-    """Standardized, along their principal axes."""
+def _along_axes(x: Features, mean: Tensor, std: Tensor, known: Tensor | None = None) -> Axes:
+    """Standardized, along the known axes (F, F) of similar features, or else along their own."""
+    if known is not None and known.shape[0] != known.shape[1]:
+        known = None  # those of fewer samples than features leave out what others have
     if isinstance(x, StoredFeatures):
-        return stored_axes(x, mean, std)
-    return principal_axes(((x - mean) / std).float())
+        return stored_axes(x, mean, std) if known is None else StoredAxes(x, mean, std, known)
+    standard = torch.cat([((rows - mean) / std).float() for rows in x.split(ROWS)])
+    return principal_axes(standard) if known is None else PrincipalAxes(standard @ known, known)
 
 
 def choose_l2(
@@ -103,13 +113,13 @@ def choose_l2(
     """
     classes = [number_of_classes(*both) for both in zip(labels, val_labels, strict=True)]
     mean, std = mean_and_std(x)
-    axes = _along_axes(x, mean, std)
+    along = _along_axes(x, mean, std)
     best: list[Choice | None] = [None] * len(classes)
     path: list[tuple[float, list[Tensor]]] = []
     for l2 in sorted(grid, reverse=True):
         every = [l2] * len(classes)
         begun = progress and progress.begin(every)
-        found = logistic_regression(axes, labels, classes, every, _foreseen(path, l2), SEARCH_TOLERANCE, begun,
+        found = logistic_regression(along, labels, classes, every, _foreseen(path, l2), SEARCH_TOLERANCE, begun,
                                     work)  # fmt: skip
         path = [*path[-1:], (l2, [solution.theta for solution in found])]
         for i, (solution, truth) in enumerate(zip(found, val_labels, strict=True)):
@@ -117,7 +127,7 @@ def choose_l2(
             classifier = LinearClassifier(weight, bias, mean, std, solution.converged)
             top1 = accuracy(classifier.predict(val_x), truth)
             if (former := best[i]) is None or top1 > former.top1:
-                best[i] = Choice(l2, top1, classifier)
+                best[i] = Choice(l2, top1, classifier, along.axes)
     return [choice for choice in best if choice is not None]
 
 
@@ -142,8 +152,8 @@ def fit_classifiers(
     starts = [choice.classifier.standardized_by(mean, std) for choice in choices]
     l2, classes = [choice.l2 for choice in choices], [len(start) for start in starts]
     begun = progress and progress.begin(l2)
-    axes = _along_axes(x, mean, std)
-    found = logistic_regression(axes, labels, classes, l2, starts, FINAL_TOLERANCE, begun, work)
+    along = _along_axes(x, mean, std, choices[0].axes)
+    found = logistic_regression(along, labels, classes, l2, starts, FINAL_TOLERANCE, begun, work)
     return [LinearClassifier(s.weight.double(), s.bias.double(), mean, std, s.converged) for s in found]
 
 

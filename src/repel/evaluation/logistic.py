@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import torch
@@ -10,10 +9,11 @@ from torch import Tensor
 
 from repel.base.cores import one_thread
 from repel.evaluation.fit_progress import FitProgress
+from repel.evaluation.lbfgs import minimize
+from repel.evaluation.logistic_objective import Objective, Scaling
 
 __all__ = [
     "Axes",
-    "Objective",
     "PrincipalAxes",
     "Solution",
     "evaluations_allowed",
@@ -22,10 +22,9 @@ __all__ = [
     "principal_axes",
 ]
 
-ITERATIONS = 2000
+EVALUATIONS = 4000  # of value and gradient, that one fit may take at most
 WORK = 3 * 10**13  # multiplications of samples, features and classes that one fit may take
 LEAST = 20  # evaluations; a fit that may not take so many is not begun
-FLAT = 1e-2  # the least curvature along a bias is this over C
 SHORT = 2**27  # samples x features x classes: below, an evaluation takes some 10 ms on one core
 LOGITS = 2**30  # samples x classes that are held at once, several times 4 bytes
 
@@ -49,13 +48,13 @@ class Axes(Protocol):
     @property
     def axes(self) -> Tensor: ...
 
-    def objective(self, labels: Sequence[Tensor], classes: Sequence[int], l2: Sequence[float]) -> "Objective":
+    def objective(self, labels: Sequence[Tensor], classes: Sequence[int], l2: Sequence[float]) -> Objective:
         """Of theta (C, R + 1) along these axes."""
         ...
 
 
 class PrincipalAxes(NamedTuple):
-    """x (N, F) in its principal axes: coordinates (N, R) and axes (F, R), R = min(N, F).
+    """x (N, F) in its principal axes, the largest last: coordinates (N, R) and axes (F, R), R = min(N, F).
 
     With an L2 penalty the weights at the minimum lie in the span of x, so nothing is lost where N < F.
     """
@@ -63,7 +62,7 @@ class PrincipalAxes(NamedTuple):
     coordinates: Tensor
     axes: Tensor
 
-    def objective(self, labels: Sequence[Tensor], classes: Sequence[int], l2: Sequence[float]) -> "Objective":
+    def objective(self, labels: Sequence[Tensor], classes: Sequence[int], l2: Sequence[float]) -> Objective:
         return Objective(self.coordinates, labels, classes, l2)
 
 
@@ -72,7 +71,7 @@ def principal_axes(x: Tensor) -> PrincipalAxes:
     if n >= features:
         axes = torch.linalg.eigh(x.T @ x / n).eigenvectors
     else:
-        axes = torch.linalg.svd(x, full_matrices=False).Vh.T
+        axes = torch.linalg.svd(x, full_matrices=False).Vh.T.flip(1)
     return PrincipalAxes(x @ axes, axes)
 
 
@@ -91,7 +90,7 @@ def evaluations_allowed(
     [4000, 292, 0]
     """
     rank = min(samples, features)
-    allowed = int(min(2 * ITERATIONS, (WORK if work is None else work) / (samples * rank * classes)))
+    allowed = int(min(EVALUATIONS, (WORK if work is None else work) / (samples * rank * classes)))
     return 0 if allowed < LEAST or (samples if held is None else held) * classes > LOGITS else allowed
 
 
@@ -99,7 +98,7 @@ def no_limit_is_felt(
     samples: int, features: int, classes: int, work: float | None = None, held: int | None = None
 ) -> bool:
     """Whether a fit of this size may compute value and gradient as often as any; see evaluations_allowed."""
-    return evaluations_allowed(samples, features, classes, work, held) == 2 * ITERATIONS
+    return evaluations_allowed(samples, features, classes, work, held) == EVALUATIONS
 
 
 def logistic_regression(
@@ -145,71 +144,19 @@ def logistic_regression(
 
 
 def _minimum(
-    objective: "Objective", origin: Tensor, tolerance: float, progress: FitProgress | None, work: float | None
+    objective: Objective, origin: Tensor, tolerance: float, progress: FitProgress | None, work: float | None
 ) -> tuple[Tensor, bool]:
     """The theta (C, R + 1) that L-BFGS finds from `origin`, and whether the minimum was reached before the limits."""
     samples, features = objective.shape
-    scale = objective.curvature(origin).rsqrt()
-    move = torch.zeros_like(origin).requires_grad_()
     limit = max(LEAST, evaluations_allowed(samples, features, len(origin), work, objective.held))
-    solver = torch.optim.LBFGS(
-        [move], max_iter=ITERATIONS, max_eval=limit, history_size=20, line_search_fn="strong_wolfe",
-        tolerance_grad=tolerance, tolerance_change=0.0,
-    )  # fmt: skip
 
-    @torch.no_grad()
-    def closure() -> Tensor:
-        value, gradient = objective.value_and_gradient(origin + move * scale)
-        move.grad = gradient * scale
+    def function(move: Tensor) -> tuple[Tensor, Tensor]:
         if progress is not None:
             progress.evaluated()
-        return value
+        value, gradient = objective.value_and_gradient(origin + scaling.spread(move.view_as(origin)))
+        return value, scaling.gathered(gradient).flatten()
 
-    with one_thread() if samples * origin.numel() < SHORT else nullcontext():
-        solver.step(closure)
-    taken = solver.state[move]
-    converged = taken["n_iter"] < ITERATIONS and taken["func_evals"] < limit
-    return origin + move.detach() * scale, converged
-
-
-class Objective:
-    """The sum of the objectives of several labelings, of weights and biases theta (C, R + 1), C classes of all.
-
-    shape: (N, R). held: samples whose logits are held at once.
-
-    Classes come first everywhere: a softmax within rows of ten takes longer than the products around it.
-    """
-
-    def __init__(self, x: Tensor, labels: Sequence[Tensor], classes: Sequence[int], l2: Sequence[float]):
-        self.x, self.classes, self.shape, self.held = x, list(classes), x.shape, len(x)
-        first = accumulate([0, *self.classes[:-1]])
-        self.truth = torch.stack([y + row for y, row in zip(labels, first, strict=True)])  # (labelings, N), among C
-        self.l2 = torch.cat([x.new_full((c, 1), value) for value, c in zip(l2, classes, strict=True)])
-
-    def softmax(self, theta: Tensor, x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (C, N), within each labeling, and the sum (N,) of the labelings' losses."""
-        logits = theta[:, :-1] @ x.T + theta[:, -1:]
-        loss = -logits.gather(0, truth).sum(0)
-        for part in logits.split(self.classes):
-            normalizer = part.logsumexp(0)
-            part -= normalizer
-            loss += normalizer
-        return logits.exp_(), loss
-
-    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities, loss = self.softmax(theta, self.x, self.truth)
-        residual = probabilities.scatter_add_(0, self.truth, self.x.new_full((), -1.0).expand(self.truth.shape))
-        weighted = self.l2 * theta[:, :-1]
-        slope = residual @ self.x / len(self.x) + weighted
-        value = loss.double().mean() + (weighted * theta[:, :-1]).double().sum() / 2
-        return value, torch.cat([slope, residual.mean(1, keepdim=True)], dim=1)
-
-    def curvature(self, theta: Tensor) -> Tensor:
-        """The Hessian's diagonal (C, R + 1). Biases, which have no penalty, are taken for no flatter than FLAT / C."""
-        probabilities = self.softmax(theta, self.x, self.truth)[0]
-        variance = probabilities * (1 - probabilities)
-        weights = variance @ self.x.square() / len(self.x) + self.l2
-        return torch.cat([weights, variance.mean(1, keepdim=True) + self.flat()], dim=1)
-
-    def flat(self) -> Tensor:
-        return torch.cat([self.l2.new_full((c, 1), FLAT / c) for c in self.classes])
+    with torch.no_grad(), one_thread() if samples * origin.numel() < SHORT else nullcontext():
+        scaling = Scaling(objective.curvature(origin), objective.classes)
+        move, converged = minimize(function, torch.zeros_like(origin).flatten(), tolerance, limit)
+        return origin + scaling.spread(move.view_as(origin)), converged

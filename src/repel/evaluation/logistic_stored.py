@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from repel.base.collectives import gather, rank, world_size
-from repel.evaluation.logistic import Objective
+from repel.evaluation.logistic_objective import Hessian, Objective
 from repel.evaluation.stored_features import StoredFeatures
 
 __all__ = ["StoredAxes", "stored_axes", "stored_moments"]
@@ -70,15 +70,12 @@ class _StoredObjective(Objective):
         value = means[-1] + (weighted * theta[:, :-1]).double().sum() / 2
         return value, torch.cat([gradient[:, :-1] @ axes + weighted, gradient[:, -1:]], dim=1)
 
-    def curvature(self, theta: Tensor) -> Tensor:
+    def curvature(self, theta: Tensor) -> Hessian:
         turned, axes = self._turned(theta), self.stored.axes
-        sums = torch.zeros_like(theta, dtype=torch.float64)
-        for places, rows in self.stored.blocks():
-            probabilities = self.softmax(turned, rows, self.truth[:, places])[0]
-            variance = probabilities * (1 - probabilities)
-            sums += torch.cat([variance @ (rows @ axes).square(), variance.sum(1, keepdim=True)], dim=1).double()
-        means = (_of_all_ranks(sums) / len(self.stored.x)).to(theta.dtype)
-        return torch.cat([means[:, :-1] + self.l2, means[:, -1:] + self.flat()], dim=1)
+        own = self.curvature_sums(
+            (self.softmax(turned, rows, self.truth[:, places])[0], rows @ axes) for places, rows in self.stored.blocks()
+        )
+        return self.penalized([_of_all_ranks(part) for part in own])
 
     def _turned(self, theta: Tensor) -> Tensor:
         """Weights and biases (C, F + 1) of standardized features that say the same."""

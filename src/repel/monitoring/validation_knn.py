@@ -7,7 +7,8 @@ from torch import Tensor
 from repel.data.datamodule import pair_data
 from repel.data.samples import Samples
 from repel.evaluation.coverage import count_new
-from repel.evaluation.features import encode, subset
+from repel.evaluation.feature_files import IN_MEMORY
+from repel.evaluation.features import Encoded, encode, subset
 from repel.evaluation.knn import predict_on_all_ranks
 from repel.evaluation.protocol import accuracy
 from repel.module import Contrastive
@@ -50,6 +51,8 @@ class ValidationKNN(Callback):
             return
         bank, bank_places = encode(module.encoder, train, data.normalize, module.device)
         labels, truth = train.labels.to(bank.device)[bank_places], val.labels.to(bank.device)[places]
+        if trainer.current_epoch + 1 == trainer.max_epochs and 4 * bank.numel() <= IN_MEMORY:
+            data.encoded = [Encoded(train, bank, bank_places), Encoded(val, self.features, places)]  # for the report
         predicted = predict_on_all_ranks(bank, labels, self.features, self.k, self.temperature)
         module.log("val/knn_top1", accuracy(predicted, truth))
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from repel.engine import runs
@@ -34,7 +33,7 @@ class Origin(NamedTuple):
 def origin_of(folder: Path, heading: str) -> Origin:
     """Of the command that made a folder, by its environment.json and config.yaml."""
     environment = runs.read_environment(folder)
-    config = yaml.safe_dump(runs.read_config(folder), sort_keys=False, allow_unicode=True)
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
     command = shlex.join(environment.get("command", ["unknown"]))
     return Origin(heading, command, environment.get("git_commit"), environment.get("device"), config)
 

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,7 @@ from repel.evaluation.text_table import TextTable
 
 __all__ = ["curves_figure", "draw", "map_figure", "png", "rgb_array", "similarity_figure"]
 
+DPI = 110
 MAP_POINTS = 2000  # t-SNE of more takes minutes
 NAMED, LETTERS = 20, 36  # classes in a legend at most; letters in its lines
 
@@ -87,7 +89,9 @@ def similarity_figure(x: Features, y: Tensor, noun: str = "images") -> Figure:
     axes = figure.subplots()
     for values, label in ((cosine[same], "same class"), (cosine[~same], "different classes")):
         if len(values):
-            axes.hist(values.numpy(), bins=100, range=(-1, 1), density=True, alpha=0.6, label=label)
+            axes.hist(
+                values.numpy(), bins=100, range=(-1, 1), density=True, alpha=0.6, label=label, histtype="stepfilled"
+            )  # one shape to draw, where bars are a hundred
     axes.set(xlabel=f"cosine of two {noun}' features", ylabel="density")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
@@ -120,22 +124,28 @@ def draw(what: str, make: Callable[[], Plot | None]) -> Plot | None:
         plot = make()
         if plot is None or isinstance(plot.picture, TextTable):
             return plot
-        return plot._replace(picture=Image.open(io.BytesIO(png(plot.picture))))
+        return plot._replace(picture=_image(plot.picture))
 
     return attempt(f"the figure {what}", drawn)
+
+
+def _image(picture: Figure | Image.Image) -> Image.Image:
+    """A figure's pixels, drawn once: savefig draws it a second time, to find out its size."""
+    if isinstance(picture, Image.Image):
+        return picture
+    picture.set_dpi(DPI)
+    canvas = FigureCanvasAgg(picture)
+    canvas.draw()
+    return Image.fromarray(np.array(canvas.buffer_rgba()))
 
 
 def png(picture: Figure | Image.Image) -> bytes:
     """The contents of a PNG file."""
     buffer = io.BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    else:
-        picture.save(buffer, format="png")
+    _image(picture).save(buffer, format="png")
     return buffer.getvalue()
 
 
 def rgb_array(picture: Figure | Image.Image) -> np.ndarray:
     """(H, W, 3) uint8."""
-    drawn = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(png(picture)))
-    return np.array(drawn.convert("RGB"))
+    return np.array(_image(picture).convert("RGB"))

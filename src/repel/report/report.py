@@ -1,6 +1,6 @@
 """Which rows a report has: baselines and checkpoints, measured by the evaluation protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from repel.engine.modalities import modality_of
 from repel.engine.notes import notes_on_test_labels
 from repel.engine.pretrained import build_pretrained, without_weights
 from repel.evaluation.feature_files import IN_MEMORY, FeatureFiles
-from repel.evaluation.features import encode
+from repel.evaluation.features import Encoded, encode_unless_known
 from repel.evaluation.modality import Baseline
 from repel.evaluation.protocol import Measurement, Network, Part, ReportRow, measure
 from repel.report.drawings import Drawing, feature_drawings, shown_drawings
@@ -181,24 +181,26 @@ def report_rows(
         files: where features go that do not fit into memory; None: all fit.
     """
 
-    def initial(config: dict[str, Any]) -> Network:
-        module = build_module(load_config(config))
+    def initial(config: DictConfig) -> Network:
+        module = build_module(config)
         give_info(module.encoder, train.info())  # a checkpoint has it already
         return _network(module.encoder, "h", data, device, files)
 
     def trained(source: str, layer: str) -> Network:
         network = build_pretrained(contents[source], paths[source])
         encoder = network.encoder if layer == "h" else nn.Sequential(network.encoder, network.head)
-        return _network(encoder, layer, data, device, files)
+        return _network(encoder, layer, data, device, files, data.encoded if layer == "h" else ())
 
     config, train, val = to_container(cfg), data.splits.train, data.splits.val
     rows = [
         ReportRow(b.source, b.label, b.layer, partial(_baseline_network, b, data, device, files))
         for b in train.modality.baselines(train, val, bank)
     ]
-    rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(without_weights(config))))
+    random = without_weights(config)
+    untrained = cfg if random == config else load_config(random)
+    rows.append(ReportRow("untrained", "untrained encoder", "h", lambda: initial(untrained)))
     if cfg.encoder.get("weights") or cfg.encoder.get("pretrained"):
-        rows.append(ReportRow("pretrained", "pretrained weights", "h", lambda: initial(config)))
+        rows.append(ReportRow("pretrained", "pretrained weights", "h", lambda: initial(cfg)))
     same = "checkpoints" if _have_same_weights(list(contents.values())) else None
     for layer in layers:
         for source in contents if layer == "h" else [headline]:
@@ -220,12 +222,17 @@ def _have_same_weights(contents: list[dict[str, Any]]) -> bool:
 
 
 def _network(
-    encoder: nn.Module, layer: str, data: PairData, device: torch.device, files: FeatureFiles | None
+    encoder: nn.Module,
+    layer: str,
+    data: PairData,
+    device: torch.device,
+    files: FeatureFiles | None,
+    known: Sequence[Encoded] = (),
 ) -> Network:
     encoder = encoder.to(device).eval()
 
     def encode_samples(samples):
-        return encode(encoder, samples, data.normalize, device)
+        return encode_unless_known(encoder, samples, data.normalize, device, known)
 
     return Network(encode_samples, encoder if layer == "h" else None, data.normalize, device, files=files)
 
