@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["SHARE", "cores_per_rank", "limit_threads", "one_thread", "usable_cores"]
+__all__ = ["SHARE", "cores_per_rank", "cores_per_step", "limit_threads", "one_thread", "usable_cores"]
 
 SHARE = "REPEL_CORES"  # in the environment: the cores of one of a sweep's jobs that run side by side
 _ROOT = Path("/")
@@ -38,6 +38,13 @@ def limit_threads() -> None:
 
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores_per_rank():
         torch.set_num_threads(cores_per_rank())
+
+
+def cores_per_step() -> int:
+    """Cores that one operation of torch may use, by OMP_NUM_THREADS or limit_threads()."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 @contextlib.contextmanager

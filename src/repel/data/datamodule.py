@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from repel.base import seeding
+from repel.base.cores import cores_per_step
+from repel.data.ahead import Awaited, MadeAhead
 from repel.data.labeled import LabeledSplits
 from repel.data.labels import Table
 from repel.data.loading import BatchFetch, RawBatch, make_loader
@@ -134,8 +137,33 @@ class PairData(LabeledSplits, LightningDataModule):
     def loader(self, samples: Samples, sampler: GlobalBatches | ValidationBatches, stream: int) -> DataLoader:
         on_device = stream == seeding.VIEWS and self.cache is not None
         fetch = BatchFetch(samples, self.views, self.seed, stream, on_device)
+        if stream == seeding.VIEWS and not on_device and self._made_ahead(samples):
+            return make_loader(Awaited(), MadeAhead(sampler, partial(self._prepare, fetch)), workers=0)
         pin = self.active_trainer.strategy.root_device.type == "cuda"
         return make_loader(fetch, sampler, samples.workers, pin_memory=pin, keep_workers=True)
+
+    def _made_ahead(self, samples: Samples) -> bool:
+        """Whether a thread makes training's batches: on a CPU with a second core, where no worker reads them.
+
+        Not where tensors have another type by default while a step runs, which is so for all threads.
+        """
+        trainer = self.active_trainer
+        free = trainer.strategy.root_device.type == "cpu" and samples.workers == 0 and cores_per_step() > 1
+        compiled = getattr(self.views, "compiled", False)
+        return free and not compiled and trainer.precision in ("32-true", "bf16-mixed")
+
+    def _prepare(self, fetch: BatchFetch, indices: BatchIndices) -> Callable[[], RawBatch | UnreadableSample]:
+        """A batch with its views, to be made by a thread."""
+        draws = self._draws(indices)
+
+        def make() -> RawBatch | UnreadableSample:
+            batch = fetch[indices]
+            if isinstance(batch, UnreadableSample):
+                return batch
+            assert batch.fetched is not None, "a CPU holds its samples"
+            return batch._replace(viewed=self._views_of(draws, batch.fetched.x))
+
+        return make
 
     def _fits(self, size: int) -> bool:
         """Whether the device is to hold training samples of so many bytes."""
@@ -170,8 +198,7 @@ class PairData(LabeledSplits, LightningDataModule):
             return None
         places = torch.arange(2)
         draws = ViewDraws(self.views, self.seed, seeding.PREVIEW, BatchIndices(0, 0, places, slice(0, 2), 2))
-        made = self.views.apply(samples.fetch(places, draws).x, draws.params())
-        return made if isinstance(made, Viewed) else Viewed(made)
+        return self._views_of(draws, samples.fetch(places, draws).x)
 
     def note(self, skipped: Sequence[str]) -> None:
         """Write samples that cannot be read into the run's skipped.txt, each once."""
@@ -185,6 +212,11 @@ class PairData(LabeledSplits, LightningDataModule):
         stream = seeding.VIEWS if self.active_trainer.training else seeding.VALIDATION
         return ViewDraws(self._views_at(indices), self.seed, stream, indices)
 
+    def _views_of(self, draws: ViewDraws, x: Any) -> Viewed:
+        """Of samples as they were fetched."""
+        made = draws.views.apply(x, draws.params())
+        return made if isinstance(made, Viewed) else Viewed(made)
+
     def _views_at(self, indices: BatchIndices) -> Views:
         """The views of a batch, which may change during training: see `progressive` of the images' views."""
         if not (self.active_trainer.training and getattr(self.views, "progressive", None)):
@@ -196,9 +228,7 @@ class PairData(LabeledSplits, LightningDataModule):
         """The views: drawn for the global batch, made for this rank's part."""
         fetched = batch.fetched
         assert fetched is not None, "transfer_batch_to_device fetches what the device holds"
-        draws = self._draws(batch.indices)
-        made = draws.views.apply(fetched.x, draws.params())
-        viewed = made if isinstance(made, Viewed) else Viewed(made)
+        viewed = self._views_of(self._draws(batch.indices), fetched.x) if batch.viewed is None else batch.viewed
         dtype = next(self.active_trainer.lightning_module.parameters()).dtype  # float64 under precision=64-true
         views = to_float_dtype(viewed.views, dtype)
         crops = None if viewed.crops is None else viewed.crops.to(dtype)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from repel.base.signals import follow_parent
 from repel.data.sampler import BatchIndices
 from repel.data.samples import Fetched, Samples, UnreadableSample
-from repel.data.views import ViewDraws
+from repel.data.views import ViewDraws, Viewed
 
 __all__ = ["BatchFetch", "RawBatch", "make_loader"]
 
@@ -21,11 +21,13 @@ class RawBatch(NamedTuple):
     indices: whose places are those of the samples that were fetched.
     labels: (B,) or None.
     fetched: None where the device holds the samples.
+    viewed: None where the views are not made yet.
     """
 
     indices: BatchIndices
     labels: Tensor | None
     fetched: Fetched | None
+    viewed: Viewed | None = None
 
 
 class BatchFetch(Dataset):
