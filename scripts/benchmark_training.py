@@ -58,10 +58,10 @@ def train(checkout: Path, python: Path, threads: int, options: list[str]) -> Run
     """
     with tempfile.TemporaryDirectory(prefix="repel_") as folder:
         clock = Path(folder) / "clock.json"
-        watching = f"+callbacks.clock={{_target_:_training_clock.TrainingClock,file:{clock}}}"
-        command = [str(python), str(checkout / "train.py"), *options, watching]
-        paths = os.pathsep.join([str(checkout / "src"), str(ROOT / "scripts")])
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
+        timed = [str(python), str(ROOT / "scripts/_training_clock.py"), str(clock)]
+        command = [*timed, str(checkout / "train.py"), *options]
+        environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "PYTHONUTF8": "1"}
+        environment["OMP_NUM_THREADS"] = str(threads)
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
         if done.returncode:
             raise SystemExit(f"{done.stdout}{done.stderr}error: {shlex.join(command)} ended with {done.returncode}")
