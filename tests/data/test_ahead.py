@@ -4,7 +4,8 @@ import threading
 
 import pytest
 import torch
-from conftest import same
+from conftest import config, same
+from hydra.utils import instantiate
 from runs_here import train
 
 from repel.data.ahead import Awaited, MadeAhead
@@ -42,7 +43,7 @@ def made_in(monkeypatch):
 
 
 @pytest.mark.usefixtures("second_core")
-@pytest.mark.parametrize("options", [[SMALLER], ["views=multi_crop"], ["trainer.precision=64-true"]])
+@pytest.mark.parametrize("options", [[SMALLER, "views=multi_crop"], ["trainer.precision=64-true"]])
 def test_weights_are_those_without_the_thread(options, tmp_path, monkeypatch, made_in):
     ahead = train(tmp_path / "ahead", *options)
     assert any(name.startswith("repel-batch") for name in made_in) == ("trainer.precision=64-true" not in options)
@@ -54,20 +55,48 @@ def test_weights_are_those_without_the_thread(options, tmp_path, monkeypatch, ma
     assert set(made_in) == {threading.current_thread().name}
 
 
-def test_one_batch_is_made_ahead_and_in_order():
-    prepared, made = [], []
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_two_batches_are_made_ahead_and_come_in_order(steps):
+    prepared = []
 
     def prepare(index):
-        prepared.append(index)
-        return lambda: made.append(index) or 10 * index
+        prepared.append((index, threading.current_thread().name))
+        return lambda: (10 * index, threading.current_thread().name)
 
-    loader = make_loader(Awaited(), MadeAhead(range(4), prepare), workers=0)
-    batches = iter(loader)
-    assert next(batches) == 0
-    assert prepared == [0, 1]
-    assert list(batches) == [10, 20, 30]
-    assert made == prepared == [0, 1, 2, 3]
+    batches = iter(make_loader(Awaited(), MadeAhead(range(steps), prepare), workers=0))
+    came = [next(batches)] if steps else []
+    assert prepared == [(index, "MainThread") for index in range(min(3, steps))]
+    came += batches
+    assert [value for value, _ in came] == [10 * index for index in range(steps)]
+    assert all(name.startswith("repel-batch") for _, name in came)
+    assert len(prepared) == steps
     assert left_over() == []
+
+
+@pytest.mark.parametrize("options", [
+    [SMALLER], ["data=cifar10", "views=simclr"], ["data=cifar10", "views=byol", "views.color=fused"],
+])  # fmt: skip
+def test_views_are_the_same_bits_on_one_core_and_on_several(options):
+    views = instantiate(config(*options).views).at(0.0)
+    channels = len(views.augmentations[0].normalize.mean)
+    images = torch.randint(0, 256, (64, channels, 28, 28), dtype=torch.uint8)  # more than one core's share
+    params = views.draw(64, torch.Generator().manual_seed(1))
+    one = views.apply(images, params)
+    torch.set_num_threads(2)
+    several = views.apply(images, params)
+    torch.set_num_threads(1)
+    assert torch.equal(one, several)
+
+
+def test_other_threads_have_as_many_cores_as_before():
+    torch.set_num_threads(2)
+    cores, loader = [], make_loader(Awaited(), MadeAhead(range(3), lambda _: torch.get_num_threads), workers=0)
+    assert list(loader) == [1, 1, 1]
+    later = threading.Thread(target=lambda: cores.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert [*cores, torch.get_num_threads()] == [2, 2]
+    torch.set_num_threads(1)
 
 
 def test_what_is_raised_in_the_thread_comes_out_as_it_is():

@@ -1,19 +1,22 @@
 """The next batch is made while the network trains on this one."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
-from repel.base.cores import one_thread
 from repel.data.sampler import BatchIndices
 
 __all__ = ["Awaited", "MadeAhead"]
 
+AHEAD = 2  # batches: where making one takes longer than a step, two cores make them
+
 
 class MadeAhead:
-    """A sampler of batches that threads make, each while the one before it is used; Awaited gets them out.
+    """A sampler of batches that threads make while those before them are used; Awaited gets them out.
 
     On a CPU a step has parts that keep one core busy: Python, short operations, the optimizer. A thread has another
     core meanwhile. Each batch has a thread of its own, which ends when it is made: nothing is left to close, wherever
@@ -34,14 +37,15 @@ class MadeAhead:
         return self._made(iter(self.indices))  # the sampler looks up now where it begins
 
     def _made(self, indices: Iterator[BatchIndices]) -> Iterator[Future]:
-        made: Future | None = None
-        for index in indices:
-            following = _in_thread(self.prepare(index))
-            if made is not None:
-                yield made
-            made = following
-        if made is not None:
-            yield made
+        waiting: deque[Future] = deque()
+        try:
+            for index in indices:
+                waiting.append(_in_thread(self.prepare(index)))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft()
+            yield from waiting
+        finally:
+            torch.set_num_threads(torch.get_num_threads())  # later threads begin with what was last set in any
 
 
 class Awaited(Dataset):
@@ -52,7 +56,7 @@ class Awaited(Dataset):
 
 
 def _in_thread(work: Callable[[], Any]) -> Future:
-    pool = ThreadPoolExecutor(1, "repel-batch")
-    made = pool.submit(one_thread()(work))
+    pool = ThreadPoolExecutor(1, "repel-batch", torch.set_num_threads, (1,))
+    made = pool.submit(work)
     pool.shutdown(wait=False)  # the thread ends when this is done
     return made

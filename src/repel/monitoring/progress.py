@@ -21,7 +21,8 @@ __all__ = ["Progress", "Speed"]
 class Speed(Callback):
     """Logs, per epoch, `speed/samples_per_second` (over all ranks) and `speed/data_wait_fraction`.
 
-    Data wait is the time from the end of a step to the batch's arrival in memory; making the views is not part of it.
+    Data wait is the time from the end of a step to the batch's arrival in memory; making the views is not part of it,
+    unless a thread makes them ahead.
     Validation and checkpoints between two epochs are not counted, nor is the first step of a run, which warms up.
     """
 
