@@ -149,8 +149,7 @@ class PairData(LabeledSplits, LightningDataModule):
         """
         trainer = self.active_trainer
         free = trainer.strategy.root_device.type == "cpu" and samples.workers == 0 and cores_per_step() > 1
-        compiled = getattr(self.views, "compiled", False)
-        return free and not compiled and trainer.precision in ("32-true", "bf16-mixed")
+        return free and trainer.precision in ("32-true", "bf16-mixed") and not getattr(self.views, "compiled", False)
 
     def _prepare(self, fetch: BatchFetch, indices: BatchIndices) -> Callable[[], RawBatch | UnreadableSample]:
         """A batch with its views, to be made by a thread."""
@@ -213,7 +212,6 @@ class PairData(LabeledSplits, LightningDataModule):
         return ViewDraws(self._views_at(indices), self.seed, stream, indices)
 
     def _views_of(self, draws: ViewDraws, x: Any) -> Viewed:
-        """Of samples as they were fetched."""
         made = draws.views.apply(x, draws.params())
         return made if isinstance(made, Viewed) else Viewed(made)
 
