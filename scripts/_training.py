@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from repel.base.allocator import keep_freed_memory
 from repel.data.datamodule import PairData
 from repel.engine.build import build_trainer
 from repel.engine.fit import SILENCED
@@ -22,5 +23,7 @@ def fit(cfg: Any, module: Contrastive, data: PairData, folder: Path, callbacks: 
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     trainer = build_trainer(cfg, folder)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
     trainer.fit(module, data)

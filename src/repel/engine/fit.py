@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig
 
+from repel.base.allocator import keep_freed_memory
 from repel.base.signals import DeferredSignals, Stopped
 from repel.data.datamodule import PairData
 from repel.data.identity import check_unchanged
@@ -71,6 +72,8 @@ def fit(cfg: DictConfig, folder: Path, resume: bool) -> PairData:
     if weights is not None:
         weights.give_learned(data.transform, cfg)
     trainer = build_trainer(cfg, folder, resume_from, signals)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     if cfg.get("compile"):
         check_compiler(trainer.strategy.root_device)
     step = None if resume_from is None else resume_from[1]["global_step"]
