@@ -151,8 +151,8 @@ def left_over(folder: Path) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended while we looked
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if str(folder) in words or (process / "cwd").readlink().is_relative_to(folder):
-                found.append(words)
+            if words and (str(folder) in words or (process / "cwd").readlink().is_relative_to(folder)):
+                found.append(words)  # one without a word is ending
     return found
 
 

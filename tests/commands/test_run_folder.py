@@ -122,7 +122,7 @@ def test_training_learns(tmp_path):
 def test_best_is_the_best_and_last_is_the_last(tmp_path, monkeypatch):
     """With a metric that is NaN, rises and falls; test_best_checkpoint.py has the ties."""
     values = iter([math.nan, 0.3, 0.6, 0.5, 0.55])
-    monkeypatch.setattr("repel.monitoring.validation_knn.knn_top1", lambda *args: next(values))
+    monkeypatch.setattr("repel.monitoring.validation_knn.accuracy", lambda *args: next(values))
     train(tmp_path / "a", "trainer.max_epochs=5")
     best, last = (checkpoint_io.load(tmp_path / f"a/checkpoints/{name}.ckpt") for name in ("best", "last"))
     assert (best["epoch"], last["epoch"]) == (2, 4)

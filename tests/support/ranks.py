@@ -32,6 +32,7 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     import torch
     from forked_ranks import fork_ranks
     from joblib.externals.loky import reusable_executor
+    from joblib.externals.loky.backend import resource_tracker
 
     os.setsid()
     for number, path in ((1, out), (2, err)):
@@ -51,6 +52,7 @@ def script_main(argv: list[str], cwd: str, env: dict[str, str], out: str, err: s
     finally:
         if reusable_executor._executor is not None:  # joblib's jobs: ended at a process's exit, which forked ones skip
             reusable_executor._executor.shutdown()
+            resource_tracker._resource_tracker._stop()  # waits for its end
 
 
 class Script:
