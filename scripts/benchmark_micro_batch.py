@@ -34,7 +34,8 @@ HEAD = """# The cost of a batch beyond memory
 Memory: how far the process's largest resident size (VmHWM) rises from before training on. As a heap grows while it is
 used again and again, all rows encode as many samples: {steps} steps of the large batch after the first, and of the
 small one so many more. CPU seconds of a step: the median, views included. Embeddings: of all views the features, the
-embeddings z, their unit vectors, and the gradient.
+embeddings z, their unit vectors, and the gradient. The views of the whole batch are made before it is divided: 25 MB of
+4,096 images of 28 pixels.
 
 A batch in parts has the gradient of the whole (tests/engine/test_micro_batch.py); batch norm, which the default encoder
 has, takes its statistics of a part.
